@@ -1,0 +1,1 @@
+//! Consume-queue index.
