@@ -1,1 +1,20 @@
-//! (being written)
+//! The broker: shards that store messages and remember who was given what.
+//!
+//! It answers the contract `gantry_model::contract::Broker`. It never knows gRPC, and its state never knows a clock, a file or a thread.
+//! Read `shard::core` first: what can happen to a shard and what follows.
+
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod record;
+pub mod draft;
+pub mod shard;
+pub mod admission;
+pub mod alive;
+pub mod read;
+pub mod local;
+pub mod open;
+
+pub use local::LocalBroker;
+pub use open::{OpenError, Options};
+pub use shard::upkeep::Retention;

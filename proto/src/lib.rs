@@ -1,1 +1,31 @@
-//! (being written)
+//! The wire: messages and services of RocketMQ 5 (`apache.rocketmq.v2`) and of our own administration API (`gantry.admin.v1`).
+//!
+//! Everything here is generated at build time from the files under `proto/`, clients and servers alike; this crate never knows the
+//! broker, the store, or what a message is for. Read `proto/apache/rocketmq/v2/definition.proto` first, then `service.proto` beside
+//! it. `tests/same_wire.rs` holds our numbers against those that the official Python client carries.
+
+/// Generated code has the module path of its package, because packages refer to each other by relative path.
+pub mod apache {
+    pub mod rocketmq {
+        // A response element that holds a whole message is large by nature; boxing it would cost an allocation a message.
+        #[allow(clippy::large_enum_variant)]
+        pub mod v2 {
+            tonic::include_proto!("apache.rocketmq.v2");
+        }
+    }
+}
+
+/// Our own packages.
+pub mod gantry {
+    pub mod admin {
+        pub mod v1 {
+            tonic::include_proto!("gantry.admin.v1");
+        }
+    }
+}
+
+pub use apache::rocketmq::v2;
+pub use gantry::admin::v1 as admin;
+
+/// All files of this crate and what they import, as a serialized `google.protobuf.FileDescriptorSet`; what reflection answers with.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

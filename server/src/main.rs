@@ -1,3 +1,15 @@
 //! The `gantry` binary.
 
-fn main() {}
+mod args;
+mod config;
+mod logging;
+mod listeners;
+mod workers;
+mod report;
+mod shutdown;
+
+fn main() {
+    let cli = <args::Cli as clap::Parser>::parse();
+    let args::Command::Server(args) = cli.command;
+    println!("{:?}", config::Config::read(None, &Default::default(), &args.settings()));
+}

@@ -1,0 +1,130 @@
+//! Messages between the caller and the log: what can be encoded before the shard decides the place, and what is read back.
+
+use crate::record::Dead;
+use bytes::Bytes;
+use gantry_model::contract::Metadata;
+use gantry_model::message::{BodyDigest, Message, Origin, StoredMessage};
+use gantry_model::{Lsn, Offset, QueueKey, TopicId};
+use gantry_store::frame::{Frame, HEADER, Kind};
+use gantry_store::index::{Entry, KeyKind, key_hash};
+use gantry_store::record::{FIXED, Fixed, MessageView, Name, encode_properties, tag_hash};
+use sha1::{Digest, Sha1};
+
+/// A message encoded on the caller's thread, but for its place.
+#[derive(Debug)]
+pub struct Draft {
+    fixed: Fixed,
+    pub tag_hash: u32,
+    pub properties: Bytes,
+    pub body: Bytes,
+    /// Hashes under which it can be found.
+    pub keys: Vec<u64>,
+}
+
+impl Draft {
+    pub fn new(topic: TopicId, message: &Message) -> Draft {
+        let digest: BodyDigest = Sha1::digest(&message.body).into();
+        let properties = encode_properties(message, &digest);
+        let tag_hash = message.tag.as_deref().map_or(0, tag_hash);
+        let fixed = Fixed {
+            queue: QueueKey(0),
+            offset: Offset(0),
+            tag_hash,
+            kind: message.kind,
+            encoding: message.encoding,
+            priority: message.priority,
+            born_ms: message.born_ms,
+            deliver_ms: message.deliver_ms,
+            properties_len: properties.len() as u32,
+            body_len: message.body.len() as u32,
+        };
+        let mut keys = Vec::with_capacity(1 + message.keys.len());
+        keys.push(key_hash(topic, KeyKind::MessageId, message.id.as_bytes()));
+        keys.extend(message.keys.iter().map(|key| key_hash(topic, KeyKind::Key, key.as_bytes())));
+        Draft { fixed, tag_hash, properties, body: message.body.clone(), keys }
+    }
+
+    /// The first bytes of the payload, once the place is known.
+    pub fn fixed(&self, queue: QueueKey, offset: Offset) -> [u8; FIXED] {
+        Fixed { queue, offset, ..self.fixed }.encode()
+    }
+
+    /// Length of the frame that these parts make.
+    pub fn frame_len(parts: &[&[u8]]) -> u32 {
+        (HEADER + parts.iter().map(|part| part.len()).sum::<usize>()) as u32
+    }
+}
+
+impl crate::shard::core::Draft for Draft {
+    fn size(&self) -> usize {
+        HEADER + FIXED + self.properties.len() + self.body.len()
+    }
+}
+
+/// What the index says of a frame, if it puts a message into a queue.
+pub fn entry_of(lsn: Lsn, frame: &Frame) -> Option<(Entry, Vec<u64>)> {
+    let entry = |queue, offset, tag_hash| Entry { queue, offset, position: lsn, len: frame.header.len, tag_hash, time: frame.header.time };
+    match frame.header.kind {
+        Kind::Message => {
+            let view = MessageView::parse(&frame.payload)?;
+            let keys = keys_of(view.fixed.queue.topic(), &frame.payload);
+            Some((entry(view.fixed.queue, view.fixed.offset, view.fixed.tag_hash), keys))
+        }
+        Kind::Dead => {
+            let dead = dead_of(frame)?;
+            let copy = message_of(frame);
+            let tag_hash = MessageView::parse(&copy).map_or(0, |view| view.fixed.tag_hash);
+            Some((entry(dead.dead_queue, dead.dead_offset, tag_hash), keys_of(dead.dead_queue.topic(), &copy)))
+        }
+        _ => None,
+    }
+}
+
+/// Hashes under which a message payload can be found in a topic.
+pub fn keys_of(topic: TopicId, payload: &Bytes) -> Vec<u64> {
+    let Some(view) = MessageView::parse(payload) else { return Vec::new() };
+    let hash = |name: Name<'_>| match name {
+        Name::Id(id) => key_hash(topic, KeyKind::MessageId, id),
+        Name::Key(key) => key_hash(topic, KeyKind::Key, key),
+    };
+    view.names().map(hash).collect()
+}
+
+/// The message payload in a frame: its own, or the copy that a dead letter carries.
+pub fn message_of(frame: &Frame) -> Bytes {
+    match frame.header.kind {
+        Kind::Dead => frame.payload.slice(Dead::FIXED.min(frame.payload.len())..),
+        _ => frame.payload.clone(),
+    }
+}
+
+fn dead_of(frame: &Frame) -> Option<Dead> {
+    Dead::parse(&frame.payload)
+}
+
+/// The stored message in a frame.
+pub fn stored(frame: &Frame, metadata: &dyn Metadata) -> Option<StoredMessage> {
+    let view = MessageView::parse(&message_of(frame))?;
+    let message = view.message()?;
+    let store_ms = frame.header.time;
+    match frame.header.kind {
+        Kind::Message => {
+            let Fixed { queue, offset, .. } = view.fixed;
+            Some(StoredMessage { message, topic: queue.topic(), queue: queue.queue(), offset, store_ms, origin: None })
+        }
+        Kind::Dead => {
+            let dead = dead_of(frame)?;
+            let origin = Origin {
+                topic: dead.queue.topic(),
+                name: metadata.topic_by_id(dead.queue.topic()).map(|topic| topic.name.clone()),
+                queue: dead.queue.queue(),
+                offset: dead.offset,
+                attempts: dead.attempts,
+                reason: dead.reason,
+            };
+            let queue = dead.dead_queue;
+            Some(StoredMessage { message, topic: queue.topic(), queue: queue.queue(), offset: dead.dead_offset, store_ms, origin: Some(origin) })
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,296 @@
+//! The broker of this process: one shard behind the contract that proxies call.
+
+use crate::admission::{Admission, Lane};
+use crate::alive::Alive;
+use crate::draft::Draft;
+use crate::read::Messages;
+use crate::shard::core::{Draft as _, Given, Token};
+use crate::shard::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
+use crate::shard::thread::handle;
+use async_trait::async_trait;
+use gantry_model::contract::Broker;
+use gantry_model::contract::broker::{
+    Delivery, LeaseError, LookupError, Query, QueueBounds, QueuePosition, ReceiveError, ReceiveRequest, SendError, SendRequest, Sent, ShardCondition,
+    ShardStatus, VisibilityChange,
+};
+use gantry_model::message::StoredMessage;
+use gantry_model::{ClientId, Group, GroupId, QueueKey, ReceiptHandle, ShardId, Topic};
+use gantry_platform::clock::{SharedClock, timeout};
+use gantry_platform::tasks;
+use gantry_store::index::{KeyKind, key_hash};
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Bytes that an acknowledgement or a similar small request counts for while it is under way.
+const CONTROL_BYTES: usize = 128;
+/// How long a drained shard may take to answer; its thread never waits for anything but the disk.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// One shard in this process.
+pub struct LocalBroker {
+    pub(crate) shard: ShardId,
+    pub(crate) inbox: Inbox,
+    pub(crate) messages: Messages,
+    pub(crate) admission: Admission,
+    pub(crate) alive: Arc<Alive>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) clock: SharedClock,
+    pub(crate) thread: Mutex<Option<tasks::Thread<bool>>>,
+    pub(crate) watch: tasks::Task,
+}
+
+impl fmt::Debug for LocalBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LocalBroker {{ shard: {} }}", self.shard)
+    }
+}
+
+impl LocalBroker {
+    /// Whether the disk failed; the process should end then, and read its log anew at the next start.
+    pub fn has_failed(&self) -> bool {
+        self.status.condition() == ShardCondition::Failed
+    }
+
+    /// Ends the shard: what was accepted is written and synced, a last checkpoint is made. `false` if the disk had failed.
+    pub fn close(&self) -> bool {
+        self.watch.abort();
+        self.inbox.put(Request::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        thread.is_none_or(|thread| thread.join().unwrap_or(false))
+    }
+
+    /// Asks the shard something small and waits for its answer.
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.put(request(reply));
+        answer.await.ok()
+    }
+
+    async fn receive_once(&self, request: &ReceiveRequest, wait: Duration) -> Result<Vec<Delivery>, ReceiveError> {
+        let (reply, answer) = oneshot::channel();
+        let token = self.inbox.token();
+        let mut withdraw = Withdraw { inbox: &self.inbox, token, shard: self.shard, group: request.group.id, given: None };
+        let wish = Wish {
+            group: request.group.clone(),
+            topic: request.topic.clone(),
+            filter: request.filter.clone(),
+            client: request.client.clone(),
+            max: request.max.max(1),
+            term: request.lease,
+            wait,
+            attempt_id: request.attempt_id.clone(),
+        };
+        self.inbox.put(Request::Receive { token, wish, reply });
+        let leased = match answer.await {
+            Ok(Leased::Messages(leased)) => leased,
+            Ok(Leased::TooManyPolls) => return Err(withdraw.done(ReceiveError::TooManyPolls)),
+            Err(_) => return Err(withdraw.done(ReceiveError::Failed { why: "the shard has stopped".into() })),
+        };
+        withdraw.given = Some(leased.iter().map(|(given, _)| *given).collect());
+        let deliveries = self.read_leased(request, leased).await;
+        Ok(withdraw.done(deliveries))
+    }
+
+    /// Reads what was leased. A message that can't be read stays leased and comes again later; one whose tag only seemed to match is finished.
+    async fn read_leased(&self, request: &ReceiveRequest, leased: Vec<(Given, Found)>) -> Vec<Delivery> {
+        let mut deliveries = Vec::with_capacity(leased.len());
+        let mut finished = Vec::new();
+        for (given, found) in leased {
+            let handle = handle(self.shard, request.group.id, &given);
+            match self.messages.read(found).await {
+                Ok(Some(message)) if request.filter.wants(message.message.tag.as_deref()) => {
+                    deliveries.push(Delivery { message, handle, attempt: given.attempt });
+                }
+                Ok(_) => finished.push(handle),
+                Err(error) => tracing::error!(%error, group = %request.group.name, "a stored message can't be read; it stays with the group"),
+            }
+        }
+        if !finished.is_empty() {
+            let (reply, _) = oneshot::channel();
+            self.inbox.put(Request::Ack { group: request.group.id, handles: finished, reply });
+        }
+        deliveries
+    }
+
+    /// Refuses handles of other groups; what is left goes to the shard in one request.
+    fn own_handles(group: &Group, handles: &[ReceiptHandle]) -> Vec<ReceiptHandle> {
+        handles.iter().filter(|handle| handle.group == group.id).copied().collect()
+    }
+
+    async fn find_places(&self, topic: &Topic, query: &Query, limit: usize) -> Result<Vec<Found>, LookupError> {
+        let find = match query {
+            Query::MessageId(id) => Find::Key { hash: key_hash(topic.id, KeyKind::MessageId, id.as_bytes()) },
+            Query::Key(key) => Find::Key { hash: key_hash(topic.id, KeyKind::Key, key.as_bytes()) },
+            Query::Offset { queue, offset } => Find::From { queue: QueueKey::new(topic.id, *queue), offset: offset.0 },
+            Query::Stored { from_ms, to_ms } => Find::Stored { topic: Arc::new(topic.clone()), from_ms: *from_ms, to_ms: *to_ms },
+        };
+        let stopped = || LookupError::Failed { why: "the shard has stopped".into() };
+        self.ask(|reply| Request::Find { find, limit, reply }).await.ok_or_else(stopped)
+    }
+}
+
+/// Takes a receive back when its caller goes away: before it was granted, or with all that it was given.
+struct Withdraw<'a> {
+    inbox: &'a Inbox,
+    token: Token,
+    shard: ShardId,
+    group: GroupId,
+    given: Option<Vec<Given>>,
+}
+
+impl Withdraw<'_> {
+    /// The caller has its answer; nothing is taken back any more.
+    fn done<T>(&mut self, answer: T) -> T {
+        self.given = Some(Vec::new());
+        answer
+    }
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        match &self.given {
+            None => self.inbox.put(Request::Cancel { token: self.token }),
+            Some(given) if !given.is_empty() => {
+                let handles = given.iter().map(|given| handle(self.shard, self.group, given)).collect();
+                self.inbox.put(Request::Release { handles });
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for LocalBroker {
+    async fn send(&self, request: SendRequest) -> Vec<Result<Sent, SendError>> {
+        let count = request.messages.len();
+        let drafts: Vec<Draft> = request.messages.iter().map(|message| Draft::new(request.topic.id, message)).collect();
+        let bytes = drafts.iter().map(Draft::size).sum();
+        let Some(permit) = self.admission.enter(Lane::Data, bytes) else {
+            return vec![Err(SendError::Busy); count];
+        };
+        let answers = self.ask(|reply| Request::Send { topic: request.topic, drafts, permit, reply }).await;
+        answers.unwrap_or_else(|| vec![Err(SendError::Unknown { why: "the shard stopped while the message was under way".into() }); count])
+    }
+
+    async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError> {
+        self.alive.heard(&request.client);
+        if !request.topic.permission.can_read() {
+            return Err(ReceiveError::NoReadableQueue);
+        }
+        let until = self.clock.mono() + request.wait;
+        loop {
+            let wait = until.saturating_sub(self.clock.mono());
+            let deliveries = self.receive_once(&request, wait).await?;
+            let over = self.clock.mono() >= until || self.status.condition() == ShardCondition::Draining;
+            if !deliveries.is_empty() || over {
+                return Ok(deliveries);
+            }
+        }
+    }
+
+    async fn ack(&self, group: &Group, handles: Vec<ReceiptHandle>) -> Vec<Result<(), LeaseError>> {
+        let own = Self::own_handles(group, &handles);
+        let Some(_permit) = self.admission.enter(Lane::Control, CONTROL_BYTES * own.len()) else {
+            return vec![Err(LeaseError::Busy); handles.len()];
+        };
+        let id = group.id;
+        let count = own.len();
+        let answers = self.ask(|reply| Request::Ack { group: id, handles: own, reply }).await.unwrap_or_else(|| vec![Err(stopped()); count]);
+        let mut answers = answers.into_iter();
+        handles.iter().map(|handle| if handle.group == id { answers.next().unwrap_or_else(|| Err(stopped())) } else { Err(LeaseError::Foreign) }).collect()
+    }
+
+    async fn change_visibility(&self, request: VisibilityChange) -> Result<(), LeaseError> {
+        let VisibilityChange { group, handle, after, attempt } = request;
+        if handle.group != group.id {
+            return Err(LeaseError::Foreign);
+        }
+        let _permit = self.admission.enter(Lane::Control, CONTROL_BYTES).ok_or(LeaseError::Busy)?;
+        let after_ms = after.as_millis() as u64;
+        self.ask(|reply| Request::Change { group, handle, after_ms, attempt, reply }).await.unwrap_or_else(|| Err(stopped()))
+    }
+
+    async fn dead_letter(&self, group: &Group, handle: ReceiptHandle) -> Result<(), LeaseError> {
+        if handle.group != group.id {
+            return Err(LeaseError::Foreign);
+        }
+        let _permit = self.admission.enter(Lane::Control, CONTROL_BYTES).ok_or(LeaseError::Busy)?;
+        let group = Arc::new(group.clone());
+        self.ask(|reply| Request::Dead { group, handle, reply }).await.unwrap_or_else(|| Err(stopped()))
+    }
+
+    fn release(&self, handles: Vec<ReceiptHandle>) {
+        self.inbox.put(Request::Release { handles });
+    }
+
+    fn client_alive(&self, client: &ClientId) {
+        self.alive.heard(client);
+    }
+
+    fn client_gone(&self, client: &ClientId) {
+        self.alive.gone(client);
+        self.inbox.put(Request::ClientGone { client: client.clone() });
+    }
+
+    async fn positions(&self, group: &Group, topic: &Topic) -> Result<Vec<QueuePosition>, LookupError> {
+        let (group, topic) = (Arc::new(group.clone()), Arc::new(topic.clone()));
+        self.ask(|reply| Request::Positions { group, topic, reply }).await.ok_or_else(|| LookupError::Failed { why: "the shard has stopped".into() })
+    }
+
+    async fn queues(&self, topic: &Topic) -> Result<Vec<QueueBounds>, LookupError> {
+        let topic = Arc::new(topic.clone());
+        self.ask(|reply| Request::Queues { topic, reply }).await.ok_or_else(|| LookupError::Failed { why: "the shard has stopped".into() })
+    }
+
+    async fn find(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError> {
+        let mut messages = Vec::new();
+        for found in self.find_places(topic, &query, limit).await? {
+            let Some(message) = self.messages.read(found).await? else { continue };
+            // Two texts may share a hash; only the text itself decides.
+            let meant = match &query {
+                Query::MessageId(id) => message.message.id == *id,
+                Query::Key(key) => message.message.keys.contains(key),
+                Query::Offset { .. } | Query::Stored { .. } => true,
+            };
+            if meant && message.topic == topic.id {
+                messages.push(message);
+            }
+        }
+        messages.sort_by_key(|message| (message.store_ms, message.queue, message.offset));
+        Ok(messages)
+    }
+
+    async fn shards(&self) -> Vec<ShardStatus> {
+        let status = &self.status;
+        let number = |place: &std::sync::atomic::AtomicU64| place.load(Ordering::Relaxed);
+        vec![ShardStatus {
+            shard: self.shard,
+            epoch: number(&status.epoch) as u32,
+            start: number(&status.start),
+            end: number(&status.end),
+            durable: number(&status.durable),
+            disk_total: number(&status.disk_total),
+            disk_free: number(&status.disk_free),
+            condition: status.condition(),
+            open_polls: number(&status.open_polls),
+            messages_stored: number(&status.messages_stored),
+            messages_delivered: number(&status.messages_delivered),
+            messages_acked: number(&status.messages_acked),
+            dead_letters: number(&status.dead_letters),
+        }]
+    }
+
+    async fn drain(&self) {
+        let drained = timeout(DRAIN, self.ask(|reply| Request::Drain { reply })).await;
+        if drained.is_err() {
+            tracing::warn!("the shard did not drain within {DRAIN:?}");
+        }
+    }
+}
+
+fn stopped() -> LeaseError {
+    LeaseError::Failed { why: "the shard has stopped; nothing was changed that was not answered".into() }
+}

@@ -1,0 +1,391 @@
+//! The deterministic heart of a shard: takes an event and the time, changes its state, and says what is to be done.
+//!
+//! It does no I/O, reads no clock and starts nothing. A thread (or a simulation) brings events, performs the actions in their order, and reports
+//! what is committed. The rule that keeps clients safe: nothing leaves before what it rests on is committed. Messages become visible to
+//! receivers with [`Event::Committed`]; a reply is sent by the driver once everything appended before it is committed.
+
+use super::polls::{Poll, Polls};
+use super::state::State;
+use crate::record::{EpochStart, Forget, Record, Trim};
+use gantry_model::contract::broker::{AttemptCount, LeaseError, QueueBounds, QueuePosition, SendError, Sent};
+use gantry_model::{ClientId, Group, GroupId, LeaseId, Lsn, Offset, QueueId, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Names a request until it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// What the core asks about stored messages. The answers are functions of the log.
+pub trait Entries {
+    /// Where a message is, and its tag.
+    fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry>;
+    /// The first offset stored at or after a time.
+    fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64>;
+}
+
+/// What the index says of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub lsn: Lsn,
+    pub tag_hash: u32,
+    pub time: u64,
+}
+
+/// A message on its way into the log, encoded by the caller but for what the core decides.
+pub trait Draft: Send {
+    /// Bytes it will take in the log.
+    fn size(&self) -> usize;
+}
+
+/// What happens to a shard.
+#[derive(Debug)]
+pub enum Event<D> {
+    Send { token: Token, topic: Arc<Topic>, drafts: Vec<D> },
+    Receive { token: Token, poll: Poll },
+    /// The caller of a receive went away.
+    Cancel { token: Token },
+    Ack { token: Token, group: GroupId, handles: Vec<ReceiptHandle> },
+    Change { token: Token, group: Arc<Group>, handle: ReceiptHandle, after_ms: u64, attempt: AttemptCount },
+    Dead { token: Token, group: Arc<Group>, handle: ReceiptHandle },
+    Release { handles: Vec<ReceiptHandle> },
+    ClientGone { client: ClientId },
+    Positions { token: Token, group: Arc<Group>, topic: Arc<Topic> },
+    Queues { token: Token, topic: Arc<Topic> },
+    /// A group's definition as the controller has it now.
+    GroupKnown { group: Arc<Group> },
+    Forget { what: Forget },
+    /// Time for retention: the log should begin at `start`, these queues at these offsets.
+    Trim { start: Lsn, queues: Vec<(QueueKey, u64)> },
+    /// Everything appended up to this number is durable on enough replicas.
+    Committed { appended: u64 },
+    /// Nothing else to do: collect what was put off.
+    Settle,
+    Tick,
+    /// No more work: open polls end empty.
+    Drain,
+}
+
+/// What the driver must do, in this order.
+#[derive(Debug)]
+pub enum Action<D> {
+    /// Append a message with the place it was given.
+    Store { queue: QueueKey, offset: Offset, draft: D },
+    Append { record: Record },
+    Reply { token: Token, reply: Reply },
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    Sent(Vec<Result<Sent, SendError>>),
+    Delivered { lease: Vec<Given>, shard: ShardId },
+    Acked(Vec<Result<(), LeaseError>>),
+    Changed(Result<(), LeaseError>),
+    Positions(Vec<QueuePosition>),
+    Queues(Vec<QueueBounds>),
+    TooManyPolls,
+}
+
+/// One delivery, before the message itself is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Given {
+    pub queue: QueueKey,
+    pub offset: u64,
+    pub lease: LeaseId,
+    pub attempt: u32,
+    pub reset: u32,
+}
+
+/// Bounds that a test or an operator may change.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Receives that may wait at the same time.
+    pub polls: usize,
+    pub leases_per_cursor: usize,
+    pub cursor_span: u64,
+    /// Messages that one delivery looks at before it lets others go on.
+    pub scan: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        use gantry_model::limits::{CURSOR_SPAN_MAX, LEASES_PER_CURSOR};
+        Limits { polls: 100_000, leases_per_cursor: LEASES_PER_CURSOR, cursor_span: CURSOR_SPAN_MAX, scan: 4_096 }
+    }
+}
+
+/// One shard's leader.
+pub struct Core<D> {
+    pub state: State,
+    pub shard: ShardId,
+    pub limits: Limits,
+    pub(super) now: u64,
+    pub(super) polls: Polls,
+    pub(super) groups: HashMap<GroupId, Arc<Group>>,
+    /// Acknowledged in this round, not appended yet: many acks become one frame.
+    pub(super) acks: BTreeMap<GroupId, BTreeMap<QueueKey, BTreeSet<u64>>>,
+    /// When a cursor needs to be looked at; an entry may be early, never missing.
+    pub(super) timers: BTreeSet<(u64, QueueKey, GroupId)>,
+    /// Cursors whose time came before their group was known.
+    pub(super) orphans: BTreeSet<(GroupId, QueueKey)>,
+    /// What clients hold under leases that last as long as they live.
+    pub(super) owned: BTreeMap<ClientId, BTreeSet<(QueueKey, GroupId, u64)>>,
+    /// Messages that are appended and not committed, in the order of the log.
+    uncommitted: VecDeque<(u64, QueueKey, u64)>,
+    /// First uncommitted offset and how many follow, per queue.
+    hidden: HashMap<QueueKey, (u64, u64)>,
+    appended: u64,
+    rotation: HashMap<TopicId, u32>,
+    draining: bool,
+    pub(super) out: Vec<Action<D>>,
+}
+
+impl<D: Draft> Core<D> {
+    /// A leader over what the log said.
+    pub fn new(state: State, shard: ShardId, limits: Limits, now: u64) -> Core<D> {
+        let mut core = Core {
+            state,
+            shard,
+            limits,
+            now,
+            polls: Polls::default(),
+            groups: HashMap::new(),
+            acks: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            orphans: BTreeSet::new(),
+            owned: BTreeMap::new(),
+            uncommitted: VecDeque::new(),
+            hidden: HashMap::new(),
+            appended: 0,
+            rotation: HashMap::new(),
+            draining: false,
+            out: Vec::new(),
+        };
+        core.rearm();
+        core
+    }
+
+    /// Begins a reign. `shift_ms` is how long nobody led.
+    pub fn start(&mut self, shift_ms: u64) -> Vec<Action<D>> {
+        let epoch = self.state.head.epoch + 1;
+        self.append(Record::EpochStart(EpochStart { epoch, shift_ms }));
+        self.rearm();
+        std::mem::take(&mut self.out)
+    }
+
+    /// Handles one event at a time and adds what is to be done to `out`.
+    pub fn step(&mut self, now: u64, event: Event<D>, entries: &dyn Entries, out: &mut Vec<Action<D>>) {
+        self.now = self.now.max(now);
+        std::mem::swap(out, &mut self.out);
+        match event {
+            Event::Send { token, topic, drafts } => self.send(token, &topic, drafts),
+            Event::Receive { token, poll } => self.receive(token, poll, entries),
+            Event::Cancel { token } => self.polls.cancel(token),
+            Event::Ack { token, group, handles } => self.ack(token, group, &handles),
+            Event::Change { token, group, handle, after_ms, attempt } => self.change(token, group, handle, after_ms, attempt),
+            Event::Dead { token, group, handle } => self.dead(token, group, handle, entries),
+            Event::Release { handles } => self.release(&handles, entries),
+            Event::ClientGone { client } => self.client_gone(&client, entries),
+            Event::Positions { token, group, topic } => self.positions(token, &group, &topic, entries),
+            Event::Queues { token, topic } => self.queues(token, &topic),
+            Event::GroupKnown { group } => self.know(group),
+            Event::Forget { what } => self.forget(what),
+            Event::Trim { start, queues } => self.trim(start, queues),
+            Event::Committed { appended } => self.committed(appended, entries),
+            Event::Settle => self.settle(entries),
+            Event::Tick => self.tick(entries),
+            Event::Drain => self.drain(),
+        }
+        std::mem::swap(out, &mut self.out);
+    }
+
+    /// When something happens by itself next, in the shard's time.
+    pub fn next_event(&self) -> Option<u64> {
+        let timer = self.timers.first().map(|&(time, ..)| time);
+        timer.into_iter().chain(self.polls.next_deadline()).min()
+    }
+
+    /// Clients that hold messages as long as they live.
+    pub fn owners(&self) -> impl Iterator<Item = &ClientId> + '_ {
+        self.owned.keys()
+    }
+
+    /// Number of the newest record or message appended.
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// Whether a receive is waiting and nothing was granted to it yet.
+    pub fn is_waiting(&self, token: Token) -> bool {
+        self.polls.get(token).is_some()
+    }
+
+    pub fn open_polls(&self) -> usize {
+        self.polls.len()
+    }
+
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn send(&mut self, token: Token, topic: &Topic, drafts: Vec<D>) {
+        let count = drafts.len();
+        let refuse = |error: SendError| Reply::Sent(vec![Err(error); count]);
+        if self.draining {
+            return self.reply(token, refuse(SendError::Draining));
+        }
+        let Some(queue) = self.pick_queue(topic) else {
+            return self.reply(token, refuse(SendError::NoWritableQueue));
+        };
+        let key = QueueKey::new(topic.id, queue);
+        let mut sent = Vec::with_capacity(count);
+        for draft in drafts {
+            let offset = self.state.apply_message(key);
+            self.appended += 1;
+            self.hide(key, offset.0);
+            self.out.push(Action::Store { queue: key, offset, draft });
+            sent.push(Ok(Sent { queue, offset }));
+        }
+        self.reply(token, Reply::Sent(sent));
+    }
+
+    /// The next writable queue in turn: messages without a group spread evenly.
+    fn pick_queue(&mut self, topic: &Topic) -> Option<QueueId> {
+        use gantry_model::topic::QueueState;
+        if topic.queues.is_empty() || !topic.permission.can_write() {
+            return None;
+        }
+        let count = topic.queues.len() as u32;
+        let turn = self.rotation.entry(topic.id).or_insert(0);
+        for _ in 0..count {
+            let queue = *turn % count;
+            *turn = (queue + 1) % count;
+            let place = topic.queues[queue as usize];
+            if place.shard == self.shard && place.state == QueueState::Active {
+                return Some(QueueId(queue));
+            }
+        }
+        None
+    }
+
+    fn hide(&mut self, queue: QueueKey, offset: u64) {
+        self.uncommitted.push_back((self.appended, queue, offset));
+        self.hidden.entry(queue).or_insert((offset, 0)).1 += 1;
+    }
+
+    /// One past the newest message of a queue that may be delivered.
+    pub(super) fn visible_end(&self, queue: QueueKey) -> u64 {
+        match self.hidden.get(&queue) {
+            Some(&(first, _)) => first,
+            None => self.state.bounds(queue).next,
+        }
+    }
+
+    fn committed(&mut self, appended: u64, entries: &dyn Entries) {
+        let mut topics = BTreeSet::new();
+        while let Some(&(number, queue, offset)) = self.uncommitted.front() {
+            if number > appended {
+                break;
+            }
+            self.uncommitted.pop_front();
+            if let Some(hidden) = self.hidden.get_mut(&queue) {
+                *hidden = (offset + 1, hidden.1 - 1);
+                if hidden.1 == 0 {
+                    self.hidden.remove(&queue);
+                }
+            }
+            self.polls.arrived(queue);
+            topics.insert(queue.topic());
+        }
+        for topic in topics {
+            self.serve_topic(topic, entries);
+        }
+    }
+
+    fn queues(&mut self, token: Token, topic: &Topic) {
+        let bounds = topic.queues().filter(|(_, place)| place.shard == self.shard).map(|(queue, _)| {
+            let key = QueueKey::new(topic.id, queue);
+            QueueBounds { queue, min: Offset(self.state.bounds(key).min), max: Offset(self.visible_end(key)) }
+        });
+        let reply = Reply::Queues(bounds.collect());
+        self.reply(token, reply);
+    }
+
+    fn forget(&mut self, what: Forget) {
+        self.flush_acks();
+        self.append(Record::Forget(what));
+        self.polls.forget(what).into_iter().for_each(|token| self.end_poll(token));
+        match what {
+            Forget::Topic(topic) => drop(self.rotation.remove(&topic)),
+            Forget::Group(group) => drop(self.groups.remove(&group)),
+        }
+    }
+
+    fn trim(&mut self, start: Lsn, queues: Vec<(QueueKey, u64)>) {
+        self.flush_acks();
+        self.append(Record::Trim(Trim { start, queues }));
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        self.polls.drain().into_iter().for_each(|token| self.end_poll(token));
+    }
+
+    pub(super) fn draining(&self) -> bool {
+        self.draining
+    }
+
+    pub(super) fn end_poll(&mut self, token: Token) {
+        let shard = self.shard;
+        self.reply(token, Reply::Delivered { lease: Vec::new(), shard });
+    }
+
+    pub(super) fn reply(&mut self, token: Token, reply: Reply) {
+        self.out.push(Action::Reply { token, reply });
+    }
+
+    /// Appends a record; the one way in which the state changes.
+    pub(super) fn append(&mut self, record: Record) {
+        self.state.apply(&record);
+        self.appended += 1;
+        if let Record::Dead(dead) = &record {
+            self.hide(dead.dead_queue, dead.dead_offset.0);
+        }
+        self.out.push(Action::Append { record });
+    }
+
+    /// Learns a group's definition; what waited for it is looked at next.
+    pub(super) fn know(&mut self, group: Arc<Group>) {
+        let id = group.id;
+        if self.groups.insert(id, group).is_none() {
+            let waiting: Vec<_> = self.orphans.range((id, QueueKey(0))..=(id, QueueKey(u64::MAX))).copied().collect();
+            for (group, queue) in waiting {
+                self.orphans.remove(&(group, queue));
+                self.timers.insert((self.now, queue, group));
+            }
+        }
+    }
+
+    /// Makes sure that a cursor is looked at when its next lease lapses or its next message becomes visible.
+    pub(super) fn arm(&mut self, queue: QueueKey, group: GroupId) {
+        if let Some(time) = self.state.cursor(group, queue).and_then(|cursor| cursor.next_event(self.now)) {
+            self.timers.insert((time, queue, group));
+        }
+    }
+
+    fn rearm(&mut self) {
+        self.timers.clear();
+        self.owned.clear();
+        for (queue, group, cursor) in self.state.cursors() {
+            if let Some(time) = cursor.next_event(0) {
+                self.timers.insert((time, queue, group));
+            }
+            for (&offset, lease) in &cursor.leases {
+                if let Some(owner) = &lease.owner {
+                    self.owned.entry(owner.clone()).or_default().insert((queue, group, offset));
+                }
+            }
+        }
+    }
+}

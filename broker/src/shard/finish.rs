@@ -1,0 +1,262 @@
+//! The end of deliveries: acknowledged, failed, lapsed, dead, given back; and where groups stand.
+
+use super::core::{Core, Draft, Entries, Reply, Token};
+use super::state::cursor::Found;
+use crate::record::{Ack, Dead, Expire, Record, SetVisible, Visibility};
+use gantry_model::contract::broker::{AttemptCount, LeaseError, QueuePosition};
+use gantry_model::message::DeadReason;
+use gantry_model::{ClientId, Group, GroupId, Offset, QueueId, QueueKey, ReceiptHandle, Topic, TopicId};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Lapsed leases and dead letters handled for one cursor before others get their turn.
+const PER_CURSOR: usize = 1_000;
+
+/// What a handle refers to.
+enum Holder {
+    /// The delivery may still be finished or changed.
+    Holds { queue: QueueKey, attempt: u32 },
+    Finished,
+    Lost,
+}
+
+impl<D: Draft> Core<D> {
+    pub(super) fn ack(&mut self, token: Token, group: GroupId, handles: &[ReceiptHandle]) {
+        let answers = handles.iter().map(|handle| match self.holder(group, handle) {
+            Holder::Holds { queue, .. } => {
+                self.acks.entry(group).or_default().entry(queue).or_default().insert(handle.offset.0);
+                Ok(())
+            }
+            Holder::Finished => Ok(()),
+            Holder::Lost => Err(LeaseError::Ended),
+        });
+        let answers = answers.collect();
+        self.reply(token, Reply::Acked(answers));
+    }
+
+    /// Ends a round: what was put off is appended, and queues that were full of unfinished messages may give again.
+    pub(super) fn settle(&mut self, entries: &dyn Entries) {
+        let touched: BTreeSet<(TopicId, GroupId)> =
+            self.acks.iter().flat_map(|(&group, queues)| queues.keys().map(move |queue| (queue.topic(), group))).collect();
+        self.flush_acks();
+        for (topic, group) in touched {
+            self.serve(topic, group, entries);
+        }
+    }
+
+    /// Appends the acknowledgements that were collected, one frame per group.
+    pub(super) fn flush_acks(&mut self) {
+        for (group, queues) in std::mem::take(&mut self.acks) {
+            let queues: Vec<(QueueKey, Vec<u64>)> = queues.into_iter().map(|(queue, offsets)| (queue, offsets.into_iter().collect())).collect();
+            for (queue, offsets) in &queues {
+                offsets.iter().for_each(|&offset| self.disown(*queue, group, offset));
+            }
+            self.append(Record::Ack(Ack { group, queues }));
+        }
+    }
+
+    pub(super) fn change(&mut self, token: Token, group: Arc<Group>, handle: ReceiptHandle, after_ms: u64, attempt: AttemptCount) {
+        self.flush_acks();
+        self.know(group.clone());
+        let answer = match self.holder(group.id, &handle) {
+            Holder::Holds { queue, .. } => self.move_end(queue, group.id, handle.offset, after_ms, attempt),
+            Holder::Finished | Holder::Lost => Err(LeaseError::Ended),
+        };
+        self.reply(token, Reply::Changed(answer));
+    }
+
+    fn move_end(&mut self, queue: QueueKey, group: GroupId, offset: Offset, after_ms: u64, attempt: AttemptCount) -> Result<(), LeaseError> {
+        let Some(lease) = self.state.cursor(group, queue).and_then(|cursor| cursor.leases.get(&offset.0)) else {
+            // It lapsed a moment ago and nobody has it yet: too late to keep it, and it is visible already.
+            return Err(LeaseError::Ended);
+        };
+        let how = match attempt {
+            AttemptCount::Suspended => Visibility::Suspended,
+            // Only a push consumer has a lease without a deadline, and it moves the end to say that it failed.
+            AttemptCount::Counts if lease.owner.is_some() || after_ms == 0 => Visibility::Nacked,
+            AttemptCount::Counts => Visibility::Extended,
+        };
+        self.disown(queue, group, offset.0);
+        self.append(Record::SetVisible(SetVisible { group, queue, offset, at: self.now + after_ms, how }));
+        self.timers.insert((self.now + after_ms, queue, group));
+        Ok(())
+    }
+
+    pub(super) fn dead(&mut self, token: Token, group: Arc<Group>, handle: ReceiptHandle, entries: &dyn Entries) {
+        self.flush_acks();
+        self.know(group.clone());
+        let answer = match self.holder(group.id, &handle) {
+            Holder::Holds { queue, attempt } => {
+                self.bury(&group, queue, handle.offset.0, attempt, DeadReason::Forwarded, entries);
+                Ok(())
+            }
+            Holder::Finished => Ok(()),
+            Holder::Lost => Err(LeaseError::Ended),
+        };
+        self.reply(token, Reply::Changed(answer));
+    }
+
+    /// Moves a message to the dead letter queue of the group; if the message itself is gone, it is only finished.
+    fn bury(&mut self, group: &Group, queue: QueueKey, offset: u64, attempts: u32, reason: DeadReason, entries: &dyn Entries) {
+        self.disown(queue, group.id, offset);
+        let Some(entry) = entries.entry(queue, offset) else {
+            return self.append(Record::Ack(Ack { group: group.id, queues: vec![(queue, vec![offset])] }));
+        };
+        let dead_queue = QueueKey::new(group.dead_letter, QueueId(self.shard.0));
+        let dead_offset = Offset(self.state.bounds(dead_queue).next);
+        self.append(Record::Dead(Dead {
+            group: group.id,
+            queue,
+            offset: Offset(offset),
+            attempts,
+            reason,
+            dead_queue,
+            dead_offset,
+            original: entry.lsn,
+            copy: Vec::new(),
+        }));
+    }
+
+    pub(super) fn release(&mut self, handles: &[ReceiptHandle], entries: &dyn Entries) {
+        self.flush_acks();
+        for handle in handles {
+            let queue = QueueKey::new(handle.topic, handle.queue);
+            let held = self.state.cursor(handle.group, queue).and_then(|cursor| cursor.leases.get(&handle.offset.0));
+            if held.is_none_or(|lease| lease.id != handle.lease) {
+                continue;
+            }
+            self.disown(queue, handle.group, handle.offset.0);
+            let set = SetVisible { group: handle.group, queue, offset: handle.offset, at: self.now, how: Visibility::Suspended };
+            self.append(Record::SetVisible(set));
+            self.polls.arrived(queue);
+            self.serve(handle.topic, handle.group, entries);
+        }
+    }
+
+    /// A client is dead: its polls end, and what it held as long as it lived becomes visible.
+    pub(super) fn client_gone(&mut self, client: &ClientId, entries: &dyn Entries) {
+        self.flush_acks();
+        self.polls.of_client(client).into_iter().for_each(|token| self.end_poll(token));
+        for (queue, group, offset) in self.owned.remove(client).unwrap_or_default() {
+            let lease = self.state.cursor(group, queue).and_then(|cursor| cursor.leases.get(&offset));
+            if lease.is_some_and(|lease| lease.owner.as_ref() == Some(client)) {
+                self.append(Record::Expire(Expire { group, queue, ended: vec![(offset, self.now)] }));
+                self.timers.insert((self.now, queue, group));
+            }
+        }
+        self.tick(entries);
+    }
+
+    /// Handles everything whose time has come.
+    pub(super) fn tick(&mut self, entries: &dyn Entries) {
+        let mut touched = Vec::new();
+        while let Some(&(time, queue, group)) = self.timers.first() {
+            if time > self.now {
+                break;
+            }
+            self.timers.pop_first();
+            // One cursor may be armed several times for the same moment.
+            if touched.last() != Some(&(queue, group)) {
+                touched.push((queue, group));
+            }
+        }
+        if !touched.is_empty() {
+            self.flush_acks();
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        for (queue, group) in touched {
+            self.look_at(queue, group, entries);
+        }
+        self.polls.overdue(self.now).into_iter().for_each(|token| self.end_poll(token));
+    }
+
+    /// Ends what lapsed on one cursor, buries what used up its attempts, and wakes receivers for what is due.
+    fn look_at(&mut self, queue: QueueKey, group_id: GroupId, entries: &dyn Entries) {
+        let Some(group) = self.groups.get(&group_id).cloned() else {
+            self.orphans.insert((group_id, queue));
+            return;
+        };
+        let Some(cursor) = self.state.cursor(group_id, queue) else { return };
+        let lapsed: Vec<(u64, u64)> = cursor
+            .lapsed(self.now)
+            .take(PER_CURSOR)
+            // A consumer that lived and held a message to the cap failed like one that said so.
+            .map(|(offset, lease)| (offset, if lease.owner.is_some() { self.now + group.retry.delay_ms(lease.attempt) } else { self.now }))
+            .collect();
+        if !lapsed.is_empty() {
+            lapsed.iter().for_each(|&(offset, _)| self.disown(queue, group_id, offset));
+            self.append(Record::Expire(Expire { group: group_id, queue, ended: lapsed }));
+        }
+        let Some(cursor) = self.state.cursor(group_id, queue) else { return };
+        let used_up = |&(_, attempts): &(u64, u32)| attempts >= group.max_attempts;
+        let dead: Vec<(u64, u32)> = cursor.due(self.now).map(|(offset, waiting)| (offset, waiting.attempts)).filter(used_up).take(PER_CURSOR).collect();
+        let due = cursor.due(self.now).next().is_some();
+        for (offset, attempts) in dead {
+            self.bury(&group, queue, offset, attempts, DeadReason::MaxAttempts, entries);
+        }
+        if due {
+            self.polls.arrived(queue);
+            self.serve(queue.topic(), group_id, entries);
+        }
+        self.arm(queue, group_id);
+    }
+
+    pub(super) fn positions(&mut self, token: Token, group: &Group, topic: &Topic, entries: &dyn Entries) {
+        self.flush_acks();
+        let mut positions = Vec::with_capacity(topic.queues.len());
+        for (queue, _) in topic.queues().filter(|(_, place)| place.shard == self.shard) {
+            positions.push(self.position(group, QueueKey::new(topic.id, queue), entries));
+        }
+        self.reply(token, Reply::Positions(positions));
+    }
+
+    fn position(&self, group: &Group, queue: QueueKey, entries: &dyn Entries) -> QueuePosition {
+        let end = self.visible_end(queue);
+        let (base, next, in_flight, due, waiting) = match self.state.cursor(group.id, queue) {
+            Some(cursor) => {
+                let due = cursor.due(self.now).count() as u64;
+                (cursor.base, cursor.next, cursor.leases.len() as u64, due, cursor.waiting.len() as u64 - due)
+            }
+            None => {
+                let start = self.start_of(group, queue, entries).min(end);
+                (start, start, 0, 0, 0)
+            }
+        };
+        QueuePosition {
+            queue: queue.queue(),
+            committed: Offset(base),
+            end: Offset(end),
+            ready: end.saturating_sub(next) + due,
+            in_flight,
+            waiting,
+            oldest_ms: (base < end).then(|| entries.entry(queue, base)).flatten().map(|entry| entry.time),
+        }
+    }
+
+    /// What the holder of a handle may still do.
+    fn holder(&self, group: GroupId, handle: &ReceiptHandle) -> Holder {
+        let queue = QueueKey::new(handle.topic, handle.queue);
+        let Some(cursor) = self.state.cursor(group, queue).filter(|cursor| cursor.reset == handle.reset && handle.group == group) else {
+            return Holder::Lost;
+        };
+        match cursor.find(handle.offset.0, handle.lease) {
+            Found::Held { attempt } => Holder::Holds { queue, attempt },
+            Found::Finished => Holder::Finished,
+            Found::Gone => Holder::Lost,
+        }
+    }
+
+    /// A lease ends: its owner, if it has one, holds it no more.
+    fn disown(&mut self, queue: QueueKey, group: GroupId, offset: u64) {
+        let owner = self.state.cursor(group, queue).and_then(|cursor| cursor.leases.get(&offset)).and_then(|lease| lease.owner.clone());
+        if let Some(owner) = owner
+            && let Some(held) = self.owned.get_mut(&owner)
+        {
+            held.remove(&(queue, group, offset));
+            if held.is_empty() {
+                self.owned.remove(&owner);
+            }
+        }
+    }
+}

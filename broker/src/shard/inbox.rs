@@ -1,0 +1,134 @@
+//! The way into a shard: requests with the channel for their answer, and the status that others may read at any time.
+
+use super::core::{Given, Token};
+use crate::admission::Permit;
+use crate::draft::Draft;
+use crate::record::Forget;
+use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
+use gantry_model::{ClientId, Filter, Group, GroupId, Lsn, QueueKey, ReceiptHandle, Topic};
+use gantry_store::index::{Entry, Run, RunError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// What a shard is asked to do.
+#[derive(Debug)]
+pub enum Request {
+    Send { topic: Arc<Topic>, drafts: Vec<Draft>, permit: Permit, reply: oneshot::Sender<Vec<Result<Sent, SendError>>> },
+    Receive { token: Token, wish: Wish, reply: oneshot::Sender<Leased> },
+    Cancel { token: Token },
+    Ack { group: GroupId, handles: Vec<ReceiptHandle>, reply: oneshot::Sender<Vec<Result<(), LeaseError>>> },
+    Change { group: Arc<Group>, handle: ReceiptHandle, after_ms: u64, attempt: AttemptCount, reply: oneshot::Sender<Result<(), LeaseError>> },
+    Dead { group: Arc<Group>, handle: ReceiptHandle, reply: oneshot::Sender<Result<(), LeaseError>> },
+    Release { handles: Vec<ReceiptHandle> },
+    ClientGone { client: ClientId },
+    Positions { group: Arc<Group>, topic: Arc<Topic>, reply: oneshot::Sender<Vec<QueuePosition>> },
+    Queues { topic: Arc<Topic>, reply: oneshot::Sender<Vec<QueueBounds>> },
+    Find { find: Find, limit: usize, reply: oneshot::Sender<Vec<Found>> },
+    GroupKnown { group: Arc<Group> },
+    Forget { what: Forget },
+    /// The upkeep thread finished a job.
+    Sealed { run: Result<Run, RunError> },
+    Checkpointed { at: Lsn, error: Option<String> },
+    Drain { reply: oneshot::Sender<()> },
+    Stop,
+}
+
+/// A receive as a client asked for it.
+#[derive(Debug)]
+pub struct Wish {
+    pub group: Arc<Group>,
+    pub topic: Arc<Topic>,
+    pub filter: Arc<Filter>,
+    pub client: ClientId,
+    pub max: u32,
+    pub term: LeaseTerm,
+    pub wait: Duration,
+    pub attempt_id: Option<String>,
+}
+
+/// What a receive was given, with the place of each message in the log.
+#[derive(Debug)]
+pub enum Leased {
+    Messages(Vec<(Given, Found)>),
+    TooManyPolls,
+}
+
+/// A stored message: which one, and where its frame is.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    pub queue: QueueKey,
+    pub offset: u64,
+    pub lsn: Lsn,
+    pub len: u32,
+}
+
+impl From<Entry> for Found {
+    fn from(entry: Entry) -> Found {
+        Found { queue: entry.queue, offset: entry.offset.0, lsn: entry.position, len: entry.len }
+    }
+}
+
+/// What to look for in the index.
+#[derive(Clone, Debug)]
+pub enum Find {
+    /// Positions of frames with this key hash, in any queue of the topic.
+    Key { hash: u64 },
+    From { queue: QueueKey, offset: u64 },
+    /// Stored in this time, over all queues of the topic.
+    Stored { topic: Arc<Topic>, from_ms: u64, to_ms: u64 },
+}
+
+/// A cheap handle to a shard's thread.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    requests: mpsc::Sender<Request>,
+    tokens: Arc<AtomicU64>,
+}
+
+impl Inbox {
+    pub fn new() -> (Inbox, mpsc::Receiver<Request>) {
+        let (requests, receiver) = mpsc::channel();
+        (Inbox { requests, tokens: Arc::new(AtomicU64::new(1)) }, receiver)
+    }
+
+    /// A name for a request; unique for the life of the process.
+    pub fn token(&self) -> Token {
+        Token(self.tokens.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Hands a request over. If the shard has ended, the request is dropped and its answer channel with it, which tells the caller.
+    pub fn put(&self, request: Request) {
+        let _ = self.requests.send(request);
+    }
+}
+
+/// Numbers that others read while the shard works.
+#[derive(Debug, Default)]
+pub struct Status {
+    pub epoch: AtomicU64,
+    pub start: AtomicU64,
+    pub end: AtomicU64,
+    pub durable: AtomicU64,
+    pub disk_total: AtomicU64,
+    pub disk_free: AtomicU64,
+    pub condition: AtomicU64,
+    pub open_polls: AtomicU64,
+    pub messages_stored: AtomicU64,
+    pub messages_delivered: AtomicU64,
+    pub messages_acked: AtomicU64,
+    pub dead_letters: AtomicU64,
+}
+
+impl Status {
+    pub fn set_condition(&self, condition: ShardCondition) {
+        self.condition.store(condition as u64, Ordering::Release);
+    }
+
+    pub fn condition(&self) -> ShardCondition {
+        use ShardCondition::*;
+        [Ready, Full, Failed, Draining].into_iter().find(|&known| known as u64 == self.condition.load(Ordering::Acquire)).unwrap_or_default()
+    }
+}

@@ -1,0 +1,18 @@
+//! One shard: a CommitLog, what it means, and the thread that owns both.
+//!
+//! `core` decides (with `deliver` and `finish`), `state` is what the log says, `thread` does what was decided. Only `thread` knows time and disk.
+
+pub mod state;
+pub mod core;
+mod deliver;
+mod finish;
+pub mod polls;
+pub mod clock;
+pub mod inbox;
+pub mod thread;
+pub mod upkeep;
+
+#[cfg(test)]
+mod core_tests;
+#[cfg(test)]
+mod rig;

@@ -1,0 +1,255 @@
+//! A core without a world: a test plays the driver, commits when it wants to, and keeps the log to replay it.
+
+use super::core::{Action, Core, Draft, Entries, Entry, Event, Given, Limits, Reply, Token};
+use super::polls::{Poll, Wanted};
+use super::state::State;
+use crate::record::Record;
+use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueuePosition};
+use gantry_model::group::{GroupSpec, Order};
+use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicType};
+use gantry_model::{ClientId, Filter, Group, GroupId, GroupName, Lsn, QueueKey, ReceiptHandle, RetryPolicy, ShardId, Topic, TopicId, TopicName};
+use gantry_store::record::tag_hash;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A message of which only the tag matters.
+#[derive(Debug, Clone)]
+pub struct Note {
+    pub tag: Option<&'static str>,
+}
+
+impl Draft for Note {
+    fn size(&self) -> usize {
+        1
+    }
+}
+
+/// The index, as far as the core asks.
+#[derive(Default)]
+pub struct Notes(BTreeMap<QueueKey, Vec<Entry>>);
+
+impl Entries for Notes {
+    fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry> {
+        self.0.get(&queue)?.get(offset as usize).copied()
+    }
+
+    fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64> {
+        let entries = self.0.get(&queue)?;
+        entries.iter().position(|entry| entry.time >= time).map(|at| at as u64)
+    }
+}
+
+/// What the log holds, for a replay.
+#[derive(Clone, Debug)]
+pub enum Logged {
+    Message(QueueKey),
+    Record(Record),
+}
+
+pub struct Rig {
+    pub core: Core<Note>,
+    pub notes: Notes,
+    pub log: Vec<Logged>,
+    pub now: u64,
+    pub replies: BTreeMap<Token, Reply>,
+    tokens: u64,
+}
+
+pub const QUEUES: u32 = 3;
+
+pub fn topic() -> Arc<Topic> {
+    Arc::new(Topic {
+        id: TopicId(1),
+        name: TopicName { namespace: String::new(), name: "t".into() },
+        kind: TopicType::Normal,
+        permission: Permission::ReadWrite,
+        queues: vec![Queue { shard: ShardId(0), state: QueueState::Active }; QUEUES as usize],
+        retention: Retention::default(),
+        created_ms: 0,
+    })
+}
+
+pub fn group(id: u32, max_attempts: u32) -> Arc<Group> {
+    let spec = GroupSpec::on_first_use(GroupName { namespace: String::new(), name: format!("g{id}") });
+    Arc::new(Group {
+        id: GroupId(id),
+        name: spec.name,
+        order: Order::None,
+        max_attempts,
+        retry: RetryPolicy::Customized { delays_ms: vec![1_000] },
+        start: spec.start,
+        dead_letter: TopicId(100 + id),
+        auto_renew_cap_ms: 3_600_000,
+        created_ms: 0,
+    })
+}
+
+impl Rig {
+    pub fn new() -> Rig {
+        Rig::over(State::default(), Notes::default(), Vec::new(), 1_000)
+    }
+
+    pub fn over(state: State, notes: Notes, log: Vec<Logged>, now: u64) -> Rig {
+        let core = Core::new(state, ShardId(0), Limits::default(), now);
+        let mut rig = Rig { core, notes, log, now, replies: BTreeMap::new(), tokens: 0 };
+        let actions = rig.core.start(0);
+        rig.perform(actions);
+        rig
+    }
+
+    /// A crash after everything was committed: the state comes from the log alone.
+    pub fn restart(self) -> Rig {
+        let state = replay(&self.log);
+        assert!(state == self.core.state, "the log says what the leader knew");
+        let mut rig = Rig::over(state, self.notes, self.log, self.now);
+        rig.tokens = self.tokens;
+        rig
+    }
+
+    pub fn step(&mut self, event: Event<Note>) {
+        let mut actions = Vec::new();
+        self.core.step(self.now, event, &self.notes, &mut actions);
+        self.perform(actions);
+    }
+
+    /// Everything that a driver's round does after its events.
+    pub fn settle(&mut self) {
+        self.step(Event::Settle);
+        self.step(Event::Committed { appended: self.core.appended() });
+        self.step(Event::Tick);
+        self.step(Event::Committed { appended: self.core.appended() });
+        for (_, _, cursor) in self.core.state.cursors() {
+            cursor.check();
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action<Note>>) {
+        for action in actions {
+            let lsn = Lsn(self.log.len() as u64);
+            match action {
+                Action::Store { queue, offset, draft } => {
+                    let entries = self.notes.0.entry(queue).or_default();
+                    assert_eq!(entries.len() as u64, offset.0, "offsets are dense");
+                    entries.push(Entry { lsn, tag_hash: draft.tag.map_or(0, tag_hash), time: self.now });
+                    self.log.push(Logged::Message(queue));
+                }
+                Action::Append { record } => {
+                    if let Record::Dead(dead) = &record {
+                        self.notes.0.entry(dead.dead_queue).or_default().push(Entry { lsn, tag_hash: 0, time: self.now });
+                    }
+                    let decoded = Record::decode(record.kind(), &record.encode());
+                    assert_eq!(decoded, Ok(Some(record.clone())), "what is applied is what is written");
+                    self.log.push(Logged::Record(record));
+                }
+                Action::Reply { token, reply } => assert!(self.replies.insert(token, reply).is_none(), "one answer per request"),
+            }
+        }
+    }
+
+    pub fn token(&mut self) -> Token {
+        self.tokens += 1;
+        Token(self.tokens)
+    }
+
+    pub fn send(&mut self, tags: &[Option<&'static str>]) {
+        for &tag in tags {
+            let token = self.token();
+            self.step(Event::Send { token, topic: topic(), drafts: vec![Note { tag }] });
+        }
+        self.settle();
+    }
+
+    pub fn poll(&mut self, group: &Arc<Group>, client: &str, max: u32, filter: Filter, term: LeaseTerm, wait_ms: u64) -> Token {
+        let token = self.token();
+        let poll = Poll {
+            group: group.clone(),
+            topic: topic(),
+            wanted: Wanted::new(Arc::new(filter)),
+            client: ClientId::new(client),
+            max,
+            term,
+            deadline: self.now + wait_ms,
+            attempt_id: None,
+        };
+        self.step(Event::Receive { token, poll });
+        self.settle();
+        token
+    }
+
+    /// A receive that doesn't wait, for 10 s.
+    pub fn receive(&mut self, group: &Arc<Group>, max: u32) -> Vec<Given> {
+        let token = self.poll(group, "c", max, Filter::All, LeaseTerm::For(Duration::from_secs(10)), 0);
+        self.answer(token)
+    }
+
+    pub fn answer(&mut self, token: Token) -> Vec<Given> {
+        match self.replies.remove(&token) {
+            Some(Reply::Delivered { lease, .. }) => lease,
+            other => panic!("expected deliveries for {token:?}, got {other:?}"),
+        }
+    }
+
+    pub fn ack(&mut self, group: &Arc<Group>, given: &[Given]) -> Vec<Result<(), LeaseError>> {
+        let token = self.token();
+        let handles = given.iter().map(|given| handle(group, given)).collect();
+        self.step(Event::Ack { token, group: group.id, handles });
+        self.settle();
+        match self.replies.remove(&token) {
+            Some(Reply::Acked(answers)) => answers,
+            other => panic!("expected acknowledgements, got {other:?}"),
+        }
+    }
+
+    pub fn change(&mut self, group: &Arc<Group>, given: &Given, after_ms: u64, attempt: AttemptCount) -> Result<(), LeaseError> {
+        let token = self.token();
+        self.step(Event::Change { token, group: group.clone(), handle: handle(group, given), after_ms, attempt });
+        self.settle();
+        match self.replies.remove(&token) {
+            Some(Reply::Changed(answer)) => answer,
+            other => panic!("expected a change, got {other:?}"),
+        }
+    }
+
+    pub fn sleep(&mut self, ms: u64) {
+        self.now += ms;
+        self.settle();
+    }
+
+    pub fn positions(&mut self, group: &Arc<Group>) -> QueuePosition {
+        let token = self.token();
+        self.step(Event::Positions { token, group: group.clone(), topic: topic() });
+        let Some(Reply::Positions(positions)) = self.replies.remove(&token) else { panic!("expected positions") };
+        positions.into_iter().fold(QueuePosition::default(), |mut sum, one| {
+            sum.ready += one.ready;
+            sum.in_flight += one.in_flight;
+            sum.waiting += one.waiting;
+            sum
+        })
+    }
+}
+
+pub fn handle(group: &Group, given: &Given) -> ReceiptHandle {
+    ReceiptHandle {
+        shard: ShardId(0),
+        topic: given.queue.topic(),
+        group: group.id,
+        queue: given.queue.queue(),
+        offset: gantry_model::Offset(given.offset),
+        lease: given.lease,
+        reset: given.reset,
+        attempt: given.attempt,
+    }
+}
+
+/// The state that a log amounts to.
+pub fn replay(log: &[Logged]) -> State {
+    let mut state = State::default();
+    for logged in log {
+        match logged {
+            Logged::Message(queue) => drop(state.apply_message(*queue)),
+            Logged::Record(record) => state.apply(record),
+        }
+    }
+    state
+}

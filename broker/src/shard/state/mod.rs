@@ -1,0 +1,313 @@
+//! All that a shard knows beside its messages: the bounds of its queues, and where every group stands on them.
+//!
+//! The state is a function of the log: [`State::apply`] is the only thing that changes it, on the leader when it appends and on a restart or a
+//! replica when the log is read. It never looks at a clock, a configuration or chance, and never depends on the order of a hash map.
+//!
+//! It lives in buckets behind `Arc`, so that a checkpoint can take all of it by cloning pointers while the shard goes on.
+
+pub mod cursor;
+pub mod ranges;
+pub mod snapshot;
+
+use crate::record::{Ack, Dead, EpochStart, Expire, Forget, Lease, LeasedQueue, Record, SetVisible, Trim, Visibility};
+use cursor::Cursor;
+use gantry_model::{ClientId, GroupId, LeaseId, Offset, QueueKey, TopicId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// How many buckets there are. A checkpoint writes the changed ones.
+pub const BUCKETS: usize = 4096;
+
+/// First and next offset of a queue that ever had a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    pub min: u64,
+    pub next: u64,
+}
+
+/// Leases between two sweeps over receives that may be repeated.
+const SWEEP_EVERY: u64 = 1_024;
+
+/// One slice of the state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bucket {
+    pub queues: BTreeMap<QueueKey, Bounds>,
+    pub cursors: BTreeMap<(QueueKey, GroupId), Cursor>,
+}
+
+/// A receive that can be repeated: the client, its group and topic, and its own name for the receive.
+pub type AttemptKey = (GroupId, TopicId, ClientId, String);
+
+/// What is small and changes often; written with each checkpoint as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    pub epoch: u32,
+    pub last_lease: u64,
+    pub messages: u64,
+    pub delivered: u64,
+    pub acked: u64,
+    pub dead_letters: u64,
+    /// Messages that were deleted by retention before a group had finished them.
+    pub expired_unfinished: u64,
+    /// Live receives that may be repeated, with what they gave.
+    pub attempts: BTreeMap<AttemptKey, Vec<(QueueKey, u64, LeaseId)>>,
+}
+
+/// The state of one shard.
+#[derive(Clone, Debug)]
+pub struct State {
+    pub head: Head,
+    buckets: Vec<Arc<Bucket>>,
+    dirty: BTreeSet<u16>,
+    /// Which groups have a cursor on which topic; derived.
+    pub groups_of: BTreeMap<TopicId, BTreeSet<GroupId>>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        let empty = Arc::new(Bucket::default());
+        State { head: Head::default(), buckets: vec![empty; BUCKETS], dirty: BTreeSet::new(), groups_of: BTreeMap::new() }
+    }
+}
+
+impl State {
+    pub fn bounds(&self, queue: QueueKey) -> Bounds {
+        self.bucket(queue).queues.get(&queue).copied().unwrap_or_default()
+    }
+
+    pub fn cursor(&self, group: GroupId, queue: QueueKey) -> Option<&Cursor> {
+        self.bucket(queue).cursors.get(&(queue, group))
+    }
+
+    /// Every cursor, in a fixed order.
+    pub fn cursors(&self) -> impl Iterator<Item = (QueueKey, GroupId, &Cursor)> + '_ {
+        self.buckets.iter().flat_map(|bucket| bucket.cursors.iter().map(|(&(queue, group), cursor)| (queue, group, cursor)))
+    }
+
+    /// Every queue that ever had a message.
+    pub fn queues(&self) -> impl Iterator<Item = (QueueKey, Bounds)> + '_ {
+        self.buckets.iter().flat_map(|bucket| bucket.queues.iter().map(|(&queue, &bounds)| (queue, bounds)))
+    }
+
+    /// A message got the next offset of its queue.
+    pub fn apply_message(&mut self, queue: QueueKey) -> Offset {
+        self.head.messages += 1;
+        let bounds = self.bucket_mut(queue).queues.entry(queue).or_default();
+        let offset = Offset(bounds.next);
+        bounds.next += 1;
+        offset
+    }
+
+    /// A record was appended.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::EpochStart(start) => self.apply_epoch(start),
+            Record::Lease(lease) => self.apply_lease(lease),
+            Record::Ack(ack) => self.apply_ack(ack),
+            Record::SetVisible(set) => self.apply_set_visible(set),
+            Record::Expire(expire) => self.apply_expire(expire),
+            Record::Dead(dead) => self.apply_dead(dead),
+            Record::Trim(trim) => self.apply_trim(trim),
+            Record::Forget(forget) => self.apply_forget(forget),
+        }
+    }
+
+    fn apply_epoch(&mut self, start: &EpochStart) {
+        self.head.epoch = start.epoch;
+        if start.shift_ms == 0 {
+            return;
+        }
+        for index in 0..BUCKETS {
+            if self.buckets[index].cursors.values().any(|cursor| !cursor.leases.is_empty()) {
+                self.dirty.insert(index as u16);
+                let bucket = Arc::make_mut(&mut self.buckets[index]);
+                bucket.cursors.values_mut().for_each(|cursor| cursor.shift_deadlines(start.shift_ms));
+            }
+        }
+    }
+
+    fn apply_lease(&mut self, lease: &Lease) {
+        self.head.last_lease = self.head.last_lease.max(lease.id.0);
+        let mut given = Vec::new();
+        for part in &lease.queues {
+            let LeasedQueue { queue, start, next, leased, kept } = part;
+            self.groups_of.entry(queue.topic()).or_default().insert(lease.group);
+            let cursor = self.bucket_mut(*queue).cursors.entry((*queue, lease.group)).or_insert_with(|| Cursor::starting_at(*start));
+            for &(offset, attempt) in leased {
+                let owner = lease.owned.then(|| lease.client.clone());
+                cursor.lease(offset, cursor::Lease { id: lease.id, attempt, deadline: lease.deadline, owner });
+                given.push((*queue, offset, lease.id));
+            }
+            let next = next.0.max(cursor.next);
+            cursor.pass_to(next, kept);
+        }
+        self.head.delivered += given.len() as u64;
+        if let (Some(attempt_id), Some(first)) = (&lease.attempt_id, lease.queues.first())
+            && !given.is_empty()
+        {
+            let key = (lease.group, first.queue.topic(), lease.client.clone(), attempt_id.clone());
+            self.head.attempts.insert(key, given);
+        }
+        // Swept by the log's own count, so that every replica sweeps at the same record.
+        if lease.id.0.is_multiple_of(SWEEP_EVERY) {
+            self.sweep_attempts();
+        }
+    }
+
+    fn apply_ack(&mut self, ack: &Ack) {
+        for (queue, offsets) in &ack.queues {
+            self.head.acked += offsets.len() as u64;
+            self.change(ack.group, *queue, |cursor| offsets.iter().for_each(|&offset| cursor.finish(offset)));
+        }
+    }
+
+    fn apply_set_visible(&mut self, set: &SetVisible) {
+        let offset = set.offset.0;
+        self.change(set.group, set.queue, |cursor| {
+            let Some(attempt) = cursor.leases.get(&offset).map(|lease| lease.attempt) else { return };
+            match set.how {
+                Visibility::Extended => cursor.extend(offset, set.at),
+                Visibility::Nacked => cursor.give_back(offset, set.at, attempt),
+                Visibility::Suspended => cursor.give_back(offset, set.at, attempt.saturating_sub(1)),
+            }
+        });
+    }
+
+    fn apply_expire(&mut self, expire: &Expire) {
+        self.change(expire.group, expire.queue, |cursor| {
+            for &(offset, visible) in &expire.ended {
+                if let Some(attempt) = cursor.leases.get(&offset).map(|lease| lease.attempt) {
+                    cursor.give_back(offset, visible, attempt);
+                }
+            }
+        });
+    }
+
+    fn apply_dead(&mut self, dead: &Dead) {
+        self.head.dead_letters += 1;
+        let given = self.apply_message(dead.dead_queue);
+        assert_eq!(given, dead.dead_offset, "dead letters get dense offsets");
+        self.change(dead.group, dead.queue, |cursor| cursor.finish(dead.offset.0));
+    }
+
+    fn apply_trim(&mut self, trim: &Trim) {
+        for &(queue, min) in &trim.queues {
+            let bucket = self.bucket_mut(queue);
+            let Some(bounds) = bucket.queues.get_mut(&queue) else { continue };
+            bounds.min = bounds.min.max(min.min(bounds.next));
+            let min = bounds.min;
+            let lost: u64 = bucket.cursors.range_mut((queue, GroupId(0))..=(queue, GroupId(u32::MAX))).map(|(_, cursor)| cursor.trim(min)).sum();
+            self.head.expired_unfinished += lost;
+        }
+    }
+
+    fn apply_forget(&mut self, forget: &Forget) {
+        let goes = |queue: &QueueKey, group: Option<&GroupId>| match forget {
+            Forget::Topic(topic) => queue.topic() == *topic,
+            Forget::Group(gone) => group == Some(gone),
+        };
+        for index in 0..BUCKETS {
+            let bucket = &self.buckets[index];
+            if bucket.queues.keys().any(|queue| goes(queue, None)) || bucket.cursors.keys().any(|(queue, group)| goes(queue, Some(group))) {
+                self.dirty.insert(index as u16);
+                let bucket = Arc::make_mut(&mut self.buckets[index]);
+                bucket.queues.retain(|queue, _| !goes(queue, None));
+                bucket.cursors.retain(|(queue, group), _| !goes(queue, Some(group)));
+            }
+        }
+        self.head.attempts.retain(|(group, topic, ..), _| match forget {
+            Forget::Topic(gone) => topic != gone,
+            Forget::Group(gone) => group != gone,
+        });
+        match forget {
+            Forget::Topic(topic) => {
+                self.groups_of.remove(topic);
+            }
+            Forget::Group(group) => self.groups_of.values_mut().for_each(|groups| {
+                groups.remove(group);
+            }),
+        }
+    }
+
+    /// What a repeated receive gave that is still held under the same lease.
+    pub fn repeated(&self, key: &AttemptKey) -> Vec<(QueueKey, u64, LeaseId)> {
+        let Some(given) = self.head.attempts.get(key) else { return Vec::new() };
+        given.iter().filter(|given| self.holds(key.0, given)).copied().collect()
+    }
+
+    /// Forgets repeatable receives of which nothing is held any more.
+    fn sweep_attempts(&mut self) {
+        let mut attempts = std::mem::take(&mut self.head.attempts);
+        attempts.retain(|key, given| given.iter().any(|given| self.holds(key.0, given)));
+        self.head.attempts = attempts;
+    }
+
+    fn holds(&self, group: GroupId, &(queue, offset, lease): &(QueueKey, u64, LeaseId)) -> bool {
+        self.cursor(group, queue).and_then(|cursor| cursor.leases.get(&offset)).is_some_and(|held| held.id == lease)
+    }
+
+    /// Takes the whole state as it is now, and which buckets changed since the last time.
+    pub fn freeze(&mut self) -> (Head, Vec<(u16, Option<Arc<Bucket>>)>) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let buckets = (0..BUCKETS as u16)
+            .filter(|&index| dirty.contains(&index) || !self.buckets[index as usize].is_empty())
+            .map(|index| (index, dirty.contains(&index).then(|| self.buckets[index as usize].clone())))
+            .collect();
+        (self.head.clone(), buckets)
+    }
+
+    /// Counts everything as changed, after a checkpoint failed.
+    pub fn touch_all(&mut self) {
+        self.dirty = (0..BUCKETS as u16).filter(|&index| !self.buckets[index as usize].is_empty()).collect();
+    }
+
+    /// Whether anything changed since the last [`State::freeze`].
+    pub fn changed(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Puts back what a checkpoint kept.
+    pub fn restore(head: Head, buckets: Vec<(u16, Bucket)>) -> State {
+        let mut state = State { head, ..State::default() };
+        for (index, bucket) in buckets {
+            for (queue, group) in bucket.cursors.keys() {
+                state.groups_of.entry(queue.topic()).or_default().insert(*group);
+            }
+            state.buckets[index as usize % BUCKETS] = Arc::new(bucket);
+        }
+        state
+    }
+
+    fn change(&mut self, group: GroupId, queue: QueueKey, with: impl FnOnce(&mut Cursor)) {
+        if let Some(cursor) = self.bucket_mut(queue).cursors.get_mut(&(queue, group)) {
+            with(cursor);
+        }
+    }
+
+    fn bucket(&self, queue: QueueKey) -> &Bucket {
+        &self.buckets[bucket_of(queue)]
+    }
+
+    fn bucket_mut(&mut self, queue: QueueKey) -> &mut Bucket {
+        let index = bucket_of(queue);
+        self.dirty.insert(index as u16);
+        Arc::make_mut(&mut self.buckets[index])
+    }
+}
+
+impl Bucket {
+    pub fn is_empty(&self) -> bool {
+        self.queues.is_empty() && self.cursors.is_empty()
+    }
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &State) -> bool {
+        self.head == other.head && self.buckets == other.buckets
+    }
+}
+
+/// Queues of one topic spread over the buckets (Fibonacci hashing: the multiplier is 2^64 divided by the golden ratio).
+fn bucket_of(queue: QueueKey) -> usize {
+    (queue.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 52) as usize
+}

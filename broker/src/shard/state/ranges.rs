@@ -1,0 +1,89 @@
+//! A set of offsets kept as ranges: a million finished offsets in a row cost one entry.
+
+use std::collections::BTreeMap;
+
+/// Disjoint, non-touching half-open ranges, by start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges {
+    ends: BTreeMap<u64, u64>,
+}
+
+impl Ranges {
+    /// Adds `from..to`; joins what touches.
+    pub fn insert(&mut self, from: u64, to: u64) {
+        if from >= to {
+            return;
+        }
+        let (mut from, mut to) = (from, to);
+        if let Some((&start, &end)) = self.ends.range(..=from).next_back()
+            && end >= from
+        {
+            from = start;
+            to = to.max(end);
+            self.ends.remove(&start);
+        }
+        while let Some((&start, &end)) = self.ends.range(from..=to).next() {
+            to = to.max(end);
+            self.ends.remove(&start);
+        }
+        self.ends.insert(from, to);
+    }
+
+    pub fn contains(&self, value: u64) -> bool {
+        self.ends.range(..=value).next_back().is_some_and(|(_, &end)| value < end)
+    }
+
+    /// Takes away everything up to the first value at or above `base` that is not in the set, and answers that value.
+    pub fn drain_prefix(&mut self, base: u64) -> u64 {
+        let mut base = base;
+        while let Some((&start, &end)) = self.ends.first_key_value() {
+            if start > base {
+                break;
+            }
+            base = base.max(end);
+            self.ends.remove(&start);
+        }
+        base
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.ends.iter().map(|(&start, &end)| (start, end))
+    }
+
+    pub fn clear(&mut self) {
+        self.ends.clear();
+    }
+
+    /// How many values are in the set.
+    pub fn count(&self) -> u64 {
+        self.iter().map(|(start, end)| end - start).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn ranges_behave_like_a_set_of_numbers(inserts in prop::collection::vec((0u64..60, 0u64..8), 0..40), base in 0u64..60) {
+            let mut ranges = Ranges::default();
+            let mut set = BTreeSet::new();
+            for (from, len) in inserts {
+                ranges.insert(from, from + len);
+                set.extend(from..from + len);
+            }
+            for value in 0..70 {
+                prop_assert_eq!(ranges.contains(value), set.contains(&value));
+            }
+            prop_assert_eq!(ranges.count(), set.len() as u64);
+            let touching = ranges.iter().zip(ranges.iter().skip(1)).any(|(a, b)| a.1 >= b.0);
+            prop_assert!(!touching, "{:?}", ranges);
+            let expected = (base..).find(|value| !set.contains(value)).expect("the set ends");
+            prop_assert_eq!(ranges.drain_prefix(base), expected);
+            prop_assert!(ranges.iter().all(|(start, _)| start > base));
+        }
+    }
+}

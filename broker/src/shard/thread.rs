@@ -1,0 +1,463 @@
+//! The thread of a shard: brings requests to the core, performs what the core decided, and makes it durable.
+//!
+//! One round is: take what is in the inbox, step the core for each, write what was staged with one `pwrite`, `fdatasync`, then answer and
+//! make messages visible. While the disk syncs, the inbox fills: the sync is the batching window, and there is no commit timer.
+//!
+//! Nothing here waits but the inbox and the disk. A disk that fails ends the thread: nothing more is acknowledged (a second sync after a failed
+//! one proves nothing), the status says so, and the process is to restart.
+
+use super::clock::ShardClock;
+use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
+use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
+use super::polls::{Poll, Wanted};
+use super::upkeep::{Job, Upkeep};
+use crate::admission::Permit;
+use crate::alive::Alive;
+use crate::draft::{self, Draft};
+use crate::record::Record;
+use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
+use gantry_model::{GroupId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId};
+use gantry_store::frame::{Flags, Kind};
+use gantry_store::index::{self, Index};
+use gantry_store::log::{AppendError, CommitLog, LogReader};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Most requests of one round, and most bytes staged before a write; both only bound the latency of the first.
+const ROUND_REQUESTS: usize = 4_096;
+const ROUND_BYTES: usize = 1024 * 1024;
+/// Without work the thread looks up this often: durable marks, retention, the disk's room.
+const IDLE: Duration = Duration::from_millis(1_000);
+
+/// Who waits for an answer.
+enum Waiter {
+    Send { reply: oneshot::Sender<Vec<Result<Sent, SendError>>>, _permit: Permit },
+    Receive { reply: oneshot::Sender<Leased>, group: GroupId },
+    Ack(oneshot::Sender<Vec<Result<(), LeaseError>>>),
+    Change(oneshot::Sender<Result<(), LeaseError>>),
+    Positions(oneshot::Sender<Vec<QueuePosition>>),
+    Queues(oneshot::Sender<Vec<QueueBounds>>),
+}
+
+/// Everything a shard's thread owns.
+pub struct Driver {
+    pub core: Core<Draft>,
+    pub log: CommitLog,
+    pub reader: LogReader,
+    pub index: Index,
+    pub clock: ShardClock,
+    pub inbox: Inbox,
+    pub requests: Receiver<Request>,
+    pub status: Arc<Status>,
+    pub upkeep: Upkeep,
+    alive: Arc<Alive>,
+    waiters: HashMap<Token, Waiter>,
+    /// Replies that rest on what is staged.
+    pending: Vec<(Token, Reply)>,
+    /// Events that the driver itself brings, before the next request.
+    own: VecDeque<Event<Draft>>,
+    actions: Vec<Action<Draft>>,
+    stop: bool,
+}
+
+/// The index as the core sees it. A damaged run answers nothing; upkeep reports it and rebuilds it at the next start.
+struct IndexEntries<'a>(&'a Index);
+
+impl Entries for IndexEntries<'_> {
+    fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry> {
+        let found = self.0.lookup(queue, Offset(offset)).ok().flatten()?;
+        Some(Entry { lsn: found.position, tag_hash: found.tag_hash, time: found.time })
+    }
+
+    fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64> {
+        self.0.first_at_or_after_time(queue, time).ok().map(|offset| offset.0)
+    }
+}
+
+impl Driver {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a shard, brought together once")]
+    pub fn new(
+        core: Core<Draft>,
+        log: CommitLog,
+        index: Index,
+        clock: ShardClock,
+        inbox: Inbox,
+        requests: Receiver<Request>,
+        status: Arc<Status>,
+        upkeep: Upkeep,
+        alive: Arc<Alive>,
+    ) -> Driver {
+        let reader = log.reader();
+        Driver {
+            core,
+            log,
+            reader,
+            index,
+            clock,
+            inbox,
+            requests,
+            status,
+            upkeep,
+            alive,
+            waiters: HashMap::new(),
+            pending: Vec::new(),
+            own: VecDeque::new(),
+            actions: Vec::new(),
+            stop: false,
+        }
+    }
+
+    /// Begins the reign and makes its first record durable, so that nothing is served before.
+    pub fn start(&mut self, shift_ms: u64) -> Result<(), AppendError> {
+        self.clock.now_ms();
+        self.actions = self.core.start(shift_ms);
+        self.perform()?;
+        self.commit()
+    }
+
+    /// Works until it is told to stop or the disk fails.
+    pub fn run(mut self) -> Result<(), AppendError> {
+        while !self.stop {
+            if let Err(error) = self.round() {
+                tracing::error!(shard = self.core.shard.0, %error, "the log can't be written; nothing more is acknowledged");
+                self.status.set_condition(ShardCondition::Failed);
+                return Err(error);
+            }
+        }
+        self.upkeep.finish(&mut self.core, &self.index, self.log.end());
+        self.log.close()
+    }
+
+    fn round(&mut self) -> Result<(), AppendError> {
+        let first = self.wait();
+        let now = self.clock.now_ms();
+        while let Some(event) = self.own.pop_front() {
+            self.step(now, event)?;
+        }
+        let mut taken = 0;
+        let mut next = first;
+        while let Some(request) = next.take() {
+            self.take(now, request)?;
+            taken += 1;
+            if taken < ROUND_REQUESTS && self.log.staged_bytes() < ROUND_BYTES {
+                next = self.requests.try_recv().ok();
+            }
+        }
+        self.step(now, Event::Settle)?;
+        if self.core.next_event().is_some_and(|time| time <= now) {
+            self.step(now, Event::Tick)?;
+        }
+        self.commit()?;
+        self.keep_up(now)
+    }
+
+    /// The next request; waits for it only if nothing else is to be done.
+    fn wait(&mut self) -> Option<Request> {
+        let busy = self.log.staged_bytes() > 0 || !self.pending.is_empty() || !self.own.is_empty();
+        if busy {
+            return match self.requests.try_recv() {
+                Ok(request) => Some(request),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => Some(Request::Stop),
+            };
+        }
+        let now = self.clock.now_ms();
+        let until = self.core.next_event().map_or(IDLE, |time| Duration::from_millis(time.saturating_sub(now)).min(IDLE));
+        match self.requests.recv_timeout(until) {
+            Ok(request) => Some(request),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
+        }
+    }
+
+    fn take(&mut self, now: u64, request: Request) -> Result<(), AppendError> {
+        match request {
+            Request::Send { topic, drafts, permit, reply } => self.take_send(now, topic, drafts, permit, reply),
+            Request::Receive { token, wish, reply } => self.take_receive(now, token, wish, reply),
+            Request::Cancel { token } => {
+                // One that was granted a moment ago is taken back when its answer finds nobody.
+                if self.core.is_waiting(token) {
+                    self.waiters.remove(&token);
+                }
+                self.step(now, Event::Cancel { token })
+            }
+            Request::Ack { group, handles, reply } => {
+                let token = self.wait_for(Waiter::Ack(reply));
+                self.step(now, Event::Ack { token, group, handles })
+            }
+            Request::Change { group, handle, after_ms, attempt, reply } => {
+                let token = self.wait_for(Waiter::Change(reply));
+                self.step(now, Event::Change { token, group, handle, after_ms, attempt })
+            }
+            Request::Dead { group, handle, reply } => {
+                let token = self.wait_for(Waiter::Change(reply));
+                self.step(now, Event::Dead { token, group, handle })
+            }
+            Request::Release { handles } => self.step(now, Event::Release { handles }),
+            Request::ClientGone { client } => self.step(now, Event::ClientGone { client }),
+            Request::Positions { group, topic, reply } => {
+                let token = self.wait_for(Waiter::Positions(reply));
+                self.step(now, Event::Positions { token, group, topic })
+            }
+            Request::Queues { topic, reply } => {
+                let token = self.wait_for(Waiter::Queues(reply));
+                self.step(now, Event::Queues { token, topic })
+            }
+            Request::GroupKnown { group } => self.step(now, Event::GroupKnown { group }),
+            Request::Forget { what } => self.step(now, Event::Forget { what }),
+            other => self.take_chore(now, other),
+        }
+    }
+
+    fn take_chore(&mut self, now: u64, request: Request) -> Result<(), AppendError> {
+        match request {
+            Request::Find { find, limit, reply } => {
+                let _ = reply.send(self.find(&find, limit));
+            }
+            Request::Sealed { run: Ok(run) } => self.index.sealed(run),
+            Request::Sealed { run: Err(error) } => tracing::warn!(%error, "an index run could not be written; it is rebuilt at the next start"),
+            Request::Checkpointed { at, error } => self.upkeep.checkpointed(at, error, &mut self.core.state),
+            Request::Drain { reply } => {
+                self.status.set_condition(ShardCondition::Draining);
+                self.step(now, Event::Drain)?;
+                let _ = reply.send(());
+            }
+            _ => self.stop = true,
+        }
+        Ok(())
+    }
+
+    fn take_send(
+        &mut self,
+        now: u64,
+        topic: Arc<gantry_model::Topic>,
+        drafts: Vec<Draft>,
+        permit: Permit,
+        reply: oneshot::Sender<Vec<Result<Sent, SendError>>>,
+    ) -> Result<(), AppendError> {
+        let bytes: usize = drafts.iter().map(super::core::Draft::size).sum();
+        if let Some(used_percent) = self.upkeep.full(&mut self.log, bytes)? {
+            self.status.set_condition(ShardCondition::Full);
+            let _ = reply.send(vec![Err(SendError::DiskFull { used_percent }); drafts.len()]);
+            return Ok(());
+        }
+        let token = self.wait_for(Waiter::Send { reply, _permit: permit });
+        self.step(now, Event::Send { token, topic, drafts })
+    }
+
+    fn take_receive(&mut self, now: u64, token: Token, wish: Wish, reply: oneshot::Sender<Leased>) -> Result<(), AppendError> {
+        self.waiters.insert(token, Waiter::Receive { reply, group: wish.group.id });
+        let poll = Poll {
+            group: wish.group,
+            topic: wish.topic,
+            wanted: Wanted::new(wish.filter),
+            client: wish.client,
+            max: wish.max,
+            term: wish.term,
+            deadline: now + wish.wait.as_millis() as u64,
+            attempt_id: wish.attempt_id,
+        };
+        self.step(now, Event::Receive { token, poll })
+    }
+
+    fn wait_for(&mut self, waiter: Waiter) -> Token {
+        let token = self.inbox.token();
+        self.waiters.insert(token, waiter);
+        token
+    }
+
+    fn step(&mut self, now: u64, event: Event<Draft>) -> Result<(), AppendError> {
+        self.core.step(now, event, &IndexEntries(&self.index), &mut self.actions);
+        self.perform()
+    }
+
+    fn perform(&mut self) -> Result<(), AppendError> {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Store { queue, offset, draft } => self.store(queue, offset, &draft)?,
+                Action::Append { record } => self.append(record)?,
+                Action::Reply { token, reply } => self.pending.push((token, reply)),
+            }
+        }
+        self.actions = actions;
+        Ok(())
+    }
+
+    fn store(&mut self, queue: QueueKey, offset: Offset, draft: &Draft) -> Result<(), AppendError> {
+        let time = self.core.now();
+        let fixed = draft.fixed(queue, offset);
+        let parts: [&[u8]; 3] = [&fixed, &draft.properties, &draft.body];
+        let lsn = self.stage(Kind::Message, time, &parts)?;
+        let len = Draft::frame_len(&parts);
+        self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash: draft.tag_hash, time }, &draft.keys);
+        Ok(())
+    }
+
+    fn append(&mut self, record: Record) -> Result<(), AppendError> {
+        let time = self.core.now();
+        let Record::Dead(mut dead) = record else {
+            self.stage(record.kind(), time, &[&record.encode()])?;
+            match &record {
+                Record::Trim(trim) => self.upkeep.trimmed(trim, &mut self.index, &mut self.log),
+                Record::Forget(forget) => self.upkeep.forgotten(*forget, &mut self.index, &self.core.state),
+                _ => {}
+            }
+            return Ok(());
+        };
+        // A dead letter carries its own copy: it is kept longer than the original, and dead letters are few.
+        let original = self.reader.frame(dead.original).ok();
+        let tag_hash = IndexEntries(&self.index).entry(dead.queue, dead.offset.0).map_or(0, |entry| entry.tag_hash);
+        let copy = original.map(|frame| draft::message_of(&frame)).unwrap_or_default();
+        let (queue, offset) = (dead.dead_queue, dead.dead_offset);
+        let keys = draft::keys_of(queue.topic(), &copy);
+        dead.copy = copy.to_vec();
+        let payload = Record::Dead(dead).encode();
+        let parts: [&[u8]; 1] = [&payload];
+        let lsn = self.stage(Kind::Dead, time, &parts)?;
+        let len = Draft::frame_len(&parts);
+        self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash, time }, &keys);
+        Ok(())
+    }
+
+    /// Stages a frame; when that began a new segment, the index of the old one is sealed first.
+    fn stage(&mut self, kind: Kind, time: u64, parts: &[&[u8]]) -> Result<Lsn, AppendError> {
+        let before = self.log.active_base();
+        let lsn = self.log.stage(kind, Flags::default(), time, parts)?;
+        let after = self.log.active_base();
+        if after != before {
+            let job = self.index.seal(before, after);
+            self.upkeep.give(Job::Seal(job));
+        }
+        Ok(lsn)
+    }
+
+    /// Makes what is staged durable, answers what rested on it, and makes messages visible.
+    fn commit(&mut self) -> Result<(), AppendError> {
+        if self.log.staged_bytes() > 0 {
+            self.log.write()?;
+            self.log.sync()?;
+        }
+        for (token, reply) in std::mem::take(&mut self.pending) {
+            self.answer(token, reply);
+        }
+        self.upkeep.checkpoint_if_due(&mut self.core, &self.index, self.log.end());
+        let (now, appended) = (self.core.now(), self.core.appended());
+        self.step(now, Event::Committed { appended })
+    }
+
+    fn keep_up(&mut self, now: u64) -> Result<(), AppendError> {
+        self.publish();
+        if !self.upkeep.is_due(now) {
+            return Ok(());
+        }
+        self.log.idle()?;
+        let dead: Vec<_> = self.core.owners().filter(|owner| self.alive.is_dead(owner)).cloned().collect();
+        self.own.extend(dead.into_iter().map(|client| Event::ClientGone { client }));
+        self.upkeep.look_at_disk(&self.status);
+        if let Some((start, queues)) = self.upkeep.retention(now, &self.core.state, &self.index, &self.log) {
+            self.own.push_back(Event::Trim { start, queues });
+        }
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let (status, head) = (&self.status, &self.core.state.head);
+        let numbers = [
+            (&status.epoch, u64::from(head.epoch)),
+            (&status.start, self.log.start().0),
+            (&status.end, self.log.end().0),
+            (&status.durable, self.log.durable().0),
+            (&status.open_polls, self.core.open_polls() as u64),
+            (&status.messages_stored, head.messages),
+            (&status.messages_delivered, head.delivered),
+            (&status.messages_acked, head.acked),
+            (&status.dead_letters, head.dead_letters),
+        ];
+        numbers.into_iter().for_each(|(place, number)| place.store(number, Ordering::Relaxed));
+    }
+
+    fn answer(&mut self, token: Token, reply: Reply) {
+        // A caller that went away leaves a closed channel behind; only deliveries must then be taken back.
+        match (self.waiters.remove(&token), reply) {
+            (Some(Waiter::Send { reply, _permit }), Reply::Sent(answers)) => drop(reply.send(answers)),
+            (Some(Waiter::Ack(reply)), Reply::Acked(answers)) => drop(reply.send(answers)),
+            (Some(Waiter::Change(reply)), Reply::Changed(answer)) => drop(reply.send(answer)),
+            (Some(Waiter::Positions(reply)), Reply::Positions(positions)) => drop(reply.send(positions)),
+            (Some(Waiter::Queues(reply)), Reply::Queues(bounds)) => drop(reply.send(bounds)),
+            (Some(Waiter::Receive { reply, .. }), Reply::TooManyPolls) => drop(reply.send(Leased::TooManyPolls)),
+            (Some(Waiter::Receive { reply, group }), Reply::Delivered { lease, .. }) => self.deliver(reply, group, lease),
+            _ => {}
+        }
+    }
+
+    fn deliver(&mut self, reply: oneshot::Sender<Leased>, group: GroupId, lease: Vec<Given>) {
+        let mut messages = Vec::with_capacity(lease.len());
+        for given in lease {
+            match self.index.lookup(given.queue, Offset(given.offset)) {
+                Ok(Some(entry)) => messages.push((given, Found::from(entry))),
+                // Retention took the message between the grant and now: the group is finished with it.
+                Ok(None) => self.own.push_back(Event::Ack { token: Token(0), group, handles: vec![handle(self.core.shard, group, &given)] }),
+                Err(error) => tracing::error!(queue = ?given.queue, offset = given.offset, %error, "the index can't be read; the message comes again"),
+            }
+        }
+        if let Err(Leased::Messages(messages)) = reply.send(Leased::Messages(messages)) {
+            self.take_back(group, messages.into_iter().map(|(given, _)| given).collect());
+        }
+    }
+
+    fn take_back(&mut self, group: GroupId, lease: Vec<Given>) {
+        if !lease.is_empty() {
+            let handles = lease.iter().map(|given| handle(self.core.shard, group, given)).collect();
+            self.own.push_back(Event::Release { handles });
+        }
+    }
+
+    fn find(&self, find: &Find, limit: usize) -> Vec<Found> {
+        let entries = match find {
+            Find::Key { hash } => {
+                let places = self.index.by_key(*hash, limit).unwrap_or_default();
+                return places.into_iter().map(|lsn| Found { queue: QueueKey(0), offset: 0, lsn, len: 0 }).collect();
+            }
+            Find::From { queue, offset } => {
+                let mut entries = self.index.range(*queue, Offset(*offset), limit).unwrap_or_default();
+                entries.retain(|entry| entry.offset.0 < self.core.visible_end(*queue));
+                entries
+            }
+            Find::Stored { topic, from_ms, to_ms } => self.find_stored(topic, *from_ms, *to_ms, limit),
+        };
+        entries.into_iter().map(Found::from).collect()
+    }
+
+    fn find_stored(&self, topic: &gantry_model::Topic, from_ms: u64, to_ms: u64, limit: usize) -> Vec<index::Entry> {
+        let mut found: Vec<index::Entry> = Vec::new();
+        for (queue, _) in topic.queues() {
+            let key = QueueKey::new(topic.id, queue);
+            let Ok(first) = self.index.first_at_or_after_time(key, from_ms) else { continue };
+            let end = self.core.visible_end(key);
+            let entries = self.index.range(key, first, limit).unwrap_or_default();
+            found.extend(entries.into_iter().filter(|entry| entry.time < to_ms && entry.offset.0 < end));
+        }
+        found.sort_unstable_by_key(|entry| (entry.time, entry.queue, entry.offset));
+        found.truncate(limit);
+        found
+    }
+}
+
+/// The handle that stands for a delivery.
+pub fn handle(shard: ShardId, group: GroupId, given: &Given) -> ReceiptHandle {
+    ReceiptHandle {
+        shard,
+        topic: given.queue.topic(),
+        group,
+        queue: given.queue.queue(),
+        offset: Offset(given.offset),
+        lease: given.lease,
+        reset: given.reset,
+        attempt: given.attempt,
+    }
+}

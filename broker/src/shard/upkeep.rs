@@ -1,0 +1,315 @@
+//! What keeps a shard in good order beside its work: index runs, checkpoints, retention, and room on the disk.
+//!
+//! The slow parts run on a thread of their own, which hands its results back through the inbox. What is decided here is decided on the shard's
+//! thread; a job that fails is tried again with the next one, since all of its results can be made again from the log.
+
+use super::core::Core;
+use super::inbox::{Inbox, Request, Status};
+use super::state::snapshot::{encode_bucket, encode_head};
+use super::state::{Bucket, Head, State};
+use crate::draft::Draft;
+use crate::record::{Forget, Trim};
+use gantry_model::contract::Metadata;
+use gantry_model::contract::broker::ShardCondition;
+use gantry_model::topic::TopicType;
+use gantry_model::{Lsn, Offset, QueueKey, Topic};
+use gantry_platform::disk::SharedDisk;
+use gantry_platform::tasks;
+use gantry_store::checkpoint;
+use gantry_store::index::{Index, SealJob};
+use gantry_store::log::watermark::{Watermark, watermark};
+use gantry_store::log::{AppendError, CommitLog};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, channel};
+
+/// A checkpoint is made when this much was appended since the last one, or after this time if anything was.
+const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
+const CHECKPOINT_MS: u64 = 60_000;
+/// How often the disk's room, marks and retention are looked at.
+const LOOK_MS: u64 = 1_000;
+/// Queues whose retention is looked at in one go: 100,000 take 50 s.
+const RETENTION_SLICE: usize = 2_000;
+/// Dead letters are kept for 7 days unless their topic says otherwise.
+const DEAD_LETTER_MS: u64 = 7 * 24 * 3600 * 1000;
+/// Bucket numbers in a checkpoint: the state's own, then the index's slots and the head.
+const SLOTS: u16 = super::state::BUCKETS as u16;
+const HEAD: u16 = SLOTS + 1;
+
+/// Work for the upkeep thread.
+pub enum Job {
+    Seal(SealJob),
+    Checkpoint(Frozen),
+}
+
+/// A state as it was at one position of the log.
+pub struct Frozen {
+    at: Lsn,
+    head: Head,
+    buckets: Vec<(u16, Option<Arc<Bucket>>)>,
+    slots: bytes::Bytes,
+}
+
+/// How long and how much to keep where a topic doesn't say.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    pub age_ms: u64,
+    /// Bytes of log of the whole shard; `None` is bounded by the disk only.
+    pub bytes: Option<u64>,
+}
+
+impl Retention {
+    fn age_of(&self, topic: &Topic) -> u64 {
+        // Somebody has to look at dead letters, so they are kept longer by default.
+        let default = if topic.kind == TopicType::Unchecked { self.age_ms.max(DEAD_LETTER_MS) } else { self.age_ms };
+        topic.retention.age_ms.unwrap_or(default)
+    }
+}
+
+/// Where the shard's files are, and what to ask about topics.
+#[derive(Clone)]
+pub struct Place {
+    pub disk: SharedDisk,
+    pub dir: PathBuf,
+    pub metadata: Arc<dyn Metadata>,
+    pub retention: Retention,
+}
+
+/// The shard thread's end of upkeep.
+pub struct Upkeep {
+    place: Place,
+    jobs: Sender<Job>,
+    thread: Option<tasks::Thread>,
+    looked: u64,
+    checkpoint_at: Lsn,
+    checkpoint_time: u64,
+    checkpointing: bool,
+    watermark: Watermark,
+    used_percent: u8,
+    next_queue: QueueKey,
+}
+
+impl Upkeep {
+    pub fn start(place: Place, inbox: Inbox, checkpoint_at: Lsn) -> std::io::Result<Upkeep> {
+        let (jobs, todo) = channel();
+        let worker = place.clone();
+        let thread = tasks::thread("gantry-upkeep", move || {
+            while let Ok(job) = todo.recv() {
+                inbox.put(perform(&worker, job));
+            }
+        })?;
+        Ok(Upkeep {
+            place,
+            jobs,
+            thread: Some(thread),
+            looked: 0,
+            checkpoint_at,
+            checkpoint_time: 0,
+            checkpointing: false,
+            watermark: Watermark::Ok,
+            used_percent: 0,
+            next_queue: QueueKey(0),
+        })
+    }
+
+    pub fn give(&self, job: Job) {
+        // The upkeep thread ends only with this handle.
+        let _ = self.jobs.send(job);
+    }
+
+    pub fn is_due(&mut self, now: u64) -> bool {
+        let due = now >= self.looked + LOOK_MS;
+        if due {
+            self.looked = now;
+        }
+        due
+    }
+
+    /// Freezes the state for a checkpoint when enough has happened. Must be called when everything appended is durable.
+    pub fn checkpoint_if_due(&mut self, core: &mut Core<Draft>, index: &Index, end: Lsn) {
+        let grown = end.0 - self.checkpoint_at.0;
+        let waited = core.now().saturating_sub(self.checkpoint_time) >= CHECKPOINT_MS;
+        if self.checkpointing || !(grown >= CHECKPOINT_BYTES || waited && grown > 0 && core.state.changed()) {
+            return;
+        }
+        self.checkpoint_time = core.now();
+        if let Some(frozen) = freeze(&mut core.state, index, end) {
+            self.checkpointing = true;
+            self.give(Job::Checkpoint(frozen));
+        }
+    }
+
+    pub fn checkpointed(&mut self, at: Lsn, error: Option<String>, state: &mut State) {
+        self.checkpointing = false;
+        match error {
+            None => self.checkpoint_at = at,
+            Some(error) => {
+                tracing::warn!(%error, "a checkpoint could not be written; a restart reads more of the log");
+                state.touch_all();
+            }
+        }
+    }
+
+    /// A last checkpoint at the end of a clean run, and the end of the thread.
+    pub fn finish(&mut self, core: &mut Core<Draft>, index: &Index, end: Lsn) {
+        if end > self.checkpoint_at
+            && let Some(frozen) = freeze(&mut core.state, index, end)
+        {
+            self.give(Job::Checkpoint(frozen));
+        }
+        self.jobs = channel().0;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+
+    /// Whether messages of this size must be refused; answers how full the disk is.
+    pub fn full(&mut self, log: &mut CommitLog, bytes: usize) -> Result<Option<u8>, AppendError> {
+        if self.watermark >= Watermark::RefuseSends {
+            return Ok(Some(self.used_percent));
+        }
+        match log.reserve(bytes) {
+            Ok(()) => Ok(None),
+            Err(AppendError::Full) => Ok(Some(self.used_percent.max(99))),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn look_at_disk(&mut self, status: &Status) {
+        let Ok(space) = self.place.disk.space() else { return };
+        status.disk_total.store(space.total, Ordering::Relaxed);
+        status.disk_free.store(space.free, Ordering::Relaxed);
+        self.used_percent = 100 - (space.free * 100).checked_div(space.total).unwrap_or(0).min(100) as u8;
+        let before = self.watermark;
+        self.watermark = watermark(space);
+        if before < Watermark::RefuseSends && self.watermark >= Watermark::RefuseSends {
+            tracing::error!(used_percent = self.used_percent, "the disk is nearly full: sends are refused until there is room; consuming goes on");
+            status.set_condition(ShardCondition::Full);
+        }
+        if self.watermark < Watermark::RefuseSends && status.condition() == ShardCondition::Full {
+            tracing::info!("the disk has room again: sends are taken");
+            status.set_condition(ShardCondition::Ready);
+        }
+    }
+
+    /// What retention takes away now: where the log should begin, and the queues whose first offset moves.
+    pub fn retention(&mut self, now: u64, state: &State, index: &Index, log: &CommitLog) -> Option<(Lsn, Vec<(QueueKey, u64)>)> {
+        let mut moved = BTreeMap::new();
+        self.by_age(now, state, index, &mut moved);
+        let start = self.removable(state, index, log, &mut moved);
+        (start > log.start() || !moved.is_empty()).then(|| (start, moved.into_iter().collect()))
+    }
+
+    /// A slice of the queues: their messages that are older than their topic allows.
+    fn by_age(&mut self, now: u64, state: &State, index: &Index, moved: &mut BTreeMap<QueueKey, u64>) {
+        let mut keys: Vec<(QueueKey, super::state::Bounds)> = state.queues().filter(|(queue, bounds)| *queue >= self.next_queue && bounds.min < bounds.next).collect();
+        let more = keys.len() > RETENTION_SLICE;
+        if more {
+            keys.select_nth_unstable_by_key(RETENTION_SLICE, |(queue, _)| *queue);
+            keys.truncate(RETENTION_SLICE);
+        }
+        let last = keys.iter().map(|(queue, _)| *queue).max();
+        self.next_queue = last.filter(|_| more).map_or(QueueKey(0), |queue| QueueKey(queue.0 + 1));
+        for (queue, bounds) in keys {
+            let topic = self.place.metadata.topic_by_id(queue.topic());
+            let age = topic.map_or(self.place.retention.age_ms, |topic| self.place.retention.age_of(&topic));
+            if let Ok(first) = index.first_at_or_after_time(queue, now.saturating_sub(age))
+                && first.0 > bounds.min
+            {
+                moved.insert(queue, first.0);
+            }
+        }
+    }
+
+    /// The oldest sealed segments that hold no kept message, and those that the size bound takes together with their messages.
+    fn removable(&self, state: &State, index: &Index, log: &CommitLog, moved: &mut BTreeMap<QueueKey, u64>) -> Lsn {
+        let mut start = log.start();
+        let end = log.end();
+        for segment in log.segments().into_iter().filter(|segment| segment.sealed) {
+            let next = Lsn(segment.base.0 + segment.len);
+            // What a restart needs must stay: nothing goes that the newest checkpoint doesn't contain.
+            if next > self.checkpoint_at || index.missing().contains(&segment.base) {
+                break;
+            }
+            let Ok(queues) = index.last_offsets(segment.base) else { break };
+            let oversize = self.place.retention.bytes.is_some_and(|most| end.0 - next.0 >= most);
+            let kept = queues.iter().any(|&(queue, last)| {
+                let min = moved.get(&queue).copied().unwrap_or(state.bounds(queue).min);
+                last.0 >= min && min < state.bounds(queue).next
+            });
+            if kept && !oversize {
+                break;
+            }
+            if oversize {
+                for (queue, last) in queues {
+                    let min = moved.get(&queue).copied().unwrap_or(state.bounds(queue).min);
+                    if last.0 >= min {
+                        moved.insert(queue, last.0 + 1);
+                    }
+                }
+            }
+            start = next;
+        }
+        start
+    }
+
+    /// A `Trim` was appended: the index and the log follow.
+    pub fn trimmed(&mut self, trim: &Trim, index: &mut Index, log: &mut CommitLog) {
+        for &(queue, min) in &trim.queues {
+            index.trim_queue(queue, Offset(min));
+        }
+        if trim.start <= log.start() {
+            return;
+        }
+        match index.trim(trim.start) {
+            Ok(files) => files.iter().for_each(|file| drop(self.place.disk.remove(file))),
+            Err(error) => tracing::warn!(%error, "an index run can't be read, its segment stays until the next start"),
+        }
+        if let Err(error) = log.trim(trim.start) {
+            tracing::warn!(%error, "old segments could not be deleted");
+        }
+    }
+
+    /// A topic or group was forgotten: the index drops its queues.
+    pub fn forgotten(&mut self, forget: Forget, index: &mut Index, _state: &State) {
+        if let Forget::Topic(topic) = forget {
+            index.drop_topic(topic);
+        }
+    }
+}
+
+fn freeze(state: &mut State, index: &Index, at: Lsn) -> Option<Frozen> {
+    let slots = index.snapshot_slots().ok()?.encode();
+    let (head, buckets) = state.freeze();
+    Some(Frozen { at, head, buckets, slots })
+}
+
+fn perform(place: &Place, job: Job) -> Request {
+    match job {
+        Job::Seal(job) => Request::Sealed { run: job.write(&*place.disk) },
+        Job::Checkpoint(frozen) => {
+            let states = frozen.buckets.iter().map(|(number, bucket)| (*number, bucket.as_ref().map(|bucket| bytes::Bytes::from(encode_bucket(bucket)))));
+            let rest = [(SLOTS, Some(frozen.slots.clone())), (HEAD, Some(bytes::Bytes::from(encode_head(&frozen.head))))];
+            let written = checkpoint::write(&*place.disk, &place.dir.join("state"), frozen.at, states.chain(rest));
+            Request::Checkpointed { at: frozen.at, error: written.err().map(|error| error.to_string()) }
+        }
+    }
+}
+
+/// The state and the index slots of a checkpoint; `None` if a part of it is not readable by this version.
+pub fn restore(checkpoint: checkpoint::Checkpoint) -> Option<(State, gantry_store::index::SlotSnapshot)> {
+    let mut head = None;
+    let mut slots = None;
+    let mut buckets = Vec::new();
+    for (number, bytes) in checkpoint.buckets {
+        match number {
+            HEAD => head = Some(super::state::snapshot::decode_head(&bytes)?),
+            SLOTS => slots = Some(gantry_store::index::SlotSnapshot::decode(&bytes).ok()?),
+            _ => buckets.push((number, super::state::snapshot::decode_bucket(&bytes)?)),
+        }
+    }
+    Some((State::restore(head?, buckets), slots?))
+}

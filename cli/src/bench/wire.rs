@@ -1,0 +1,241 @@
+//! The calls of the load generator. A send is a copy of bytes that were encoded once, with id and stamp put in: what is left is gRPC
+//! itself, so that the machine is the server's as far as possible.
+
+use super::stamp::{STAMP_BYTES, Stamp};
+use crate::clock;
+use crate::connect::{DECODE_LIMIT, Headers, resource};
+use crate::global::Global;
+use bytes::{BufMut, Bytes};
+use gantry_proto::v2::receive_message_response::Content;
+use gantry_proto::v2::{
+    AckMessageRequest, AckMessageResponse, Code, Encoding, Message, MessageType, ReceiveMessageRequest, ReceiveMessageResponse, SendMessageRequest,
+    SendMessageResponse, Status, SystemProperties,
+};
+use prost::Message as _;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+
+const SEND: &str = "/apache.rocketmq.v2.MessagingService/SendMessage";
+const RECEIVE: &str = "/apache.rocketmq.v2.MessagingService/ReceiveMessage";
+const ACK: &str = "/apache.rocketmq.v2.MessagingService/AckMessage";
+
+/// A message id has this many hexadecimal digits.
+const ID_DIGITS: usize = 32;
+
+/// A send request of one producer, encoded but for the message id and the stamp.
+#[derive(Debug)]
+pub struct Template {
+    run: u64,
+    producer: u32,
+    before_id: Bytes,
+    between: Bytes,
+    filler: Bytes,
+}
+
+impl Template {
+    /// `size` is that of the body; a group makes the messages FIFO.
+    pub fn new(global: &Global, topic: &str, run: u64, producer: u32, size: usize, group: Option<String>) -> Template {
+        let mark = "!".repeat(ID_DIGITS);
+        let system = SystemProperties {
+            message_id: mark.clone(),
+            body_encoding: Encoding::Identity as i32,
+            message_type: if group.is_some() { MessageType::Fifo } else { MessageType::Normal } as i32,
+            // One time for all: a new one for each message would change its length, and no server looks at it.
+            born_timestamp: Some(clock::wall()),
+            born_host: "gantry-bench".to_owned(),
+            message_group: group,
+            ..Default::default()
+        };
+        let topic = Some(resource(global, topic));
+        let body = Bytes::from(vec![b'.'; size]);
+        let message = Message { topic, user_properties: Default::default(), system_properties: Some(system), body };
+        let whole = Bytes::from(SendMessageRequest { messages: vec![message] }.encode_to_vec());
+        let id = whole.windows(ID_DIGITS).position(|part| part == mark.as_bytes()).expect("the id was just encoded");
+        // The body is the last field, so its bytes are the last.
+        let body = whole.len() - size;
+        let between = whole.slice(id + ID_DIGITS..body);
+        Template { run, producer, before_id: whole.slice(..id), between, filler: whole.slice(body + STAMP_BYTES..) }
+    }
+}
+
+/// Something that can write itself as a request.
+pub trait Write: Send + 'static {
+    fn write(self, out: &mut impl BufMut);
+}
+
+impl Write for Bytes {
+    fn write(self, out: &mut impl BufMut) {
+        out.put(self);
+    }
+}
+
+/// One send of a template.
+pub struct Send1 {
+    pub template: Arc<Template>,
+    pub seq: u64,
+    pub due: u64,
+}
+
+impl Write for Send1 {
+    fn write(self, out: &mut impl BufMut) {
+        let Template { run, producer, before_id, between, filler } = &*self.template;
+        let stamp = Stamp { run: *run, producer: *producer, seq: self.seq, due: self.due };
+        let mut number = [0; ID_DIGITS / 2];
+        number[..8].copy_from_slice(&run.to_be_bytes());
+        number[8..].copy_from_slice(&((u64::from(*producer) << 40) | self.seq).to_be_bytes());
+        let mut id = [0; ID_DIGITS];
+        hex::encode_to_slice(number, &mut id).expect("two digits a byte");
+        for part in [&before_id[..], &id, &between[..], &stamp.bytes(filler), &filler[..]] {
+            out.put_slice(part);
+        }
+    }
+}
+
+/// Writes requests that know their bytes, reads answers with prost.
+struct Lean<E, D>(PhantomData<(E, D)>);
+
+impl<E, D> Default for Lean<E, D> {
+    fn default() -> Lean<E, D> {
+        Lean(PhantomData)
+    }
+}
+
+impl<E: Write, D: prost::Message + Default + 'static> Codec for Lean<E, D> {
+    type Encode = E;
+    type Decode = D;
+    type Encoder = Lean<E, ()>;
+    type Decoder = Lean<(), D>;
+
+    fn encoder(&mut self) -> Lean<E, ()> {
+        Lean::default()
+    }
+
+    fn decoder(&mut self) -> Lean<(), D> {
+        Lean::default()
+    }
+}
+
+impl<E: Write> Encoder for Lean<E, ()> {
+    type Item = E;
+    type Error = tonic::Status;
+
+    fn encode(&mut self, item: E, out: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        item.write(out);
+        Ok(())
+    }
+}
+
+impl<D: prost::Message + Default + 'static> Decoder for Lean<(), D> {
+    type Item = D;
+    type Error = tonic::Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<D>, tonic::Status> {
+        D::decode(bytes).map(Some).map_err(|error| tonic::Status::internal(error.to_string()))
+    }
+}
+
+/// The calls of one connection. Clones share the connection.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    grpc: Grpc<Channel>,
+    headers: MetadataMap,
+}
+
+impl Calls {
+    pub fn new(channel: Channel, global: &Global) -> Calls {
+        let mut headers = Headers::new("bench", &global.namespace).map();
+        let timeout = format!("{}m", global.timeout.as_millis().min(99_999_999));
+        headers.insert("grpc-timeout", timeout.parse().expect("digits and a letter fit a header"));
+        Calls { grpc: Grpc::new(channel).max_decoding_message_size(DECODE_LIMIT), headers }
+    }
+
+    /// The same calls with another time to wait, for long polls.
+    pub fn with_timeout(&self, millis: u64) -> Calls {
+        let mut calls = self.clone();
+        calls.headers.insert("grpc-timeout", format!("{millis}m").parse().expect("digits and a letter fit a header"));
+        calls
+    }
+
+    /// Sends one message.
+    pub async fn send(&mut self, message: Send1) -> Result<(), String> {
+        let answer: SendMessageResponse = self.unary(SEND, message).await?;
+        ok(answer.entries.first().and_then(|entry| entry.status.as_ref()).or(answer.status.as_ref()))
+    }
+
+    /// Acknowledges what the request names.
+    pub async fn ack(&mut self, request: &AckMessageRequest) -> Result<(), String> {
+        let answer: AckMessageResponse = self.unary(ACK, Bytes::from(request.encode_to_vec())).await?;
+        ok(answer.status.as_ref())
+    }
+
+    /// One receive with the whole of its answer; empty when nothing came.
+    pub async fn receive(&mut self, request: Bytes) -> Result<Vec<Message>, String> {
+        self.grpc.ready().await.map_err(|error| error.to_string())?;
+        let request = tonic::Request::from_parts(self.headers.clone(), Default::default(), request);
+        let codec = Lean::<Bytes, ReceiveMessageResponse>::default();
+        let stream = self.grpc.server_streaming(request, PathAndQuery::from_static(RECEIVE), codec).await.map_err(show)?;
+        let (mut stream, mut messages, mut status) = (stream.into_inner(), Vec::new(), None);
+        while let Some(part) = stream.message().await.map_err(show)? {
+            match part.content {
+                Some(Content::Message(message)) => messages.push(message),
+                Some(Content::Status(outcome)) => status = Some(outcome),
+                Some(Content::DeliveryTimestamp(_)) | None => {}
+            }
+        }
+        if status.as_ref().is_some_and(|status| status.code == Code::MessageNotFound as i32) {
+            return Ok(Vec::new());
+        }
+        ok(status.as_ref()).map(|()| messages)
+    }
+
+    async fn unary<E: Write, D: prost::Message + Default + 'static>(&mut self, path: &'static str, message: E) -> Result<D, String> {
+        self.grpc.ready().await.map_err(|error| error.to_string())?;
+        let request = tonic::Request::from_parts(self.headers.clone(), Default::default(), message);
+        let answer = self.grpc.unary(request, PathAndQuery::from_static(path), Lean::<E, D>::default()).await;
+        answer.map(tonic::Response::into_inner).map_err(show)
+    }
+}
+
+fn show(status: tonic::Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}
+
+fn ok(status: Option<&Status>) -> Result<(), String> {
+    match status {
+        Some(status) if status.code == Code::Ok as i32 => Ok(()),
+        Some(status) => Err(format!("{}: {}", status.code, status.message)),
+        None => Err("the answer has no status".to_owned()),
+    }
+}
+
+/// A receive request as bytes: it is the same for every poll of a run.
+pub fn encode_receive(request: &ReceiveMessageRequest) -> Bytes {
+    Bytes::from(request.encode_to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::tests::global;
+
+    #[test]
+    fn a_filled_template_is_the_request_that_prost_would_write() {
+        let template = Arc::new(Template::new(&global("unused", "unused"), "orders", 0xabc, 7, 100, Some("g".to_owned())));
+        let mut bytes = Vec::new();
+        Send1 { template, seq: 9, due: 11 }.write(&mut bytes);
+        let request = SendMessageRequest::decode(&bytes[..]).unwrap();
+        let message = &request.messages[0];
+        let system = message.system_properties.as_ref().unwrap();
+        assert_eq!(message.topic.as_ref().unwrap().name, "orders");
+        assert_eq!(system.message_id, "0000000000000abc0000070000000009");
+        assert_eq!((system.message_group.as_deref(), system.message_type()), (Some("g"), MessageType::Fifo));
+        assert_eq!(message.body.len(), 100);
+        assert_eq!(Stamp::read(&message.body), Some(Stamp { run: 0xabc, producer: 7, seq: 9, due: 11 }));
+    }
+}

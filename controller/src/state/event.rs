@@ -1,0 +1,193 @@
+//! The events: everything that ever happened to the metadata, as it stands in the journal.
+//!
+//! These are stored as JSON and read back by every later version. A field may be added with a default; none may change its meaning.
+
+use gantry_model::group::{GroupChange, GroupSpec, Order, RetryPolicy, StartPosition};
+use gantry_model::topic::{Permission, Retention, TopicChange, TopicSpec, TopicType};
+use gantry_model::{GroupName, TopicName};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+
+/// One change, with all that is needed to repeat it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// The first event of every cluster.
+    ClusterCreated {
+        id: String,
+        name: String,
+        shards: u32,
+        time_ms: u64,
+    },
+    ClusterRenamed {
+        name: String,
+    },
+    HandleKeyAdded {
+        secret: Secret,
+        time_ms: u64,
+    },
+    TopicCreated {
+        #[serde(with = "TopicSpecForm")]
+        topic: TopicSpec,
+        time_ms: u64,
+    },
+    TopicUpdated {
+        name: TopicName,
+        #[serde(with = "TopicChangeForm")]
+        change: TopicChange,
+    },
+    TopicDeleted {
+        name: TopicName,
+    },
+    /// Makes the group's dead letter topic as well.
+    GroupCreated {
+        #[serde(with = "GroupSpecForm")]
+        group: GroupSpec,
+        time_ms: u64,
+    },
+    GroupUpdated {
+        name: GroupName,
+        #[serde(with = "GroupChangeForm")]
+        change: GroupChange,
+    },
+    /// Deletes the group's dead letter topic as well.
+    GroupDeleted {
+        name: GroupName,
+    },
+}
+
+/// Bytes that sign handles; printed nowhere but in the journal.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub [u8; 32]);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut secret = [0; 32];
+        hex::decode_to_slice(text, &mut secret).map_err(serde::de::Error::custom)?;
+        Ok(Secret(secret))
+    }
+}
+
+/// How a [`TopicSpec`] is written.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "TopicSpec")]
+struct TopicSpecForm {
+    name: TopicName,
+    kind: TopicType,
+    queues: u32,
+    permission: Permission,
+    #[serde(default)]
+    retention: Retention,
+}
+
+/// How a [`TopicChange`] is written: only what changes.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "TopicChange")]
+struct TopicChangeForm {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<TopicType>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queues: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    permission: Option<Permission>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retention: Option<Retention>,
+}
+
+/// How a [`GroupSpec`] is written.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "GroupSpec")]
+struct GroupSpecForm {
+    name: GroupName,
+    order: Order,
+    max_attempts: u32,
+    retry: RetryPolicy,
+    start: StartPosition,
+    auto_renew_cap_ms: u64,
+}
+
+/// How a [`GroupChange`] is written: only what changes.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "GroupChange")]
+struct GroupChangeForm {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    order: Option<Order>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry: Option<RetryPolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    auto_renew_cap_ms: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The stored form is forever: if this test fails, old journals can't be read any more.
+    fn check(event: Event, stored: &str) {
+        assert_eq!(serde_json::to_string(&event).unwrap(), stored);
+        assert_eq!(serde_json::from_str::<Event>(stored).unwrap(), event);
+    }
+
+    fn topic(name: &str) -> TopicName {
+        TopicName::parse("", name).unwrap()
+    }
+
+    #[test]
+    fn cluster_events_keep_their_stored_form() {
+        check(
+            Event::ClusterCreated { id: "0a".into(), name: "gantry".into(), shards: 1, time_ms: 5 },
+            r#"{"type":"cluster_created","id":"0a","name":"gantry","shards":1,"time_ms":5}"#,
+        );
+        check(Event::ClusterRenamed { name: "b".into() }, r#"{"type":"cluster_renamed","name":"b"}"#);
+        check(
+            Event::HandleKeyAdded { secret: Secret([0xab; 32]), time_ms: 5 },
+            &format!(r#"{{"type":"handle_key_added","secret":"{}","time_ms":5}}"#, "ab".repeat(32)),
+        );
+    }
+
+    #[test]
+    fn topic_events_keep_their_stored_form() {
+        let retention = Retention { age_ms: Some(1), bytes: None };
+        check(
+            Event::TopicCreated { topic: TopicSpec { retention, ..TopicSpec::on_first_use(topic("t")) }, time_ms: 5 },
+            r#"{"type":"topic_created","topic":{"name":{"name":"t"},"kind":"MIXED","queues":8,"permission":"READ_WRITE","retention":{"age_ms":1,"bytes":null}},"time_ms":5}"#,
+        );
+        check(
+            Event::TopicUpdated { name: TopicName::parse("ns", "t").unwrap(), change: TopicChange { queues: Some(4), ..TopicChange::default() } },
+            r#"{"type":"topic_updated","name":{"namespace":"ns","name":"t"},"change":{"queues":4}}"#,
+        );
+        check(Event::TopicDeleted { name: topic("t") }, r#"{"type":"topic_deleted","name":{"name":"t"}}"#);
+    }
+
+    #[test]
+    fn group_events_keep_their_stored_form() {
+        let name = GroupName::parse("", "g").unwrap();
+        let spec = GroupSpec { retry: RetryPolicy::Customized { delays_ms: vec![1] }, ..GroupSpec::on_first_use(name.clone()) };
+        check(
+            Event::GroupCreated { group: spec, time_ms: 5 },
+            r#"{"type":"group_created","group":{"name":{"name":"g"},"order":"FOLLOW_TOPIC","max_attempts":16,"retry":{"customized":{"delays_ms":[1]}},"start":"EARLIEST","auto_renew_cap_ms":10800000},"time_ms":5}"#,
+        );
+        let retry = Some(RetryPolicy::Exponential { initial_ms: 1, max_ms: 2, multiplier: 1.5 });
+        check(
+            Event::GroupUpdated { name: name.clone(), change: GroupChange { retry, ..GroupChange::default() } },
+            r#"{"type":"group_updated","name":{"name":"g"},"change":{"retry":{"exponential":{"initial_ms":1,"max_ms":2,"multiplier":1.5}}}}"#,
+        );
+        check(Event::GroupDeleted { name }, r#"{"type":"group_deleted","name":{"name":"g"}}"#);
+    }
+}

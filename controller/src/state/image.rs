@@ -1,0 +1,185 @@
+//! The state as a snapshot holds it: a head, then topics and groups in parts that fit in memory one at a time.
+
+use super::queues::{self, Run};
+use super::{DatedKey, State, ready};
+use crate::state::event::Secret;
+use gantry_model::contract::metadata::{Cluster, Version};
+use gantry_model::handle::HandleKey;
+use gantry_model::topic::{Permission, Retention, TopicType};
+use gantry_model::{Group, Topic, TopicId, TopicName};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+
+/// Topics or groups in one part: about 200 KiB.
+const PART: usize = 1_000;
+
+/// A piece of a snapshot. The head comes first; it says how many topics and groups must follow.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    Head(Head),
+    Topics(Vec<TopicImage>),
+    Groups(Vec<Group>),
+}
+
+/// Everything that is one of a kind.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Head {
+    /// Of this format.
+    pub v: u32,
+    /// Events applied.
+    pub version: u64,
+    cluster: Option<ClusterImage>,
+    keys: Vec<KeyImage>,
+    next_topic: u32,
+    next_group: u32,
+    topics: usize,
+    groups: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ClusterImage {
+    id: String,
+    name: String,
+    shards: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct KeyImage {
+    id: u32,
+    secret: Secret,
+    added_ms: u64,
+}
+
+/// A topic with its queues as runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TopicImage {
+    id: TopicId,
+    name: TopicName,
+    kind: TopicType,
+    permission: Permission,
+    queues: Vec<Run>,
+    retention: Retention,
+    created_ms: u64,
+}
+
+/// Parts that don't make a state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit(pub String);
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+/// The format that this version writes, and the newest it reads.
+pub const FORMAT: u32 = 1;
+
+impl State {
+    /// The state as parts, in an order from which [`Rebuild`] makes it again.
+    pub fn parts(&self) -> impl Iterator<Item = Part> + '_ {
+        let keys = self.keys.iter().map(|dated| KeyImage { id: dated.key.id, secret: Secret(dated.key.secret), added_ms: dated.added_ms });
+        let head = Head {
+            v: FORMAT,
+            version: self.version.0,
+            cluster: self.cluster.as_ref().map(|cluster| ClusterImage { id: cluster.id.clone(), name: cluster.name.clone(), shards: cluster.shards }),
+            keys: keys.collect(),
+            next_topic: self.next_topic,
+            next_group: self.next_group,
+            topics: self.topics.len(),
+            groups: self.groups.len(),
+        };
+        let mut topics = self.topics.values();
+        let mut groups = self.groups.values();
+        let topics = std::iter::from_fn(move || nonempty(topics.by_ref().take(PART).map(|topic| TopicImage::of(topic)).collect()).map(Part::Topics));
+        let groups = std::iter::from_fn(move || nonempty(groups.by_ref().take(PART).map(|group| Group::clone(group)).collect()).map(Part::Groups));
+        std::iter::once(Part::Head(head)).chain(topics).chain(groups)
+    }
+}
+
+fn nonempty<T>(list: Vec<T>) -> Option<Vec<T>> {
+    if list.is_empty() { None } else { Some(list) }
+}
+
+impl TopicImage {
+    fn of(topic: &Topic) -> TopicImage {
+        TopicImage {
+            id: topic.id,
+            name: topic.name.clone(),
+            kind: topic.kind,
+            permission: topic.permission,
+            queues: queues::pack(&topic.queues),
+            retention: topic.retention,
+            created_ms: topic.created_ms,
+        }
+    }
+
+    fn topic(self) -> Result<Topic, Unfit> {
+        let queues = queues::unpack(&self.queues).filter(|queues| !queues.is_empty());
+        let queues = queues.ok_or_else(|| Unfit(format!("the queues of topic `{}` make no sense", self.name)))?;
+        let TopicImage { id, name, kind, permission, retention, created_ms, .. } = self;
+        Ok(Topic { id, name, kind, permission, queues, retention, created_ms })
+    }
+}
+
+/// A state under construction from parts.
+#[derive(Debug)]
+pub struct Rebuild {
+    state: State,
+    topics: usize,
+    groups: usize,
+}
+
+impl Rebuild {
+    /// Begins with a head.
+    pub fn new(head: Head) -> Result<Rebuild, Unfit> {
+        if head.v > FORMAT {
+            return Err(Unfit(format!("it has format {}, this version reads formats up to {FORMAT}: use a newer gantry", head.v)));
+        }
+        let keys: Vec<DatedKey> =
+            head.keys.into_iter().map(|key| DatedKey { key: HandleKey { id: key.id, secret: key.secret.0 }, added_ms: key.added_ms }).collect();
+        let state = State {
+            cluster: head.cluster.map(|cluster| Arc::new(Cluster { id: cluster.id, name: cluster.name, shards: cluster.shards })),
+            ready_keys: ready(&keys),
+            keys,
+            next_topic: head.next_topic,
+            next_group: head.next_group,
+            version: Version(head.version),
+            ..State::default()
+        };
+        Ok(Rebuild { state, topics: head.topics, groups: head.groups })
+    }
+
+    /// Adds the next part.
+    pub fn add(&mut self, part: Part) -> Result<(), Unfit> {
+        match part {
+            Part::Head(_) => return Err(Unfit("it has two heads".into())),
+            Part::Topics(topics) => {
+                for image in topics {
+                    let topic = image.topic()?;
+                    self.state.put_topic(topic);
+                }
+            }
+            Part::Groups(groups) => {
+                for group in groups {
+                    self.state.put_group(group);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The state, if everything came that the head announced.
+    pub fn finish(self) -> Result<State, Unfit> {
+        let have = (self.state.topics.len(), self.state.groups.len());
+        if have != (self.topics, self.groups) {
+            let (topics, groups) = have;
+            return Err(Unfit(format!("it has {topics} topics and {groups} groups, its head announces {} and {}", self.topics, self.groups)));
+        }
+        Ok(self.state)
+    }
+}

@@ -1,0 +1,85 @@
+//! Filter expressions of a subscription, parsed once.
+//!
+//! A tag expression is `*`, nothing, or tags joined by `||`. SQL expressions are recognised here and refused by the proxy until the broker
+//! can evaluate them.
+
+use crate::limits::FILTER_MAX;
+use std::fmt;
+
+/// Which messages of a topic a consumer wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Filter {
+    /// Everything.
+    #[default]
+    All,
+    /// Messages whose tag is one of these; sorted, without repeats, never empty.
+    Tags(Vec<String>),
+}
+
+/// Why an expression was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterError(pub String);
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for FilterError {}
+
+impl Filter {
+    /// Reads a tag expression.
+    pub fn tags(expression: &str) -> Result<Filter, FilterError> {
+        if expression.len() > FILTER_MAX {
+            return Err(FilterError(format!("filter expression has {} bytes, the most allowed is {FILTER_MAX}", expression.len())));
+        }
+        let mut tags: Vec<String> = expression.split("||").map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
+        tags.sort();
+        tags.dedup();
+        if tags.is_empty() || tags.iter().any(|tag| tag == "*") {
+            return Ok(Filter::All);
+        }
+        match tags.iter().find(|tag| tag.contains('|')) {
+            Some(bad) => Err(FilterError(format!("tag `{bad}` contains `|`; tags are joined by `||`"))),
+            None => Ok(Filter::Tags(tags)),
+        }
+    }
+
+    /// Whether a message with this tag is wanted.
+    pub fn wants(&self, tag: Option<&str>) -> bool {
+        match self {
+            Filter::All => true,
+            Filter::Tags(tags) => tag.is_some_and(|tag| tags.iter().any(|wanted| wanted == tag)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(expression: &str, expected: Option<&[&str]>) {
+        let expected = expected.map_or(Filter::All, |tags| Filter::Tags(tags.iter().map(|&tag| tag.to_owned()).collect()));
+        assert_eq!(Filter::tags(expression), Ok(expected), "`{expression}`");
+    }
+
+    #[test]
+    fn tag_expressions_are_trimmed_sorted_and_merged() {
+        check("*", None);
+        check("", None);
+        check(" || ", None);
+        check("A || *", None);
+        check("A", Some(&["A"]));
+        check(" B||A || B ", Some(&["A", "B"]));
+        assert!(Filter::tags("A|B").is_err());
+        assert!(Filter::tags(&"x".repeat(FILTER_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn a_message_without_a_tag_matches_only_everything() {
+        assert!(Filter::All.wants(None));
+        assert!(!Filter::Tags(vec!["A".into()]).wants(None));
+        assert!(Filter::Tags(vec!["A".into()]).wants(Some("A")));
+    }
+}

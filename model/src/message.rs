@@ -1,0 +1,98 @@
+//! A message as the roles hand it to each other: what the producer said, and what the log added when it was stored.
+
+use crate::{Offset, QueueId, TopicId, TopicName};
+use bytes::Bytes;
+
+/// What a message asks of the queue it goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum MessageKind {
+    #[default]
+    Normal = 1,
+    Fifo = 2,
+    Delay = 3,
+    Transaction = 4,
+    Lite = 5,
+    Priority = 6,
+}
+
+impl MessageKind {
+    /// The kind with that number, as stored and as on the wire.
+    pub fn from_number(number: u8) -> Option<MessageKind> {
+        use MessageKind::*;
+        [Normal, Fifo, Delay, Transaction, Lite, Priority].into_iter().find(|&kind| kind as u8 == number)
+    }
+}
+
+/// How the producer packed the body; the broker stores and delivers it as it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum BodyEncoding {
+    #[default]
+    Identity = 1,
+    Gzip = 2,
+}
+
+/// SHA-1 over the stored body, computed when the message is sent. Clients compare it with what they receive.
+pub type BodyDigest = [u8; 20];
+
+/// What a producer sends, checked, with nothing that the broker decides.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Message {
+    /// The client's own id: opaque text of 1 to 255 bytes.
+    pub id: String,
+    pub kind: MessageKind,
+    pub tag: Option<String>,
+    pub keys: Vec<String>,
+    /// Messages of one group are delivered in order.
+    pub group: Option<String>,
+    /// User properties in the order they came.
+    pub properties: Vec<(String, String)>,
+    pub body: Bytes,
+    pub encoding: BodyEncoding,
+    pub digest: BodyDigest,
+    /// When the producer made the message, ms since the Unix epoch by the producer's clock.
+    pub born_ms: u64,
+    pub born_host: String,
+    /// W3C trace context, carried through byte by byte.
+    pub trace_context: Option<String>,
+    /// When a delayed message is due, ms since the Unix epoch.
+    pub deliver_ms: Option<u64>,
+    pub priority: Option<u8>,
+    pub lite_topic: Option<String>,
+}
+
+/// A message that the log has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredMessage {
+    pub message: Message,
+    pub topic: TopicId,
+    pub queue: QueueId,
+    pub offset: Offset,
+    /// When the log stored it, ms since the Unix epoch by the shard's clock.
+    pub store_ms: u64,
+    /// Set on messages of a dead letter topic.
+    pub origin: Option<Origin>,
+}
+
+/// Where a dead letter came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub topic: TopicId,
+    /// The origin topic's name, when it still exists.
+    pub name: Option<TopicName>,
+    pub queue: QueueId,
+    pub offset: Offset,
+    pub attempts: u32,
+    pub reason: DeadReason,
+}
+
+/// Why a message went to the dead letter queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DeadReason {
+    /// Delivered as often as the group allows, and never acknowledged.
+    MaxAttempts = 1,
+    /// The consumer asked for it.
+    Forwarded = 2,
+}

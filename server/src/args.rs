@@ -1,0 +1,177 @@
+//! The command line of `gantry server`: which flags there are, and what they say in terms of settings.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// A message queue for RocketMQ 5 clients: one program for the server and for everything one does with it.
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `gantry` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a server: with no flags a whole one, in this process, with its data in ./gantry-data
+    Server(Box<ServerArgs>),
+}
+
+/// The flags of `gantry server`. Each of them is a setting that can stand in the file and the environment too.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ServerArgs {
+    /// YAML file with settings; flags and GANTRY_… variables override it
+    #[arg(long, short, value_name = "FILE", env = "GANTRY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What this process is part of; leave it out for everything in one process
+    #[arg(long, value_name = "ROLE", env = "GANTRY_ROLE")]
+    pub role: Option<String>,
+    /// The data folder [default: ./gantry-data]
+    #[arg(long, short, value_name = "DIR")]
+    data: Option<String>,
+    /// Address to listen on, may be repeated; 0.0.0.0 is every address of this machine [default: 127.0.0.1 and ::1]
+    #[arg(long, short, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Port for RocketMQ clients; 0 takes a free one [default: 8081]
+    #[arg(long, value_name = "PORT")]
+    messaging_port: Option<String>,
+    /// Port for the Admin service and `gantry` commands [default: 8083]
+    #[arg(long, value_name = "PORT")]
+    admin_port: Option<String>,
+    /// Port for /livez, /readyz and /metrics [default: 8082]
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<String>,
+    /// Port for Prometheus [default: 5557]
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<String>,
+    /// Where routes send clients which don't say how they reached the server
+    #[arg(long, value_name = "HOST:PORT")]
+    advertised: Option<String>,
+    /// The broker name that routes show [default: gantry]
+    #[arg(long, value_name = "NAME")]
+    cluster_name: Option<String>,
+    /// Whether topics and groups are made by their first use [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    auto_create: Option<String>,
+    /// TLS on the messaging port: permissive, required or off [default: permissive]
+    #[arg(long, value_name = "MODE")]
+    tls_mode: Option<String>,
+    /// PEM file with the certificate chain
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// PEM file with the private key
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// How long messages are kept [default: 3d]
+    #[arg(long, value_name = "TIME")]
+    retention_age: Option<String>,
+    /// How many bytes of messages are kept at most [default: unlimited]
+    #[arg(long, value_name = "SIZE")]
+    retention_bytes: Option<String>,
+    /// error, warn, info, debug or trace, also per module [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Any other setting, as KEY=VALUE; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ServerArgs {
+    /// What the flags say: path of a setting, its text, and the flag that said it.
+    pub fn settings(&self) -> Vec<(String, String, String)> {
+        let named = [
+            ("data", &self.data),
+            ("ports.messaging", &self.messaging_port),
+            ("ports.admin", &self.admin_port),
+            ("ports.http", &self.http_port),
+            ("ports.metrics", &self.metrics_port),
+            ("advertised", &self.advertised),
+            ("cluster-name", &self.cluster_name),
+            ("auto-create", &self.auto_create),
+            ("tls.mode", &self.tls_mode),
+            ("tls.cert", &self.tls_cert),
+            ("tls.key", &self.tls_key),
+            ("retention.age", &self.retention_age),
+            ("retention.bytes", &self.retention_bytes),
+            ("log.level", &self.log_level),
+            ("log.format", &self.log_format),
+        ];
+        let mut settings: Vec<_> = self.set.iter().map(|pair| {
+            let (path, text) = pair.split_once('=').unwrap_or((pair, ""));
+            (path.to_owned(), text.to_owned(), format!("--set {pair}"))
+        }).collect();
+        settings.extend(named.into_iter().filter_map(|(path, text)| Some((path.to_owned(), text.clone()?, flag(path)))));
+        if !self.listen.is_empty() {
+            settings.push(("listen".into(), self.listen.join(", "), flag("listen")));
+        }
+        settings
+    }
+
+    /// Refuses the roles that this version can't take.
+    pub fn check_role(&self) -> Result<(), String> {
+        match self.role.as_deref() {
+            None | Some("all") => Ok(()),
+            Some(role @ ("proxy" | "broker" | "controller")) => {
+                Err(format!("--role {role}: this version runs every role in one process; leave `--role` out (or say `all`)"))
+            }
+            Some(role) => Err(format!("--role {role}: there is no such role; the roles are `all`, `proxy`, `broker` and `controller`, and this version runs `all`")),
+        }
+    }
+}
+
+fn flag(path: &str) -> String {
+    let key = crate::config::keys::Key::find(path).expect("every flag is of a key");
+    format!("--{}", key.flag.expect("a key with a flag says so"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    fn server(line: &str) -> ServerArgs {
+        let Command::Server(args) = Cli::try_parse_from(line.split(' ')).unwrap().command;
+        *args
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_say_settings() {
+        let args = server("gantry server --data d --listen 0.0.0.0 --listen :: --messaging-port 0 --auto-create false --set shutdown.grace=5s");
+        let said: Vec<String> = args.settings().iter().map(|(path, text, flag)| format!("{path}={text} by {flag}")).collect();
+        let expected = [
+            "shutdown.grace=5s by --set shutdown.grace=5s",
+            "data=d by --data",
+            "ports.messaging=0 by --messaging-port",
+            "auto-create=false by --auto-create",
+            "listen=0.0.0.0, :: by --listen",
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn every_key_with_a_flag_has_that_flag() {
+        let command = Cli::command();
+        let server = command.find_subcommand("server").unwrap();
+        for flag in crate::config::keys::KEYS.iter().filter_map(|key| key.flag) {
+            assert!(server.get_arguments().any(|argument| argument.get_long() == Some(flag)), "--{flag}");
+        }
+    }
+
+    #[test]
+    fn only_the_whole_server_exists() {
+        assert_eq!(server("gantry server").check_role(), Ok(()));
+        assert_eq!(server("gantry server --role all").check_role(), Ok(()));
+        assert!(server("gantry server --role broker").check_role().unwrap_err().contains("leave `--role` out"));
+        assert!(server("gantry server --role queen").check_role().unwrap_err().contains("no such role"));
+    }
+}

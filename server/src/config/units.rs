@@ -1,0 +1,169 @@
+//! Texts of settings as values: ports, addresses, times, sizes.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// `true` or `false`, also as `yes`, `no`, `on` and `off`.
+pub fn answer(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => Ok(true),
+        "false" | "no" | "off" => Ok(false),
+        _ => Err(format!("`{text}` is neither `true` nor `false`")),
+    }
+}
+
+pub fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| format!("`{text}` is not a port, which is a number from 0 to 65535"))
+}
+
+/// Addresses separated by commas.
+pub fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
+    let mut addresses = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let part = part.strip_prefix('[').and_then(|part| part.strip_suffix(']')).unwrap_or(part);
+        match part.parse() {
+            Ok(address) if addresses.contains(&address) => {}
+            Ok(address) => addresses.push(address),
+            Err(_) if part == "localhost" => addresses.extend([IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]),
+            Err(_) => return Err(format!("`{part}` is not an IP address; `0.0.0.0` listens on all of IPv4, `::` on all of IPv6")),
+        }
+    }
+    if addresses.is_empty() {
+        return Err("at least one address is needed".into());
+    }
+    Ok(addresses)
+}
+
+/// `host:port`, with an IPv6 address in brackets.
+pub fn endpoint(text: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("`{text}` is not `host:port`");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = match inner {
+        Some(inner) => inner.parse::<IpAddr>().map(|_| inner).map_err(|_| wrong())?,
+        None if host.contains(':') => return Err(format!("{}; an IPv6 address stands in brackets", wrong())),
+        None => host,
+    };
+    let port = port.parse().ok().filter(|&port: &u16| port > 0).ok_or_else(wrong)?;
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    if host.is_empty() || !host.chars().all(legal) {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), port))
+}
+
+/// `3d`, `12h`, `30m`, `10s`, `500ms`, and sums of them: `1h30m`.
+pub fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a time like `3d`, `12h`, `30m`, `10s` or `500ms`");
+    let mut total = Duration::ZERO;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let (number, after) = leading_number(rest).ok_or_else(wrong)?;
+        let unit = after.split(|c: char| c.is_ascii_digit()).next().unwrap_or_default();
+        let unit_ms: u64 = match unit.trim() {
+            "d" => 24 * 3600 * 1000,
+            "h" => 3600 * 1000,
+            "m" | "min" => 60 * 1000,
+            "s" => 1000,
+            "ms" => 1,
+            _ => return Err(wrong()),
+        };
+        let millis = number.checked_mul(unit_ms).ok_or_else(wrong)?;
+        total = total.checked_add(Duration::from_millis(millis)).ok_or_else(wrong)?;
+        rest = &after[unit.len()..];
+    }
+    Ok(total)
+}
+
+/// `10GiB`, `500MB`, `4096`; `None` for `unlimited`.
+pub fn size(text: &str) -> Result<Option<u64>, String> {
+    let wrong = || format!("`{text}` is not a size like `10GiB`, `500MB`, `4096` or `unlimited`");
+    if text == "unlimited" {
+        return Ok(None);
+    }
+    let (number, unit) = leading_number(text.trim()).ok_or_else(wrong)?;
+    let factor: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1000 * 1000,
+        "GB" => 1000 * 1000 * 1000,
+        "TB" => 1000 * 1000 * 1000 * 1000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).map(Some).ok_or_else(wrong)
+}
+
+fn leading_number(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    Some((text[..end].parse().ok()?, &text[end..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        let check = |text: &str, expected: Option<u64>| assert_eq!(time(text).ok(), expected.map(Duration::from_millis), "`{text}`");
+        check("3d", Some(3 * 24 * 3600 * 1000));
+        check("1h30m", Some(5_400_000));
+        check("500ms", Some(500));
+        check("10", None);
+        check("", None);
+        check("ten s", None);
+        check("99999999999999999999d", None);
+        check("18446744073709551615d", None);
+        check("10ü", None);
+    }
+
+    #[test]
+    fn sizes_have_units_or_are_bytes() {
+        let check = |text: &str, expected: Option<Option<u64>>| assert_eq!(size(text).ok(), expected, "`{text}`");
+        check("unlimited", Some(None));
+        check("4096", Some(Some(4096)));
+        check("10 GiB", Some(Some(10 << 30)));
+        check("5MB", Some(Some(5_000_000)));
+        check("5 parsecs", None);
+        check("99999999TiB", None);
+    }
+
+    #[test]
+    fn endpoints_have_a_host_and_a_port() {
+        let check = |text: &str, expected: Option<(&str, u16)>| assert_eq!(endpoint(text).ok(), expected.map(|(host, port)| (host.to_owned(), port)), "`{text}`");
+        check("mq.example.com:8081", Some(("mq.example.com", 8081)));
+        check("[::1]:8081", Some(("::1", 8081)));
+        check("::1:8081", None);
+        check("host", None);
+        check("host:0", None);
+        check(":1", None);
+        check("http://host:1", None);
+    }
+
+    #[test]
+    fn addresses_are_ip_addresses_without_repeats() {
+        let check = |text: &str, expected: Option<&[&str]>| {
+            let shown = addresses(text).ok().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
+            assert_eq!(shown.as_deref(), expected.map(|list| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>()).as_deref(), "`{text}`");
+        };
+        check("127.0.0.1, ::1", Some(&["127.0.0.1", "::1"]));
+        check("localhost", Some(&["127.0.0.1", "::1"]));
+        check("[::], ::", Some(&["::"]));
+        check("example.com", None);
+        check(" , ", None);
+    }
+
+    #[test]
+    fn answers_and_ports() {
+        assert_eq!((answer("Yes"), answer("off")), (Ok(true), Ok(false)));
+        assert!(answer("maybe").is_err());
+        assert_eq!((port("0"), port("65535")), (Ok(0), Ok(65535)));
+        assert!(port("65536").is_err());
+    }
+}

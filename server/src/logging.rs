@@ -1,0 +1,49 @@
+//! Where log lines go: standard error, as text for people or JSON for collectors.
+
+use crate::config::{Log, LogFormat};
+use std::io::IsTerminal;
+use tracing_subscriber::EnvFilter;
+
+/// Sends the events of all crates to standard error. To be called once.
+pub fn start(log: &Log) {
+    let filter = EnvFilter::builder().parse_lossy(&log.level);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    match log.format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+    }
+}
+
+/// Checks `info`, or `info,module=debug`: a misspelt level would otherwise be taken for the name of a module.
+pub fn check_level(text: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let wrong = text.split(',').map(|part| part.rsplit('=').next().unwrap_or(part).trim()).find(|level| !LEVELS.contains(level));
+    match wrong {
+        None => Ok(()),
+        Some(wrong) => Err(format!("`{wrong}` is none of the levels `{}`", LEVELS.join("`, `"))),
+    }
+}
+
+/// Makes a panic in any thread the end of the process: what it was about to do is not done, and nothing that follows can be trusted.
+/// The next start recovers from the log on disk.
+pub fn abort_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default(panic);
+        tracing::error!(%panic, thread = std::thread::current().name().unwrap_or("unnamed"), "a thread panicked, the server ends; please report this");
+        std::process::abort();
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_may_be_per_module() {
+        assert_eq!(check_level("info"), Ok(()));
+        assert_eq!(check_level("warn,gantry_store=debug"), Ok(()));
+        assert_eq!(check_level("loud"), Err("`loud` is none of the levels `off`, `error`, `warn`, `info`, `debug`, `trace`".into()));
+        assert!(check_level("info,gantry_store=").is_err());
+    }
+}

@@ -1,0 +1,118 @@
+//! The life of `gantry server`: read the configuration, start, say where, wait for the end, end in order.
+
+use crate::args::ServerArgs;
+use crate::config::merge::{Document, Merged};
+use crate::config::{Config, ConfigError};
+use crate::logging;
+use crate::shutdown::{End, Signals};
+use crate::standalone::{Standalone, StartError};
+use gantry_platform::clock::{SharedClock, SystemClock, sleep};
+use gantry_platform::disk::Disk;
+use gantry_platform::{RealDisk, install_sigbus_handler};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The exit code for a wrong command line or configuration.
+const USAGE: u8 = 2;
+/// How often the shard is asked whether its disk still works.
+const HEALTH: Duration = Duration::from_millis(500);
+
+/// Runs a server to its end.
+pub fn run(args: &ServerArgs) -> ExitCode {
+    let clock: SharedClock = Arc::new(SystemClock::new());
+    let config = args.check_role().map_err(UsageError::Role).and_then(|()| configuration(args));
+    let config = match config {
+        Ok((config, _)) => config,
+        Err(error) => {
+            eprintln!("gantry: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    logging::start(&config.log);
+    logging::abort_on_panic();
+    install_sigbus_handler();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let code = match runtime.block_on(serve(&config, clock)) {
+        Ok(end) => end.into(),
+        Err(error) => failed(&error),
+    };
+    // What is left are idle connections of watchers; nothing waits for them.
+    runtime.shutdown_background();
+    code
+}
+
+fn failed(error: &dyn fmt::Display) -> ExitCode {
+    eprintln!("gantry: {error}");
+    ExitCode::FAILURE
+}
+
+/// The configuration from all its sources.
+pub fn configuration(args: &ServerArgs) -> Result<(Config, Merged), UsageError> {
+    let document = args.config.as_deref().map(read_document).transpose()?;
+    let env: BTreeMap<String, String> = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?))).collect();
+    Config::read(document.as_ref(), &env, &args.settings()).map_err(UsageError::Config)
+}
+
+fn read_document(path: &Path) -> Result<Document, UsageError> {
+    let unreadable = |error: io::Error| UsageError::File { path: path.display().to_string(), error };
+    let here = std::env::current_dir().map_err(unreadable)?;
+    let file = RealDisk::new(here).open(path).map_err(unreadable)?;
+    let mut bytes = vec![0; file.len().map_err(unreadable)? as usize];
+    let read = file.read_at(0, &mut bytes).map_err(unreadable)?;
+    bytes.truncate(read);
+    let text = String::from_utf8(bytes).map_err(|error| unreadable(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    Ok(Document { path: path.display().to_string(), text })
+}
+
+/// What is wrong with what the user said.
+#[derive(Debug)]
+pub enum UsageError {
+    Role(String),
+    File { path: String, error: io::Error },
+    Config(ConfigError),
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UsageError::Role(text) => f.write_str(text),
+            UsageError::File { path, error } => write!(f, "the configuration file `{path}` can't be read: {error}"),
+            UsageError::Config(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+async fn serve(config: &Config, clock: SharedClock) -> Result<End, StartError> {
+    let mut signals = Signals::new().map_err(StartError::System)?;
+    let standalone = Standalone::start(config, clock).await?;
+    println!("{}", standalone.ready());
+    let name = tokio::select! {
+        name = signals.next() => name,
+        () = disk_failure(&standalone) => {
+            tracing::error!("the disk failed: nothing more is acknowledged, so the server ends; check the disk, then start it again");
+            return Ok(End::Forced);
+        }
+    };
+    tracing::info!(signal = name, "stopping: requests under way are finished; another signal ends at once");
+    let end = signals.unless_forced(standalone.stop(config.grace)).await;
+    if end == End::Orderly {
+        tracing::info!("stopped; everything is on disk");
+    }
+    Ok(end)
+}
+
+async fn disk_failure(standalone: &Standalone) {
+    while !standalone.disk_failed() {
+        sleep(HEALTH).await;
+    }
+}
