@@ -31,6 +31,7 @@ use std::time::Duration;
 
 /// Bytes that may be under way into a shard.
 const INBOX_BYTES: usize = 64 * 1024 * 1024;
+const MIB: u64 = 1024 * 1024;
 /// Topics and groups looked at in one go while the catalogue is read.
 const PAGE: usize = 1_000;
 /// Changes of the catalogue are gathered for this long.
@@ -49,6 +50,22 @@ pub struct Options {
     pub retention: Retention,
     /// Goes on over damaged ranges of the log; what was in them is lost.
     pub skip_damaged: bool,
+    pub sizes: Sizes,
+}
+
+/// Sizes of what is written; tests make them small to see many of each.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub first_segment: u64,
+    pub max_segment: u64,
+    /// Bytes of log between two checkpoints.
+    pub checkpoint: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes { first_segment: 16 * MIB, max_segment: 256 * MIB, checkpoint: 64 * MIB }
+    }
 }
 
 /// Why a shard could not be opened. Nothing was changed.
@@ -70,7 +87,7 @@ impl LocalBroker {
         let (inbox, requests) = Inbox::new();
         let status = Arc::new(Status::default());
         let (clock, shift) = ShardClock::after(options.clock.clone(), recovered.last_time);
-        let place = Place { disk: options.disk.clone(), dir: options.dir.clone(), metadata: options.metadata.clone(), retention: options.retention };
+        let place = Place { disk: options.disk.clone(), dir: options.dir.clone(), metadata: options.metadata.clone(), retention: options.retention, checkpoint_bytes: options.sizes.checkpoint };
         let upkeep = Upkeep::start(place, inbox.clone(), recovered.checkpoint).map_err(failed)?;
         recovered.seals.into_iter().for_each(|job| upkeep.give(Job::Seal(job)));
         let reader = recovered.log.reader();
@@ -95,16 +112,22 @@ impl LocalBroker {
     }
 }
 
-struct Recovered {
-    log: CommitLog,
-    index: Index,
-    state: State,
-    checkpoint: Lsn,
-    last_time: u64,
-    seals: Vec<gantry_store::index::SealJob>,
+/// A shard as its files say it is, before anybody leads it.
+pub struct Recovered {
+    pub log: CommitLog,
+    pub index: Index,
+    pub state: State,
+    /// The position of the checkpoint that the state came from.
+    pub checkpoint: Lsn,
+    pub last_time: u64,
+    /// Whether an unacknowledged tail was cut off.
+    pub torn: bool,
+    /// Index runs that were missing and have to be written.
+    pub seals: Vec<gantry_store::index::SealJob>,
 }
 
-fn recover(options: &Options) -> Result<Recovered, OpenError> {
+/// Reads a shard's files, and mends what a crash left half done.
+pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
     let disk = &options.disk;
     let loaded = checkpoint::load_newest(&**disk, &options.dir.join("state")).map_err(failed)?;
     let at = loaded.as_ref().map(|checkpoint| checkpoint.lsn);
@@ -112,7 +135,9 @@ fn recover(options: &Options) -> Result<Recovered, OpenError> {
     if at.is_some() && restored.is_none() {
         tracing::warn!("the newest checkpoint is of another version; the state is computed from the log");
     }
-    let settings = log::Options { skip_damaged: options.skip_damaged, ..log::Options::new(options.shard, options.cluster) };
+    let Sizes { first_segment, max_segment, .. } = options.sizes;
+    let (shard, cluster, skip_damaged) = (options.shard.0, options.cluster, options.skip_damaged);
+    let settings = log::Options { shard, cluster, first_segment, max_segment, skip_damaged };
     let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings, at.filter(|_| restored.is_some()).unwrap_or_default()).map_err(failed)?;
     let (checkpoint, (state, slots)) = match (at, restored) {
         (Some(at), Some((state, slots))) if at <= log.end() => (at, (state, Some(slots))),
@@ -133,7 +158,7 @@ fn recover(options: &Options) -> Result<Recovered, OpenError> {
     let mut replay = Replay { state, index, checkpoint, active };
     replay.run(&reader, checkpoint.min(active), log.end())?;
     let Replay { state, index, .. } = replay;
-    Ok(Recovered { log, index, state, checkpoint, last_time: recovery.last_time, seals })
+    Ok(Recovered { log, index, state, checkpoint, last_time: recovery.last_time, torn: recovery.torn_at.is_some(), seals })
 }
 
 /// The index of one segment, made from its frames.

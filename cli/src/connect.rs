@@ -66,7 +66,11 @@ async fn connect(text: &str, global: &Global) -> Result<Channel, Failure> {
     let endpoint = if address.encrypted { encrypt(endpoint, global).await? } else { endpoint };
     endpoint.connect().await.map_err(|error| {
         let failure = Failure::new(Exit::Unreachable, format!("`{text}`")).because(root_cause(&error));
-        if address.encrypted { failure.hint("for a certificate that the server made itself add `--tls-insecure`, for a private one `--tls-ca FILE`") } else { failure }
+        if address.encrypted {
+            failure.hint("for a certificate that the server made itself add `--tls-insecure`, for a private one `--tls-ca FILE`")
+        } else {
+            failure
+        }
     })
 }
 

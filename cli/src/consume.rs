@@ -11,7 +11,8 @@ use clap::Args;
 use gantry_model::limits::{INVISIBLE_MAX_MS, INVISIBLE_MIN_MS, POLL_MAX_MS, RECEIVE_BATCH_MAX};
 use gantry_proto::v2::receive_message_response::Content;
 use gantry_proto::v2::{
-    AckMessageEntry, AckMessageRequest, Code, FilterExpression, FilterType, Message, MessageQueue, NotifyClientTerminationRequest, ReceiveMessageRequest,
+    AckMessageEntry, AckMessageRequest, Code, FilterExpression, FilterType, Message, MessageQueue, NotifyClientTerminationRequest,
+    ReceiveMessageRequest,
 };
 use std::io::Write;
 use std::time::Duration;
@@ -57,8 +58,9 @@ pub async fn run(args: Consume, global: &Global, terminal: &mut Terminal) -> Res
     check_filter(&args.filter)?;
     check_invisible(args.invisible)?;
     let mut client = connect::messaging(global, "consume").await?;
+    let mut receiver = client.clone();
     let outcome = tokio::select! {
-        outcome = receive_all(&args, &mut client.clone(), global, terminal) => outcome,
+        outcome = receive_all(&args, &mut receiver, global, terminal) => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     // A polite goodbye gives back at once what was received and not acknowledged; without it the invisible duration does.

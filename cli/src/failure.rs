@@ -78,7 +78,9 @@ impl Failure {
     pub fn from_code(what: impl Into<String>, status: &v2::Status) -> Failure {
         let (exit, hint) = match status.code() {
             Code::TopicNotFound => (Exit::NotFound, Some("see what exists with `gantry topic list`, or create it with `gantry topic create`")),
-            Code::ConsumerGroupNotFound => (Exit::NotFound, Some("see what exists with `gantry group list`, or create it with `gantry group create`")),
+            Code::ConsumerGroupNotFound => {
+                (Exit::NotFound, Some("see what exists with `gantry group list`, or create it with `gantry group create`"))
+            }
             Code::NotFound | Code::MessageNotFound | Code::OffsetNotFound => (Exit::NotFound, None),
             Code::Unauthorized | Code::Forbidden | Code::InvalidReceiptHandle => (Exit::Refused, None),
             Code::MessagePropertyConflictWithType => (Exit::Refused, Some("see which types the topic takes with `gantry topic describe`")),

@@ -215,7 +215,12 @@ impl Sender<'_> {
             let entry = joined.map_err(|error| Failure::new(Exit::Failed, "a send broke off").because(error))??;
             self.sent += 1;
             if !self.quiet {
-                let receipt = Receipt { message_id: entry.message_id, topic: self.args.topic.clone(), offset: entry.offset, recall_handle: entry.recall_handle };
+                let receipt = Receipt {
+                    message_id: entry.message_id,
+                    topic: self.args.topic.clone(),
+                    offset: entry.offset,
+                    recall_handle: entry.recall_handle,
+                };
                 output::print_one(&receipt, self.global.output, self.terminal)?;
             }
             let second = (clock::mono() - self.began).as_secs();
@@ -232,7 +237,8 @@ impl Sender<'_> {
         if self.shown > 0 {
             self.terminal.progress("")?;
         }
-        let summary = Summary { topic: self.args.topic, messages: self.sent, bytes: self.bytes, seconds, messages_per_second: self.sent as f64 / seconds };
+        let summary =
+            Summary { topic: self.args.topic, messages: self.sent, bytes: self.bytes, seconds, messages_per_second: self.sent as f64 / seconds };
         if self.quiet && (outcome.is_ok() || self.global.output == OutputFormat::Table) {
             output::print(&summary, self.global.output, self.terminal)?;
         }

@@ -165,7 +165,8 @@ impl Report for Record {
 
 /// A tag filter that is checked before it is sent, so that a mistake is the command line's and not the server's.
 pub fn check_filter(expression: &str) -> Result<gantry_model::filter::Filter, crate::Failure> {
-    let wrong = |error| crate::Failure::usage(format!("filter `{expression}` is wrong")).because(error).hint("write tags joined by ||, such as 'A || B'");
+    let wrong =
+        |error| crate::Failure::usage(format!("filter `{expression}` is wrong")).because(error).hint("write tags joined by ||, such as 'A || B'");
     gantry_model::filter::Filter::tags(expression).map_err(wrong)
 }
 

@@ -9,7 +9,8 @@ use crate::terminal::{Confirmed, Terminal};
 use crate::value;
 use clap::{Args, Subcommand, ValueEnum};
 use gantry_proto::admin::{
-    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, GetTopicStatsRequest, ListTopicsRequest, QueueStats, Topic, TopicState, UpdateTopicRequest,
+    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, GetTopicStatsRequest, ListTopicsRequest, QueueStats, Topic, TopicState,
+    UpdateTopicRequest,
 };
 use gantry_proto::v2::{MessageType, Permission};
 use serde::Serialize;
@@ -289,7 +290,9 @@ async fn update(args: Update, admin: &mut Admin, global: &Global, terminal: &mut
     };
     let empty = UpdateTopicRequest { namespace: ask.namespace.clone(), name: ask.name.clone(), ..Default::default() };
     if ask == empty {
-        return Err(Failure::usage(format!("nothing to change on topic `{}`", args.name)).hint("name a change, such as `--queues 16`; `--help` lists them"));
+        return Err(
+            Failure::usage(format!("nothing to change on topic `{}`", args.name)).hint("name a change, such as `--queues 16`; `--help` lists them")
+        );
     }
     match admin.update_topic(request(ask, global)).await {
         Ok(answer) => changed("updated", answer.into_inner().topic, global, terminal),
@@ -437,7 +440,14 @@ impl Report for Listing {
         let mut table = Table::new(&if foreign { [&["NAMESPACE"], &heading[..]].concat() } else { heading.to_vec() });
         for topic in &self.topics {
             let namespace = foreign.then(|| or_dash(&topic.namespace));
-            let cells = [topic.name.clone(), topic.kind(), topic.queue_count.to_string(), topic.permission.to_owned(), topic.retention(), topic.state.to_owned()];
+            let cells = [
+                topic.name.clone(),
+                topic.kind(),
+                topic.queue_count.to_string(),
+                topic.permission.to_owned(),
+                topic.retention(),
+                topic.state.to_owned(),
+            ];
             table.row(namespace.into_iter().chain(cells));
         }
         table.render()

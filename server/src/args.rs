@@ -16,6 +16,18 @@ pub struct Cli {
 pub enum Command {
     /// Run a server: with no flags a whole one, in this process, with its data in ./gantry-data
     Server(Box<ServerArgs>),
+    /// Show the settings of a server
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// What `gantry config` can show.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// The value that each setting would have, and who says so; takes the flags of `gantry server`
+    Show(Box<ServerArgs>),
+    /// Everything that can be set, with its variable and its default
+    Keys,
 }
 
 /// The flags of `gantry server`. Each of them is a setting that can stand in the file and the environment too.
@@ -135,8 +147,10 @@ mod tests {
     use clap::CommandFactory;
 
     fn server(line: &str) -> ServerArgs {
-        let Command::Server(args) = Cli::try_parse_from(line.split(' ')).unwrap().command;
-        *args
+        match Cli::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Server(args) => *args,
+            other => panic!("not a server: {other:?}"),
+        }
     }
 
     #[test]

@@ -1,15 +1,28 @@
-//! The `gantry` binary.
+//! The `gantry` binary: the server, and every command that talks to one.
+//!
+//! `process` tells the life of a server, `standalone` what it is made of and in which order. `config` finds out how the server is meant to
+//! be. This crate wires and reports; it never touches a message, and it has no rule of its own about topics, groups or deliveries.
+
+#![forbid(unsafe_code)]
 
 mod args;
-mod config;
-mod logging;
+mod process;
+mod standalone;
 mod listeners;
 mod workers;
 mod report;
 mod shutdown;
+mod logging;
+mod config;
+mod show;
 
-fn main() {
-    let cli = <args::Cli as clap::Parser>::parse();
-    let args::Command::Server(args) = cli.command;
-    println!("{:?}", config::Config::read(None, &Default::default(), &args.settings()));
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Server(args) => process::run(&args),
+        Command::Config(command) => process::show(&command),
+    }
 }

@@ -1,14 +1,13 @@
 //! The life of `gantry server`: read the configuration, start, say where, wait for the end, end in order.
 
-use crate::args::ServerArgs;
+use crate::args::{ConfigCommand, ServerArgs};
 use crate::config::merge::{Document, Merged};
 use crate::config::{Config, ConfigError};
-use crate::logging;
+use crate::{logging, show};
 use crate::shutdown::{End, Signals};
 use crate::standalone::{Standalone, StartError};
 use gantry_platform::clock::{SharedClock, SystemClock, sleep};
-use gantry_platform::disk::Disk;
-use gantry_platform::{RealDisk, install_sigbus_handler};
+use gantry_platform::install_sigbus_handler;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -54,22 +53,39 @@ fn failed(error: &dyn fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Shows what a server with these flags would run with.
+pub fn show(command: &ConfigCommand) -> ExitCode {
+    let args = match command {
+        ConfigCommand::Keys => {
+            println!("{}", show::reference());
+            return ExitCode::SUCCESS;
+        }
+        ConfigCommand::Show(args) => args,
+    };
+    match configuration(args) {
+        Ok((_, merged)) => {
+            println!("{}", show::effective(&merged));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("gantry: {error}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
 /// The configuration from all its sources.
-pub fn configuration(args: &ServerArgs) -> Result<(Config, Merged), UsageError> {
+fn configuration(args: &ServerArgs) -> Result<(Config, Merged), UsageError> {
     let document = args.config.as_deref().map(read_document).transpose()?;
     let env: BTreeMap<String, String> = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?))).collect();
     Config::read(document.as_ref(), &env, &args.settings()).map_err(UsageError::Config)
 }
 
+/// Read without the disk of `platform`: this happens once, before there is anything to simulate, and the file may be read-only.
 fn read_document(path: &Path) -> Result<Document, UsageError> {
-    let unreadable = |error: io::Error| UsageError::File { path: path.display().to_string(), error };
-    let here = std::env::current_dir().map_err(unreadable)?;
-    let file = RealDisk::new(here).open(path).map_err(unreadable)?;
-    let mut bytes = vec![0; file.len().map_err(unreadable)? as usize];
-    let read = file.read_at(0, &mut bytes).map_err(unreadable)?;
-    bytes.truncate(read);
-    let text = String::from_utf8(bytes).map_err(|error| unreadable(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-    Ok(Document { path: path.display().to_string(), text })
+    let path_text = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| UsageError::File { path: path_text.clone(), error })?;
+    Ok(Document { path: path_text, text })
 }
 
 /// What is wrong with what the user said.

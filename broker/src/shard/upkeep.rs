@@ -25,8 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
 
-/// A checkpoint is made when this much was appended since the last one, or after this time if anything was.
-const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
+/// A checkpoint is made after this time if anything was appended, and earlier if much was.
 const CHECKPOINT_MS: u64 = 60_000;
 /// How often the disk's room, marks and retention are looked at.
 const LOOK_MS: u64 = 1_000;
@@ -75,6 +74,8 @@ pub struct Place {
     pub dir: PathBuf,
     pub metadata: Arc<dyn Metadata>,
     pub retention: Retention,
+    /// Bytes of log between two checkpoints.
+    pub checkpoint_bytes: u64,
 }
 
 /// The shard thread's end of upkeep.
@@ -84,6 +85,8 @@ pub struct Upkeep {
     thread: Option<tasks::Thread>,
     looked: u64,
     checkpoint_at: Lsn,
+    /// The log must reach back to the checkpoint before the newest, which counts when the newest is damaged.
+    needed_from: Lsn,
     checkpoint_time: u64,
     checkpointing: bool,
     watermark: Watermark,
@@ -106,6 +109,7 @@ impl Upkeep {
             thread: Some(thread),
             looked: 0,
             checkpoint_at,
+            needed_from: Lsn(0),
             checkpoint_time: 0,
             checkpointing: false,
             watermark: Watermark::Ok,
@@ -131,7 +135,7 @@ impl Upkeep {
     pub fn checkpoint_if_due(&mut self, core: &mut Core<Draft>, index: &Index, end: Lsn) {
         let grown = end.0 - self.checkpoint_at.0;
         let waited = core.now().saturating_sub(self.checkpoint_time) >= CHECKPOINT_MS;
-        if self.checkpointing || !(grown >= CHECKPOINT_BYTES || waited && grown > 0 && core.state.changed()) {
+        if self.checkpointing || !(grown >= self.place.checkpoint_bytes || waited && grown > 0 && core.state.changed()) {
             return;
         }
         self.checkpoint_time = core.now();
@@ -144,7 +148,7 @@ impl Upkeep {
     pub fn checkpointed(&mut self, at: Lsn, error: Option<String>, state: &mut State) {
         self.checkpointing = false;
         match error {
-            None => self.checkpoint_at = at,
+            None => self.needed_from = std::mem::replace(&mut self.checkpoint_at, at),
             Some(error) => {
                 tracing::warn!(%error, "a checkpoint could not be written; a restart reads more of the log");
                 state.touch_all();
@@ -230,8 +234,8 @@ impl Upkeep {
         let end = log.end();
         for segment in log.segments().into_iter().filter(|segment| segment.sealed) {
             let next = Lsn(segment.base.0 + segment.len);
-            // What a restart needs must stay: nothing goes that the newest checkpoint doesn't contain.
-            if next > self.checkpoint_at || index.missing().contains(&segment.base) {
+            // What a restart needs must stay.
+            if next > self.needed_from || index.missing().contains(&segment.base) {
                 break;
             }
             let Ok(queues) = index.last_offsets(segment.base) else { break };

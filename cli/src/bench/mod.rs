@@ -169,7 +169,9 @@ impl Settings {
         }
         let counted = args.compare_floor || args.scenario == Scenario::Consume;
         if counted && args.duration.is_some() {
-            return Err(Failure::usage("`--duration` does not go with `--scenario consume`").because("what is sent first must be counted").hint("use `--messages N`"));
+            return Err(Failure::usage("`--duration` does not go with `--scenario consume`")
+                .because("what is sent first must be counted")
+                .hint("use `--messages N`"));
         }
         if args.scenario == Scenario::Idle && (args.messages.is_some() || args.floor) {
             return Err(Failure::usage("`--scenario idle` goes with `--duration` only").because("nothing is sent, and the empty handler never waits"));

@@ -64,25 +64,25 @@ impl Template {
 }
 
 /// Something that can write itself as a request.
-pub trait Write: Send + 'static {
-    fn write(self, out: &mut impl BufMut);
+pub trait Encode: Send + Sync + 'static {
+    fn encode(self, out: &mut impl BufMut);
 }
 
-impl Write for Bytes {
-    fn write(self, out: &mut impl BufMut) {
+impl Encode for Bytes {
+    fn encode(self, out: &mut impl BufMut) {
         out.put(self);
     }
 }
 
 /// One send of a template.
-pub struct Send1 {
+pub struct StampedSend {
     pub template: Arc<Template>,
     pub seq: u64,
     pub due: u64,
 }
 
-impl Write for Send1 {
-    fn write(self, out: &mut impl BufMut) {
+impl Encode for StampedSend {
+    fn encode(self, out: &mut impl BufMut) {
         let Template { run, producer, before_id, between, filler } = &*self.template;
         let stamp = Stamp { run: *run, producer: *producer, seq: self.seq, due: self.due };
         let mut number = [0; ID_DIGITS / 2];
@@ -97,7 +97,7 @@ impl Write for Send1 {
 }
 
 /// Writes requests that know their bytes, reads answers with prost.
-struct Lean<E, D>(PhantomData<(E, D)>);
+struct Lean<E, D>(PhantomData<fn(E) -> D>);
 
 impl<E, D> Default for Lean<E, D> {
     fn default() -> Lean<E, D> {
@@ -105,7 +105,7 @@ impl<E, D> Default for Lean<E, D> {
     }
 }
 
-impl<E: Write, D: prost::Message + Default + 'static> Codec for Lean<E, D> {
+impl<E: Encode, D: prost::Message + Default + 'static> Codec for Lean<E, D> {
     type Encode = E;
     type Decode = D;
     type Encoder = Lean<E, ()>;
@@ -120,12 +120,12 @@ impl<E: Write, D: prost::Message + Default + 'static> Codec for Lean<E, D> {
     }
 }
 
-impl<E: Write> Encoder for Lean<E, ()> {
+impl<E: Encode> Encoder for Lean<E, ()> {
     type Item = E;
     type Error = tonic::Status;
 
     fn encode(&mut self, item: E, out: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
-        item.write(out);
+        item.encode(out);
         Ok(())
     }
 }
@@ -162,7 +162,7 @@ impl Calls {
     }
 
     /// Sends one message.
-    pub async fn send(&mut self, message: Send1) -> Result<(), String> {
+    pub async fn send(&mut self, message: StampedSend) -> Result<(), String> {
         let answer: SendMessageResponse = self.unary(SEND, message).await?;
         ok(answer.entries.first().and_then(|entry| entry.status.as_ref()).or(answer.status.as_ref()))
     }
@@ -193,7 +193,7 @@ impl Calls {
         ok(status.as_ref()).map(|()| messages)
     }
 
-    async fn unary<E: Write, D: prost::Message + Default + 'static>(&mut self, path: &'static str, message: E) -> Result<D, String> {
+    async fn unary<E: Encode, D: prost::Message + Default + 'static>(&mut self, path: &'static str, message: E) -> Result<D, String> {
         self.grpc.ready().await.map_err(|error| error.to_string())?;
         let request = tonic::Request::from_parts(self.headers.clone(), Default::default(), message);
         let answer = self.grpc.unary(request, PathAndQuery::from_static(path), Lean::<E, D>::default()).await;
@@ -228,7 +228,7 @@ mod tests {
     fn a_filled_template_is_the_request_that_prost_would_write() {
         let template = Arc::new(Template::new(&global("unused", "unused"), "orders", 0xabc, 7, 100, Some("g".to_owned())));
         let mut bytes = Vec::new();
-        Send1 { template, seq: 9, due: 11 }.write(&mut bytes);
+        StampedSend { template, seq: 9, due: 11 }.encode(&mut bytes);
         let request = SendMessageRequest::decode(&bytes[..]).unwrap();
         let message = &request.messages[0];
         let system = message.system_properties.as_ref().unwrap();

@@ -136,7 +136,8 @@ impl Net for TestNode {
         let (client, near) = duplex(BUFFER);
         let (far, server) = duplex(BUFFER);
         listening.connections.send(Box::new(server)).await.map_err(|_| ErrorKind::ConnectionRefused)?;
-        tokio::spawn(carry(near, far, there, back));
+        let resets = there.borrow().resets;
+        tokio::spawn(carry(near, far, there, back, resets));
         Ok(Box::new(client))
     }
 }
@@ -161,9 +162,8 @@ async fn open_delay(link: &mut watch::Receiver<Link>) -> Duration {
     }
 }
 
-/// One connection, until both sides have ended or it is reset.
-async fn carry(near: DuplexStream, far: DuplexStream, there: watch::Receiver<Link>, back: watch::Receiver<Link>) {
-    let resets = there.borrow().resets;
+/// One connection, until both sides have ended or a reset after the first `resets` breaks it.
+async fn carry(near: DuplexStream, far: DuplexStream, there: watch::Receiver<Link>, back: watch::Receiver<Link>, resets: u64) {
     let mut watched = there.clone();
     let (near_read, near_write) = split(near);
     let (far_read, far_write) = split(far);

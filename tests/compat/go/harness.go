@@ -31,10 +31,8 @@ const (
 // failed is what a scenario panics with when it does not hold. As with a test's Fatal, only the scenario's own goroutine may.
 type failed struct{ reason string }
 
-// unsupported is what a scenario panics with when this client cannot play it.
-type unsupported struct{ reason string }
-
-// Run is one play of one scenario: its names, its runner, the clients it opened, its verdict. A scenario that returns held.
+// Run is one play of one scenario: its names, its runner, the clients it opened, its verdict. A scenario that returns held. (There is no
+// scenario this client cannot play.)
 //
 // Lines that start with `@gantry ` are for the runner; everything else a scenario prints is its log.
 type Run struct {
@@ -233,8 +231,6 @@ func (run *Run) verdict(scenario func(*Run)) (verdict string) {
 	defer func() {
 		switch reason := recover().(type) {
 		case nil:
-		case unsupported:
-			verdict = "unsupported " + reason.reason
 		case failed:
 			verdict = fmt.Sprintf("fail %s (while: %s)", reason.reason, run.doingNow())
 		default:

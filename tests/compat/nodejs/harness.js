@@ -182,7 +182,10 @@ export async function expectSilence(consumer, seconds) {
   const deadline = now() + seconds;
   while (now() < deadline) {
     const [ delivered ] = await consumer.receive(16, 30_000);
-    if (delivered) throw new Failed(`\`${text(delivered).slice(0, 60)}\` came with attempt ${delivered.deliveryAttempt}, and nothing should have come`);
+    if (delivered) {
+      const what = text(delivered).slice(0, 60);
+      throw new Failed(`\`${what}\` came with attempt ${delivered.deliveryAttempt}, and nothing should have come`);
+    }
   }
 }
 

@@ -1,8 +1,9 @@
 """Makes the client trust the server under test.
 
 The Python client verifies certificates against its library's roots and has no switch for it, while a test server has a certificate of its
-own making. So the certificate is fetched first, without checking it, and becomes the only root of this process, in the place of any the environment names. It must happen before the
-client is imported, because gRPC reads its roots once; for the same reason the server must keep its certificate when it restarts.
+own making. So the certificate is fetched first, without checking it, and becomes the only root of this process, whatever the environment
+says. It must happen before the client is imported, because gRPC reads its roots once; for the same reason the server must keep its
+certificate when it restarts.
 """
 
 import os

@@ -24,7 +24,11 @@ import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
 import org.apache.rocketmq.client.apis.message.MessageView;
 import org.apache.rocketmq.client.apis.producer.Producer;
 
-/** Faults: the server or the consumer is killed, and nothing acknowledged is lost or repeated. */
+/**
+ * Faults: the server or the consumer is killed, and nothing acknowledged is lost or repeated.
+ *
+ * <p>While the server is away the client throws what gRPC throws, which is no {@code ClientException}.
+ */
 final class Faults {
     /** The client acknowledges right after the listener; what was consumed this long before the kill counts as acknowledged. */
     private static final int SETTLED_S = 2;
@@ -49,7 +53,7 @@ final class Faults {
                     producer.send(message(topic, body));
                     acknowledged.put(body, Clock.now());
                     Thread.sleep(20);
-                } catch (ClientException error) {
+                } catch (ClientException | RuntimeException error) {
                     say("send of `" + body + "` failed, which is allowed while the server is away: " + Run.oneLine(error));
                     Thread.sleep(200);
                 }
@@ -174,7 +178,7 @@ final class Faults {
             try {
                 consumer.ack(held);
                 return;
-            } catch (ClientException error) {
+            } catch (ClientException | RuntimeException error) {
                 require(Run.code(error).isEmpty(), "the acknowledgement was refused: " + Run.oneLine(error));
                 require(!inTime.over(), "the acknowledgement did not get through: " + Run.oneLine(error));
                 say("the acknowledgement did not get through yet: " + Run.oneLine(error));
@@ -186,7 +190,7 @@ final class Faults {
     private static void quietAfterARestart(SimpleConsumer consumer) throws InterruptedException {
         try {
             expectSilence(consumer, 3);
-        } catch (ClientException error) {
+        } catch (ClientException | RuntimeException error) {
             say("a receive failed, which is allowed right after the restart: " + Run.oneLine(error));
             Thread.sleep(500);
         }

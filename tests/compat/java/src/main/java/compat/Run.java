@@ -29,8 +29,8 @@ import org.apache.rocketmq.client.apis.producer.Producer;
 /**
  * One play of one scenario: its names, its runner, the clients it opened, its verdict.
  *
- * <p>A scenario that returns held; {@link Failed} and {@link Unsupported} say otherwise. Lines that start with {@code @gantry } are for the
- * runner; everything else a scenario prints is its log.
+ * <p>A scenario that returns held; {@link Failed} says otherwise. (There is no scenario this client cannot play.) Lines that start with
+ * {@code @gantry } are for the runner; everything else a scenario prints is its log.
  */
 final class Run {
     /** The runner gives a scenario 90 s; ending a little earlier lets the program say where it got stuck. */
@@ -57,20 +57,11 @@ final class Run {
         void play(Run run) throws Exception;
     }
 
-    /** The scenario did not hold. */
-    static final class Failed extends RuntimeException {
+    /** The scenario did not hold. An error, as in test libraries, so that scenarios may catch every exception of the client. */
+    static final class Failed extends AssertionError {
         private static final long serialVersionUID = 1;
 
         Failed(String reason) {
-            super(reason);
-        }
-    }
-
-    /** This client cannot play the scenario. */
-    static final class Unsupported extends RuntimeException {
-        private static final long serialVersionUID = 1;
-
-        Unsupported(String reason) {
             super(reason);
         }
     }
@@ -219,8 +210,6 @@ final class Run {
         try {
             require(played != null, "this program has no scenario `" + scenario + "`");
             played.play(this);
-        } catch (Unsupported reason) {
-            verdict = "unsupported " + reason.getMessage();
         } catch (Exception | LinkageError | AssertionError error) {
             error.printStackTrace();
             verdict = "fail " + oneLine(error) + " (while: " + doing + ")";

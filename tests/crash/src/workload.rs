@@ -1,0 +1,154 @@
+//! A mixed workload on a recording disk: sends of many sizes, receives, acknowledgements, failures, dead letters, checkpoints, new segments.
+
+use crate::catalogue::Fixed;
+use bytes::Bytes;
+use gantry_broker::open::Sizes;
+use gantry_broker::{LocalBroker, Options, Retention};
+use gantry_model::contract::Broker;
+use gantry_model::contract::broker::{AttemptCount, LeaseTerm, ReceiveRequest, SendRequest, VisibilityChange};
+use gantry_model::{ClientId, Filter, Message, Offset, QueueId, ReceiptHandle, ShardId};
+use gantry_platform::chance::{Chance, SeededChance};
+use gantry_platform::clock::SystemClock;
+use gantry_platform::disk::recording::{Op, RecordingDisk};
+use gantry_platform::disk::{Disk, SharedDisk};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a client was told.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    Sent { queue: QueueId, offset: Offset, id: String, body: Bytes },
+    Acked { queue: QueueId, offset: Offset },
+    Dead,
+}
+
+/// A recording, and what its notes mean.
+pub struct Recorded {
+    pub operations: Vec<Op>,
+    pub facts: Vec<Fact>,
+}
+
+/// How a shard is opened here: small files, so that a short run has many of each kind.
+pub fn options(disk: SharedDisk) -> Options {
+    Options {
+        disk,
+        dir: PathBuf::from("/data/shard-0"),
+        clock: Arc::new(SystemClock::new()),
+        metadata: Fixed::new(),
+        shard: ShardId(0),
+        cluster: [7; 16],
+        retention: Retention { age_ms: 3_600_000, bytes: Some(160 * 1024) },
+        skip_damaged: false,
+        sizes: Sizes { first_segment: 32 * 1024, max_segment: 64 * 1024, checkpoint: 48 * 1024 },
+    }
+}
+
+struct Run {
+    broker: Arc<LocalBroker>,
+    disk: Arc<RecordingDisk>,
+    catalogue: Arc<Fixed>,
+    chance: SeededChance,
+    facts: Vec<Fact>,
+    held: Vec<ReceiptHandle>,
+}
+
+/// Plays the workload of a seed.
+pub fn record(seed: u64) -> Recorded {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let disk = Arc::new(RecordingDisk::new());
+    disk.create_dir_all(&PathBuf::from("/data")).expect("a memory disk");
+    let facts = runtime.block_on(async {
+        let broker = LocalBroker::open(options(disk.clone())).expect("a new shard opens");
+        let chance = SeededChance::new(seed);
+        let mut run = Run { broker, disk: disk.clone(), catalogue: Fixed::new(), chance, facts: Vec::new(), held: Vec::new() };
+        for _ in 0..150 {
+            run.step().await;
+        }
+        run.broker.close();
+        run.facts
+    });
+    Recorded { operations: disk.ops(), facts }
+}
+
+impl Run {
+    fn told(&mut self, fact: Fact) {
+        self.disk.note(self.facts.len() as u64);
+        self.facts.push(fact);
+    }
+
+    async fn step(&mut self) {
+        match self.chance.next_u64() % 10 {
+            0..=3 => self.send().await,
+            4..=5 => self.receive().await,
+            6..=7 => self.ack().await,
+            8 => self.fail().await,
+            _ => self.bury().await,
+        }
+    }
+
+    /// Several sends at once, so that they share a commit.
+    async fn send(&mut self) {
+        let mut sends = Vec::new();
+        for _ in 0..1 + self.chance.next_u64() % 4 {
+            let size = 1 + self.chance.next_u64() as usize % if self.chance.next_u64().is_multiple_of(8) { 9_000 } else { 700 };
+            let id = format!("{:016x}", self.chance.next_u64());
+            let body: Bytes = (0..size).map(|at| (at as u64 * 31 + size as u64) as u8).collect();
+            let message = Message { id: id.clone(), body: body.clone(), tag: Some("T".into()), keys: vec![id.clone()], ..Message::default() };
+            let message = Message { kind: gantry_model::MessageKind::Normal, ..message };
+            let broker = self.broker.clone();
+            let request = SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message] };
+            sends.push((gantry_platform::tasks::spawn("send", async move { broker.send(request).await }), id, body));
+        }
+        for (send, id, body) in sends {
+            let answers = send.join().await.expect("a send ends");
+            let Ok(sent) = &answers[0] else { panic!("a memory disk takes everything: {answers:?}") };
+            self.told(Fact::Sent { queue: sent.queue, offset: sent.offset, id, body });
+        }
+    }
+
+    async fn receive(&mut self) {
+        let request = ReceiveRequest {
+            group: self.catalogue.group.clone(),
+            topic: self.catalogue.topic.clone(),
+            filter: Arc::new(Filter::All),
+            client: ClientId::new("c"),
+            max: 1 + (self.chance.next_u64() % 8) as u32,
+            lease: LeaseTerm::For(Duration::from_secs(600)),
+            wait: Duration::ZERO,
+            attempt_id: None,
+        };
+        let deliveries = self.broker.receive(request).await.expect("a shard that works");
+        self.held.extend(deliveries.into_iter().map(|delivery| delivery.handle));
+    }
+
+    fn pick(&mut self) -> Option<ReceiptHandle> {
+        let count = self.held.len() as u64;
+        (count > 0).then(|| self.held.swap_remove((self.chance.next_u64() % count) as usize))
+    }
+
+    async fn ack(&mut self) {
+        for _ in 0..3 {
+            let Some(handle) = self.pick() else { return };
+            let answers = self.broker.ack(&self.catalogue.group, vec![handle]).await;
+            if answers[0].is_ok() {
+                self.told(Fact::Acked { queue: handle.queue, offset: handle.offset });
+            }
+        }
+    }
+
+    async fn fail(&mut self) {
+        let Some(handle) = self.pick() else { return };
+        let group = self.catalogue.group.clone();
+        // Retention may have taken the message meanwhile; then the shard says so.
+        let _ = self.broker.change_visibility(VisibilityChange { group, handle, after: Duration::ZERO, attempt: AttemptCount::Counts }).await;
+    }
+
+    async fn bury(&mut self) {
+        let Some(handle) = self.pick() else { return };
+        if self.broker.dead_letter(&self.catalogue.group, handle).await.is_ok() {
+            self.told(Fact::Acked { queue: handle.queue, offset: handle.offset });
+            self.told(Fact::Dead);
+        }
+    }
+}
