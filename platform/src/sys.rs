@@ -58,9 +58,9 @@ impl Registration {
     /// Enters `start .. start + len` as the map of `path`.
     pub(crate) fn new(path: &Path, start: usize, len: usize) -> Registration {
         let first = NEXT.fetch_add(1, Ordering::Relaxed);
-        let slot = (0..SLOTS).map(|i| &TABLE[first.wrapping_add(i) % SLOTS]).find(|slot| {
-            slot.state.compare_exchange(FREE, CHANGING, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        });
+        let slot = (0..SLOTS)
+            .map(|i| &TABLE[first.wrapping_add(i) % SLOTS])
+            .find(|slot| slot.state.compare_exchange(FREE, CHANGING, Ordering::Acquire, Ordering::Relaxed).is_ok());
         if let Some(slot) = slot {
             let path = path.as_os_str().as_bytes();
             let tail = &path[path.len().saturating_sub(NAME_LEN)..];

@@ -1,6 +1,6 @@
 //! What only a real disk can show: direct non-blocking reads, locks between processes, a full device, faults in maps.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::io::{ErrorKind, IoSlice};
 use std::path::Path;

@@ -49,6 +49,8 @@ pub enum Fault {
         /// Which bit.
         bit: usize,
     },
+    /// A `try_read_at` that answers `None`, as if the bytes were not in the page cache. Nothing for other operations.
+    WouldBlock,
     /// A call before the operation, which then goes on: to wait, to count, to stop the test there.
     Slow(Arc<dyn Fn(&Path) + Send + Sync>),
 }
@@ -134,10 +136,7 @@ impl Plan {
 
     /// For operations that can only fail or be slow.
     fn check(&self, on: Operation, path: &Path) -> io::Result<()> {
-        match self.due(on, path) {
-            None | Some(Fault::FlipBit { .. }) => Ok(()),
-            Some(fault) => fault.strike(path),
-        }
+        self.due(on, path).map_or(Ok(()), |fault| fault.strike(path))
     }
 }
 
@@ -146,7 +145,7 @@ impl Fault {
         match self {
             Fault::Io | Fault::Torn { .. } => Err(io::Error::from_raw_os_error(libc::EIO)),
             Fault::NoSpace => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-            Fault::FlipBit { .. } => Ok(()),
+            Fault::FlipBit { .. } | Fault::WouldBlock => Ok(()),
             Fault::Slow(call) => {
                 call(path);
                 Ok(())
@@ -276,15 +275,13 @@ struct FaultyFile {
 }
 
 impl FaultyFile {
-    /// Applies what is due to a read whose bytes are already in `buf`.
-    fn spoil(&self, buf: &mut [u8]) -> io::Result<()> {
-        match self.plan.due(Operation::Read, &self.path) {
-            None => Ok(()),
-            Some(fault) => {
-                fault.flip(buf);
-                fault.strike(&self.path)
-            }
-        }
+    /// Reads under the fault that is due: the error or the call comes first, the flipped bit last.
+    fn spoil<T>(&self, fault: Option<Fault>, buf: &mut [u8], read: impl FnOnce(&mut [u8]) -> io::Result<T>) -> io::Result<T> {
+        let Some(fault) = fault else { return read(buf) };
+        fault.strike(&self.path)?;
+        let done = read(buf)?;
+        fault.flip(buf);
+        Ok(done)
     }
 }
 
@@ -321,15 +318,15 @@ impl DiskFile for FaultyFile {
     }
 
     fn read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(off, buf)?;
-        self.spoil(&mut buf[..read])?;
-        Ok(read)
+        let fault = self.plan.due(Operation::Read, &self.path);
+        self.spoil(fault, buf, |buf| self.file.read_at(off, buf))
     }
 
     fn try_read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
-        let read = self.file.try_read_at(off, buf)?;
-        self.spoil(&mut buf[..read.unwrap_or(0)])?;
-        Ok(read)
+        match self.plan.due(Operation::Read, &self.path) {
+            Some(Fault::WouldBlock) => Ok(None),
+            fault => self.spoil(fault, buf, |buf| self.file.try_read_at(off, buf)),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -436,6 +433,14 @@ mod tests {
         assert_eq!(file.read_at(0, &mut buf).unwrap(), 4);
         assert_eq!(buf, [0, 2, 0, 0]);
         assert_eq!(file.map().unwrap().slice(0, 4).unwrap(), &[0, 2, 0, 0][..]);
+    }
+
+    #[test]
+    fn a_cold_range_is_not_read_without_blocking() {
+        let (disk, file) = disk();
+        disk.add(Rule::new(Operation::Read, Fault::WouldBlock).forever());
+        assert_eq!(file.try_read_at(0, &mut [0; 4]).unwrap(), None);
+        assert_eq!(file.read_at(0, &mut [0; 4]).unwrap(), 4);
     }
 
     #[test]

@@ -69,9 +69,8 @@ impl Disk for RealDisk {
         let mut partial = path.clone().into_os_string();
         partial.push(PARTIAL_SUFFIX);
         let partial = PathBuf::from(partial);
-        match make_zeroed(&partial, len) {
+        match make_zeroed(&partial, len).and_then(|file| fs::rename(&partial, &path).map(|()| file)) {
             Ok(file) => {
-                fs::rename(&partial, &path)?;
                 sync_dir(parent(&path))?;
                 Ok(Arc::new(RealFile { file, path }))
             }

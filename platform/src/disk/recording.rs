@@ -15,15 +15,37 @@ use crate::mmap::Map;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The variants are the methods of `Disk` and `DiskFile`, with their arguments.
 pub enum Op {
-    CreateDirAll { dir: PathBuf },
-    CreateZeroed { path: PathBuf, len: u64 },
-    Create { path: PathBuf },
-    Write { path: PathBuf, off: u64, bytes: Bytes },
-    Sync { path: PathBuf },
-    SyncDir { dir: PathBuf },
-    Rename { from: PathBuf, to: PathBuf },
-    Remove { path: PathBuf },
-    RemoveDirAll { dir: PathBuf },
+    CreateDirAll {
+        dir: PathBuf,
+    },
+    CreateZeroed {
+        path: PathBuf,
+        len: u64,
+    },
+    Create {
+        path: PathBuf,
+    },
+    Write {
+        path: PathBuf,
+        off: u64,
+        bytes: Bytes,
+    },
+    Sync {
+        path: PathBuf,
+    },
+    SyncDir {
+        dir: PathBuf,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    Remove {
+        path: PathBuf,
+    },
+    RemoveDirAll {
+        dir: PathBuf,
+    },
     /// What the application noted, such as "offset 7 is acknowledged".
     Note(u64),
 }
