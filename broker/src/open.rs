@@ -22,7 +22,7 @@ use gantry_platform::tasks;
 use gantry_store::checkpoint;
 use gantry_store::frame::{Frame, Kind};
 use gantry_store::index::{Entry, Index, Memtable};
-use gantry_store::log::{self, CommitLog, LogReader};
+use gantry_store::log::{self, CommitLog, LogReader, Verdict};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -136,8 +136,8 @@ pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
         tracing::warn!("the newest checkpoint is of another version; the state is computed from the log");
     }
     let Sizes { first_segment, max_segment, .. } = options.sizes;
-    let (shard, cluster, skip_damaged) = (options.shard.0, options.cluster, options.skip_damaged);
-    let settings = log::Options { shard, cluster, first_segment, max_segment, skip_damaged };
+    let settings =
+        log::Options { first_segment, max_segment, skip_damaged: options.skip_damaged, ..log::Options::new(options.shard, options.cluster) };
     let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings, at.filter(|_| restored.is_some()).unwrap_or_default()).map_err(failed)?;
     let (checkpoint, (state, slots)) = match (at, restored) {
         (Some(at), Some((state, slots))) if at <= log.end() => (at, (state, Some(slots))),
@@ -158,7 +158,7 @@ pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
     let mut replay = Replay { state, index, checkpoint, active };
     replay.run(&reader, checkpoint.min(active), log.end())?;
     let Replay { state, index, .. } = replay;
-    Ok(Recovered { log, index, state, checkpoint, last_time: recovery.last_time, torn: recovery.torn_at.is_some(), seals })
+    Ok(Recovered { log, index, state, checkpoint, last_time: recovery.last_time, torn: recovery.verdict != Verdict::Clean, seals })
 }
 
 /// The index of one segment, made from its frames.

@@ -55,8 +55,6 @@ pub struct Record {
     /// The body when it is not UTF-8 text, else null.
     body_base64: Option<String>,
     #[serde(skip)]
-    pub stored_at: Option<Timestamp>,
-    #[serde(skip)]
     bytes: Bytes,
     #[serde(skip)]
     form: BodyForm,
@@ -111,7 +109,6 @@ impl Record {
             body_size: message.body.len(),
             body_base64: text.is_none().then(|| STANDARD.encode(&message.body)),
             body: text,
-            stored_at: message.store_time,
             bytes: message.body,
             form,
         }

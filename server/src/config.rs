@@ -29,6 +29,7 @@ pub struct Config {
     pub auto_create: bool,
     pub tls: Tls,
     pub retention: Retention,
+    pub limits: Limits,
     pub log: Log,
     pub grace: Duration,
 }
@@ -70,6 +71,15 @@ pub enum TlsMode {
 pub struct Retention {
     pub age: Duration,
     pub bytes: Option<u64>,
+}
+
+/// How much clients may ask for at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub connections: usize,
+    pub open_polls: usize,
+    pub decode_bytes: usize,
+    pub idle_time: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +133,7 @@ impl Config {
         let tls = texts.tls();
         let age = texts.get("retention.age", |text| not_zero(units::time(text)?, text));
         let bytes = texts.get("retention.bytes", |text| not_zero(units::size(text)?.unwrap_or(u64::MAX), text));
+        let limits = texts.limits();
         let level = texts.get("log.level", |text| crate::logging::check_level(text).map(|()| text.to_owned()));
         let format = texts.get("log.format", |text| one_of(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)]));
         let grace = texts.get("shutdown.grace", units::time);
@@ -135,6 +146,7 @@ impl Config {
             auto_create: auto_create?,
             tls: tls?,
             retention: Retention { age: age?, bytes: Some(bytes?).filter(|&bytes| bytes < u64::MAX) },
+            limits: limits?,
             log: Log { level: level?, format: format? },
             grace: grace?,
         })
@@ -174,6 +186,21 @@ impl Texts<'_> {
         };
         let (messaging, admin, http, metrics) = (read("ports.messaging"), read("ports.admin"), read("ports.http"), read("ports.metrics"));
         Some(Ports { messaging: messaging?, admin: admin?, http: http?, metrics: metrics? })
+    }
+
+    fn limits(&mut self) -> Option<Limits> {
+        let connections = self.get("limits.connections", units::count);
+        let open_polls = self.get("limits.open-polls", units::count);
+        // Less than the largest request would refuse that request for good.
+        let decode_bytes = self.get("limits.decode-bytes", |text| match units::size(text)? {
+            Some(bytes) if bytes < 16 << 20 => Err(format!("`{text}` is less than 16MiB, the size of the largest request")),
+            bytes => Ok(bytes.map_or(usize::MAX >> 8, |bytes| bytes as usize)),
+        });
+        let idle_time = self.get("limits.idle-time", |text| match units::time(text)? {
+            time if time < Duration::from_secs(30) => Err(format!("`{text}` is less than 30s, the time between keepalives")),
+            time => Ok(time),
+        });
+        Some(Limits { connections: connections?, open_polls: open_polls?, decode_bytes: decode_bytes?, idle_time: idle_time? })
     }
 
     fn tls(&mut self) -> Option<Tls> {
@@ -228,6 +255,7 @@ mod tests {
         assert_eq!(config.tls, Tls { mode: TlsMode::Permissive, files: None });
         assert_eq!(config.retention, Retention { age: Duration::from_secs(3 * 24 * 3600), bytes: None });
         assert_eq!(config.grace, Duration::from_secs(30));
+        assert_eq!(config.limits, Limits { connections: 10_000, open_polls: 100_000, decode_bytes: 256 << 20, idle_time: Duration::from_secs(120) });
     }
 
     #[test]
@@ -263,6 +291,7 @@ mod tests {
     fn settings_must_fit_each_other() {
         check_problems("ports: {admin: 8081}", &["gantry.yaml: key `ports.admin`: port 8081 is also `ports.messaging`; each service needs its own"]);
         check_problems("tls: {cert: a}", &["gantry.yaml: key `tls.cert`: a certificate needs its private key in `tls.key`"]);
+        check_problems("limits: {connections: 0}", &["gantry.yaml: key `limits.connections`: `0` is not a count, which is a number from 1"]);
         check_problems("tls: {key: a}", &["gantry.yaml: key `tls.key`: a private key needs its certificate in `tls.cert`"]);
     }
 }

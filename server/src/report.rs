@@ -26,6 +26,14 @@ pub struct Endpoints {
     pub metrics: Vec<SocketAddr>,
 }
 
+impl Endpoints {
+    /// Every address with its purpose.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> + '_ {
+        let services = [("messaging", &self.messaging), ("admin", &self.admin), ("http", &self.http), ("metrics", &self.metrics)];
+        services.into_iter().flat_map(|(purpose, addresses)| addresses.iter().map(move |&address| (purpose, address)))
+    }
+}
+
 /// The ports that clients and commands take when nobody tells them another.
 const USUAL_MESSAGING: u16 = 8081;
 

@@ -10,28 +10,31 @@ use crate::workers::{self, Workers};
 use gantry_broker::LocalBroker;
 use gantry_controller::Controller;
 use gantry_model::ShardId;
-use gantry_model::contract::{Broker, Metadata};
-use gantry_platform::clock::{SharedClock, sleep};
+use gantry_model::contract::Metadata;
+use gantry_platform::clock::{SharedClock, sleep, timeout};
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::net::Listener;
-use gantry_platform::tasks::TaskGroup;
+use gantry_platform::tasks::{ShutdownError, Stop, TaskGroup};
 use gantry_platform::{RealDisk, SystemChance};
 use gantry_proxy::Proxy;
+use gantry_proxy::edge::Limits;
 use gantry_store::data_folder::{DataFolder, FolderError};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::{Path, absolute};
 use std::sync::Arc;
 use std::time::Duration;
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The one shard of a standalone server.
 const SHARD: ShardId = ShardId(0);
 /// Where the kernel tells which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How often a key for handles is asked whether it is old.
 const KEY_CHECK: Duration = Duration::from_secs(3600);
-/// How often the stop looks whether the workers have ended.
-const STOP_CHECK: Duration = Duration::from_millis(5);
+/// How long admin and HTTP connections may stay at the end.
+const LINGER: Duration = Duration::from_secs(6);
 
 /// A running server.
 pub struct Standalone {
@@ -42,7 +45,7 @@ pub struct Standalone {
     workers: Workers,
     /// The acceptor: it ends first.
     front: TaskGroup,
-    /// Admin, HTTP and what goes on beside the requests: it ends last.
+    /// Open connections, admin, HTTP and what goes on beside the requests: it ends last.
     back: TaskGroup,
     ready: Ready,
 }
@@ -53,7 +56,7 @@ pub enum StartError {
     Folder(FolderError),
     Controller(gantry_controller::OpenError),
     Broker(gantry_broker::OpenError),
-    Proxy(gantry_proxy::ConfigError),
+    Proxy(gantry_proxy::tls::ConfigError),
     Listen(ListenError),
     System(io::Error),
 }
@@ -81,19 +84,15 @@ impl Standalone {
         let folder = DataFolder::open(disk.clone(), &data, &boot_id(), &mut SystemChance).map_err(StartError::Folder)?;
         let controller = open_controller(config, &folder, &disk, &clock, &data)?;
         let broker = open_broker(config, &folder, &disk, &clock, controller.clone())?;
-        let contracts: (Arc<dyn Broker>, Arc<dyn Metadata>) = (broker.clone(), controller.clone());
-        let proxy = Proxy::new(proxy_config(config, &data), contracts.0, contracts.1, clock.clone()).map_err(StartError::Proxy)?;
+        let doors = Doors::open(config)?;
+        let endpoints = doors.endpoints.clone();
+        let settings = proxy_config(config, &data, &endpoints);
+        let proxy = Proxy::new(settings, broker.clone(), controller.clone(), clock.clone()).map_err(StartError::Proxy)?;
         let (front, back) = (TaskGroup::new(), TaskGroup::new());
-        let (endpoints, workers) = listen(config, &proxy, &front, &back)?;
-        back.spawn("key rotation", rotate_keys(controller.clone()));
-        let ready = Ready {
-            version: env!("CARGO_PKG_VERSION"),
-            took: clock.mono(),
-            endpoints,
-            security: security(&config.tls),
-            cluster: controller.cluster().name.clone(),
-            data,
-        };
+        let workers = serve(doors, &proxy, &front, &back)?;
+        back.spawn("key rotation", rotate_keys(controller.clone(), back.signal()));
+        let cluster = controller.cluster().name.clone();
+        let ready = Ready { version: VERSION, took: clock.mono(), endpoints, security: security(&config.tls), data, cluster };
         Ok(Standalone { folder, controller, broker, proxy, workers, front, back, ready })
     }
 
@@ -111,10 +110,15 @@ impl Standalone {
     pub async fn stop(self, grace: Duration) {
         let Standalone { folder, controller, broker, proxy, workers, front, back, .. } = self;
         report(front.shutdown(grace).await);
-        if gantry_platform::clock::timeout(grace, finish(&proxy, &broker, &workers)).await.is_err() {
+        let finish = async {
+            proxy.drain().await;
+            back.stop();
+            workers.end().await;
+        };
+        if timeout(grace, finish).await.is_err() {
             tracing::warn!(?grace, "some requests did not finish in time and are cut off; their clients will repeat them");
         }
-        report(back.shutdown(grace).await);
+        report(back.shutdown(LINGER).await);
         let synced = broker.close();
         drop((proxy, broker, controller));
         // Without the mark the next start reads the log to its end and finds the same.
@@ -126,21 +130,13 @@ impl Standalone {
     }
 }
 
-async fn finish(proxy: &Proxy, broker: &Arc<LocalBroker>, workers: &Workers) {
-    proxy.drain().await;
-    broker.drain().await;
-    while !workers.ended() {
-        sleep(STOP_CHECK).await;
-    }
-}
-
-fn report(end: Result<(), gantry_platform::tasks::ShutdownError>) {
+fn report(end: Result<(), ShutdownError>) {
     if let Err(error) = end {
         tracing::warn!(%error, "not all tasks ended by themselves");
     }
 }
 
-fn open_controller(config: &Config, folder: &DataFolder, disk: &SharedDisk, clock: &SharedClock, data: &std::path::Path) -> Result<Arc<Controller>, StartError> {
+fn open_controller(config: &Config, folder: &DataFolder, disk: &SharedDisk, clock: &SharedClock, data: &Path) -> Result<Arc<Controller>, StartError> {
     let options = gantry_controller::Options {
         cluster_name: config.cluster_name.clone(),
         cluster_id: Some(folder.cluster.iter().map(|byte| format!("{byte:02x}")).collect()),
@@ -168,4 +164,97 @@ fn open_broker(
         skip_damaged: false,
     })
     .map_err(StartError::Broker)
+}
+
+fn proxy_config(config: &Config, data: &Path, endpoints: &Endpoints) -> gantry_proxy::Config {
+    let (cert, key) = config.tls.files.clone().unzip();
+    let mode = match config.tls.mode {
+        TlsMode::Permissive => gantry_proxy::tls::Mode::Permissive,
+        TlsMode::Required => gantry_proxy::tls::Mode::Required,
+        TlsMode::Off => gantry_proxy::tls::Mode::Off,
+    };
+    let defaults = Limits::default();
+    gantry_proxy::Config {
+        auto_create: config.auto_create,
+        advertised: config.advertised.clone(),
+        tls: gantry_proxy::tls::Config { mode, cert, key },
+        limits: Limits {
+            connections: config.limits.connections,
+            open_polls: config.limits.open_polls,
+            decode_bytes: config.limits.decode_bytes,
+            idle_time: config.limits.idle_time,
+            ..defaults
+        },
+        version: VERSION,
+        data_dir: data.display().to_string(),
+        endpoints: endpoints.named().map(|(purpose, address)| (purpose.to_owned(), address.to_string())).collect(),
+    }
+}
+
+/// The sockets of all services, not yet accepting.
+struct Doors {
+    messaging: Listener,
+    admin: Listener,
+    http: Listener,
+    metrics: Listener,
+    endpoints: Endpoints,
+}
+
+impl Doors {
+    fn open(config: &Config) -> Result<Doors, StartError> {
+        let bind = |service, port| listeners::bind(service, &config.listen, port).map_err(StartError::Listen);
+        let (messaging, admin) = (bind(MESSAGING, config.ports.messaging)?, bind(ADMIN, config.ports.admin)?);
+        let (http, metrics) = (bind(HTTP, config.ports.http)?, bind(METRICS, config.ports.metrics)?);
+        let addresses = |listener: &Listener| listener.local_addresses().map_err(StartError::System);
+        let endpoints =
+            Endpoints { messaging: addresses(&messaging)?, admin: addresses(&admin)?, http: addresses(&http)?, metrics: addresses(&metrics)? };
+        Ok(Doors { messaging, admin, http, metrics, endpoints })
+    }
+}
+
+/// Begins to accept connections.
+fn serve(doors: Doors, proxy: &Proxy, front: &TaskGroup, back: &TaskGroup) -> Result<Workers, StartError> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let (messaging, stop) = (proxy.clone(), back.signal());
+    let (dealer, workers) = workers::start(cores, move |connections| {
+        let (proxy, stop) = (messaging.clone(), stop.clone());
+        async move { proxy.serve_messaging(connections, stop).await }
+    })
+    .map_err(StartError::System)?;
+    let stop = front.signal();
+    front.spawn("acceptor", async move { dealer.deal(doors.messaging, stop).await });
+    let (admin, stop) = (proxy.clone(), back.signal());
+    back.spawn("admin", async move { admin.serve_admin(doors.admin, stop).await });
+    for (name, listener) in [("http", doors.http), ("metrics", doors.metrics)] {
+        let (http, stop) = (proxy.clone(), back.signal());
+        back.spawn(name, async move { http.serve_http(listener, stop).await });
+    }
+    Ok(workers)
+}
+
+async fn rotate_keys(controller: Arc<Controller>, stop: Stop) {
+    loop {
+        tokio::select! {
+            () = sleep(KEY_CHECK) => {}
+            () = stop.stopped() => return,
+        }
+        if let Err(error) = controller.rotate_keys().await {
+            tracing::warn!(%error, "the key that signs handles could not be replaced; the old one goes on");
+        }
+    }
+}
+
+fn security(tls: &Tls) -> &'static str {
+    match (tls.mode, &tls.files) {
+        (TlsMode::Permissive, Some(_)) => "TLS and plain text",
+        (TlsMode::Permissive, None) => "plain text and TLS with a self-signed certificate",
+        (TlsMode::Required, Some(_)) => "TLS only",
+        (TlsMode::Required, None) => "TLS only, with a self-signed certificate",
+        (TlsMode::Off, _) => "plain text only",
+    }
+}
+
+/// The kernel's name for the time since the machine was started; empty where it has none, and then every crash counts as one of the machine.
+fn boot_id() -> String {
+    std::fs::read_to_string(BOOT_ID).map(|text| text.trim().to_owned()).unwrap_or_default()
 }

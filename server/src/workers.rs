@@ -18,6 +18,9 @@ const DEALT: usize = 128;
 /// Pause after an accept that failed, which happens when file descriptors run out.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How often the end looks whether the threads have ended.
+const END_CHECK: Duration = Duration::from_millis(5);
+
 /// The worker threads, which end when the acceptor has ended and their last connection is done.
 #[derive(Debug)]
 pub struct Workers {
@@ -72,9 +75,11 @@ impl Dealer {
 }
 
 impl Workers {
-    /// Whether all have ended.
-    pub fn ended(&self) -> bool {
-        self.threads.iter().all(Thread::is_finished)
+    /// Waits until all have ended.
+    pub async fn end(&self) {
+        while !self.threads.iter().all(Thread::is_finished) {
+            sleep(END_CHECK).await;
+        }
     }
 }
 
@@ -109,8 +114,6 @@ mod tests {
         names.sort();
         assert_eq!(names, ["messaging-0", "messaging-0", "messaging-1", "messaging-1"]);
         group.shutdown(Duration::from_secs(5)).await.unwrap();
-        while !workers.ended() {
-            sleep(Duration::from_millis(1)).await;
-        }
+        workers.end().await;
     }
 }

@@ -1,7 +1,11 @@
-//! The store of a shard: an append-only CommitLog, the index that finds messages in it, and checkpoints of the state it amounts to.
+//! The store of one shard: the CommitLog and what is derived from it, on one disk.
 //!
-//! It never knows gRPC, groups or deliveries: payloads of records that are not messages are bytes to it. All I/O goes through
-//! `gantry_platform::disk`. Read `frame` first, then `log`, then `index`.
+//! The log is the only source of truth. The index answers where a message is, a checkpoint saves reading the log from its beginning; both can be deleted and
+//! are computed again. Bytes on the disk are drawn in `docs/design/001-file-format.md` and `002-index-run.md`.
+//!
+//! This crate never knows what a group or a lease is, never decides what to keep, and knows no network, no clock and no runtime.
+//!
+//! Read `frame` first, then `log`.
 
 #![forbid(unsafe_code)]
 

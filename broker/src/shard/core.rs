@@ -70,9 +70,29 @@ pub enum Event<D> {
 #[derive(Debug)]
 pub enum Action<D> {
     /// Append a message with the place it was given.
-    Store { queue: QueueKey, offset: Offset, draft: D },
+    Store { queue: QueueKey, offset: Offset, batch: BatchPart, draft: D },
     Append { record: Record },
     Reply { token: Token, reply: Reply },
+}
+
+/// Where a message stands in a batch that is stored as a whole or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchPart {
+    Alone,
+    First,
+    Inner,
+    Last,
+}
+
+impl BatchPart {
+    fn of(number: usize, count: usize) -> BatchPart {
+        match number {
+            _ if count == 1 => BatchPart::Alone,
+            0 => BatchPart::First,
+            _ if number + 1 == count => BatchPart::Last,
+            _ => BatchPart::Inner,
+        }
+    }
 }
 
 /// The answer to a request.
@@ -240,11 +260,11 @@ impl<D: Draft> Core<D> {
         };
         let key = QueueKey::new(topic.id, queue);
         let mut sent = Vec::with_capacity(count);
-        for draft in drafts {
+        for (number, draft) in drafts.into_iter().enumerate() {
             let offset = self.state.apply_message(key);
             self.appended += 1;
             self.hide(key, offset.0);
-            self.out.push(Action::Store { queue: key, offset, draft });
+            self.out.push(Action::Store { queue: key, offset, batch: BatchPart::of(number, count), draft });
             sent.push(Ok(Sent { queue, offset }));
         }
         self.reply(token, Reply::Sent(sent));

@@ -32,6 +32,7 @@ pub enum Request {
     /// The upkeep thread finished a job.
     Sealed { run: Result<Run, RunError> },
     Checkpointed { at: Lsn, error: Option<String> },
+    Spared { error: Option<String> },
     Drain { reply: oneshot::Sender<()> },
     Stop,
 }

@@ -128,7 +128,7 @@ impl Rig {
         for action in actions {
             let lsn = Lsn(self.log.len() as u64);
             match action {
-                Action::Store { queue, offset, draft } => {
+                Action::Store { queue, offset, draft, .. } => {
                     let entries = self.notes.0.entry(queue).or_default();
                     assert_eq!(entries.len() as u64, offset.0, "offsets are dense");
                     entries.push(Entry { lsn, tag_hash: draft.tag.map_or(0, tag_hash), time: self.now });

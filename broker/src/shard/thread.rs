@@ -7,7 +7,7 @@
 //! one proves nothing), the status says so, and the process is to restart.
 
 use super::clock::ShardClock;
-use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
+use super::core::{Action, BatchPart, Core, Entries, Entry, Event, Given, Reply, Token};
 use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
 use super::polls::{Poll, Wanted};
 use super::upkeep::{Job, Upkeep};
@@ -55,6 +55,8 @@ pub struct Driver {
     pub status: Arc<Status>,
     pub upkeep: Upkeep,
     alive: Arc<Alive>,
+    /// The segment that the index is being filled for.
+    indexed: Lsn,
     waiters: HashMap<Token, Waiter>,
     /// Replies that rest on what is staged.
     pending: Vec<(Token, Reply)>,
@@ -91,7 +93,7 @@ impl Driver {
         upkeep: Upkeep,
         alive: Arc<Alive>,
     ) -> Driver {
-        let reader = log.reader();
+        let (reader, indexed) = (log.reader(), log.active_base());
         Driver {
             core,
             log,
@@ -103,6 +105,7 @@ impl Driver {
             status,
             upkeep,
             alive,
+            indexed,
             waiters: HashMap::new(),
             pending: Vec::new(),
             own: VecDeque::new(),
@@ -221,6 +224,7 @@ impl Driver {
             Request::Sealed { run: Ok(run) } => self.index.sealed(run),
             Request::Sealed { run: Err(error) } => tracing::warn!(%error, "an index run could not be written; it is rebuilt at the next start"),
             Request::Checkpointed { at, error } => self.upkeep.checkpointed(at, error, &mut self.core.state),
+            Request::Spared { error } => self.upkeep.spared(error),
             Request::Drain { reply } => {
                 self.status.set_condition(ShardCondition::Draining);
                 self.step(now, Event::Drain)?;
@@ -279,7 +283,7 @@ impl Driver {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             match action {
-                Action::Store { queue, offset, draft } => self.store(queue, offset, &draft)?,
+                Action::Store { queue, offset, batch, draft } => self.store(queue, offset, batch, &draft)?,
                 Action::Append { record } => self.append(record)?,
                 Action::Reply { token, reply } => self.pending.push((token, reply)),
             }
@@ -288,11 +292,17 @@ impl Driver {
         Ok(())
     }
 
-    fn store(&mut self, queue: QueueKey, offset: Offset, draft: &Draft) -> Result<(), AppendError> {
+    fn store(&mut self, queue: QueueKey, offset: Offset, batch: BatchPart, draft: &Draft) -> Result<(), AppendError> {
         let time = self.core.now();
         let fixed = draft.fixed(queue, offset);
         let parts: [&[u8]; 3] = [&fixed, &draft.properties, &draft.body];
-        let lsn = self.stage(Kind::Message, time, &parts)?;
+        let flags = match batch {
+            BatchPart::Alone => Flags::default(),
+            BatchPart::First => Flags::FIRST,
+            BatchPart::Inner => Flags::CONT,
+            BatchPart::Last => Flags::LAST,
+        };
+        let lsn = self.stage(Kind::Message, flags, time, &parts)?;
         let len = Draft::frame_len(&parts);
         self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash: draft.tag_hash, time }, &draft.keys);
         Ok(())
@@ -301,7 +311,7 @@ impl Driver {
     fn append(&mut self, record: Record) -> Result<(), AppendError> {
         let time = self.core.now();
         let Record::Dead(mut dead) = record else {
-            self.stage(record.kind(), time, &[&record.encode()])?;
+            self.stage(record.kind(), Flags::default(), time, &[&record.encode()])?;
             match &record {
                 Record::Trim(trim) => self.upkeep.trimmed(trim, &mut self.index, &mut self.log),
                 Record::Forget(forget) => self.upkeep.forgotten(*forget, &mut self.index, &self.core.state),
@@ -318,20 +328,20 @@ impl Driver {
         dead.copy = copy.to_vec();
         let payload = Record::Dead(dead).encode();
         let parts: [&[u8]; 1] = [&payload];
-        let lsn = self.stage(Kind::Dead, time, &parts)?;
+        let lsn = self.stage(Kind::Dead, Flags::default(), time, &parts)?;
         let len = Draft::frame_len(&parts);
         self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash, time }, &keys);
         Ok(())
     }
 
-    /// Stages a frame; when that began a new segment, the index of the old one is sealed first.
-    fn stage(&mut self, kind: Kind, time: u64, parts: &[&[u8]]) -> Result<Lsn, AppendError> {
-        let before = self.log.active_base();
-        let lsn = self.log.stage(kind, Flags::default(), time, parts)?;
-        let after = self.log.active_base();
-        if after != before {
-            let job = self.index.seal(before, after);
+    /// Stages a frame; when a new segment began, the index of the old one is sealed first.
+    fn stage(&mut self, kind: Kind, flags: Flags, time: u64, parts: &[&[u8]]) -> Result<Lsn, AppendError> {
+        let lsn = self.log.stage(kind, flags, time, parts)?;
+        let active = self.log.active_base();
+        if active != self.indexed {
+            let job = self.index.seal(self.indexed, active);
             self.upkeep.give(Job::Seal(job));
+            self.indexed = active;
         }
         Ok(lsn)
     }
@@ -359,6 +369,7 @@ impl Driver {
         let dead: Vec<_> = self.core.owners().filter(|owner| self.alive.is_dead(owner)).cloned().collect();
         self.own.extend(dead.into_iter().map(|client| Event::ClientGone { client }));
         self.upkeep.look_at_disk(&self.status);
+        self.upkeep.make_spares(&self.log);
         if let Some((start, queues)) = self.upkeep.retention(now, &self.core.state, &self.index, &self.log) {
             self.own.push_back(Event::Trim { start, queues });
         }

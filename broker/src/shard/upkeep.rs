@@ -18,7 +18,7 @@ use gantry_platform::tasks;
 use gantry_store::checkpoint;
 use gantry_store::index::{Index, SealJob};
 use gantry_store::log::watermark::{Watermark, watermark};
-use gantry_store::log::{AppendError, CommitLog};
+use gantry_store::log::{AppendError, CommitLog, SpareMaker};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,6 +41,8 @@ const HEAD: u16 = SLOTS + 1;
 pub enum Job {
     Seal(SealJob),
     Checkpoint(Frozen),
+    /// Zeroed files for segments to come.
+    Spare(SpareMaker),
 }
 
 /// A state as it was at one position of the log.
@@ -89,6 +91,7 @@ pub struct Upkeep {
     needed_from: Lsn,
     checkpoint_time: u64,
     checkpointing: bool,
+    sparing: bool,
     watermark: Watermark,
     used_percent: u8,
     next_queue: QueueKey,
@@ -112,6 +115,7 @@ impl Upkeep {
             needed_from: Lsn(0),
             checkpoint_time: 0,
             checkpointing: false,
+            sparing: false,
             watermark: Watermark::Ok,
             used_percent: 0,
             next_queue: QueueKey(0),
@@ -121,6 +125,21 @@ impl Upkeep {
     pub fn give(&self, job: Job) {
         // The upkeep thread ends only with this handle.
         let _ = self.jobs.send(job);
+    }
+
+    /// Has files for later segments made while there is time.
+    pub fn make_spares(&mut self, log: &CommitLog) {
+        if !self.sparing && self.watermark < Watermark::RefuseSends && log.needs_spare() {
+            self.sparing = true;
+            self.give(Job::Spare(log.spare_maker()));
+        }
+    }
+
+    pub fn spared(&mut self, error: Option<String>) {
+        self.sparing = false;
+        if let Some(error) = error {
+            tracing::warn!(%error, "no file for a later segment could be made; it is made when it is needed");
+        }
     }
 
     pub fn is_due(&mut self, now: u64) -> bool {
@@ -294,6 +313,7 @@ fn freeze(state: &mut State, index: &Index, at: Lsn) -> Option<Frozen> {
 fn perform(place: &Place, job: Job) -> Request {
     match job {
         Job::Seal(job) => Request::Sealed { run: job.write(&*place.disk) },
+        Job::Spare(maker) => Request::Spared { error: maker.make().err().map(|error| error.to_string()) },
         Job::Checkpoint(frozen) => {
             let states = frozen.buckets.iter().map(|(number, bucket)| (*number, bucket.as_ref().map(|bucket| bytes::Bytes::from(encode_bucket(bucket)))));
             let rest = [(SLOTS, Some(frozen.slots.clone())), (HEAD, Some(bytes::Bytes::from(encode_head(&frozen.head))))];

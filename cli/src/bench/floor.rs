@@ -103,6 +103,7 @@ impl Child {
         Child::start_binary(&binary, settings).await
     }
 
+    /// The same from another binary, for tests: theirs is not `gantry`.
     async fn start_binary(binary: &std::path::Path, settings: &Settings) -> Result<Child, Failure> {
         let failed = |error: std::io::Error| Failure::new(Exit::Failed, "cannot start the floor").because(error);
         let (size, batch) = (settings.size_bytes.to_string(), settings.batch.to_string());
@@ -133,7 +134,8 @@ pub struct Floor {
     batch: Arc<Vec<v2::ReceiveMessageResponse>>,
 }
 
-fn ok() -> Option<v2::Status> {
+/// The status of what went well.
+pub fn ok() -> Option<v2::Status> {
     Some(v2::Status { code: Code::Ok as i32, message: "OK".to_owned() })
 }
 
@@ -190,14 +192,90 @@ impl tokio_stream::Stream for Canned {
 }
 
 /// What the load never calls.
-fn not_served<T>() -> Result<T, Status> {
-    Err(Status::unimplemented("the floor of the benchmark serves SendMessage, ReceiveMessage and AckMessage only"))
+pub fn not_served<T>() -> Result<T, Status> {
+    Err(Status::unimplemented("this stand-in serves SendMessage, ReceiveMessage, AckMessage and NotifyClientTermination only"))
 }
 
-type Nothing<T> = tokio_stream::Empty<Result<T, Status>>;
+/// The messaging service with the few methods that a stand-in serves; the others are refused. The tests of this crate use it, too.
+macro_rules! stand_in {
+    ($name:ty { $($served:tt)* }) => {
+        #[tonic::async_trait]
+        impl MessagingService for $name {
+            $($served)*
 
-#[tonic::async_trait]
-impl MessagingService for Floor {
+            type PullMessageStream = tokio_stream::Empty<Result<v2::PullMessageResponse, Status>>;
+            type TelemetryStream = tokio_stream::Empty<Result<v2::TelemetryCommand, Status>>;
+
+            async fn query_route(&self, _: Request<v2::QueryRouteRequest>) -> Result<Response<v2::QueryRouteResponse>, Status> {
+                not_served()
+            }
+
+            async fn heartbeat(&self, _: Request<v2::HeartbeatRequest>) -> Result<Response<v2::HeartbeatResponse>, Status> {
+                not_served()
+            }
+
+            async fn query_assignment(&self, _: Request<v2::QueryAssignmentRequest>) -> Result<Response<v2::QueryAssignmentResponse>, Status> {
+                not_served()
+            }
+
+            async fn forward_message_to_dead_letter_queue(
+                &self,
+                _: Request<v2::ForwardMessageToDeadLetterQueueRequest>,
+            ) -> Result<Response<v2::ForwardMessageToDeadLetterQueueResponse>, Status> {
+                not_served()
+            }
+
+            async fn pull_message(&self, _: Request<v2::PullMessageRequest>) -> Result<Response<Self::PullMessageStream>, Status> {
+                not_served()
+            }
+
+            async fn update_offset(&self, _: Request<v2::UpdateOffsetRequest>) -> Result<Response<v2::UpdateOffsetResponse>, Status> {
+                not_served()
+            }
+
+            async fn get_offset(&self, _: Request<v2::GetOffsetRequest>) -> Result<Response<v2::GetOffsetResponse>, Status> {
+                not_served()
+            }
+
+            async fn query_offset(&self, _: Request<v2::QueryOffsetRequest>) -> Result<Response<v2::QueryOffsetResponse>, Status> {
+                not_served()
+            }
+
+            async fn end_transaction(&self, _: Request<v2::EndTransactionRequest>) -> Result<Response<v2::EndTransactionResponse>, Status> {
+                not_served()
+            }
+
+            async fn telemetry(
+                &self,
+                _: Request<tonic::Streaming<v2::TelemetryCommand>>,
+            ) -> Result<Response<Self::TelemetryStream>, Status> {
+                not_served()
+            }
+
+            async fn change_invisible_duration(
+                &self,
+                _: Request<v2::ChangeInvisibleDurationRequest>,
+            ) -> Result<Response<v2::ChangeInvisibleDurationResponse>, Status> {
+                not_served()
+            }
+
+            async fn recall_message(&self, _: Request<v2::RecallMessageRequest>) -> Result<Response<v2::RecallMessageResponse>, Status> {
+                not_served()
+            }
+
+            async fn sync_lite_subscription(
+                &self,
+                _: Request<v2::SyncLiteSubscriptionRequest>,
+            ) -> Result<Response<v2::SyncLiteSubscriptionResponse>, Status> {
+                not_served()
+            }
+        }
+    };
+}
+#[cfg(test)]
+pub(crate) use stand_in;
+
+stand_in!(Floor {
     async fn send_message(&self, request: Request<v2::SendMessageRequest>) -> Result<Response<v2::SendMessageResponse>, Status> {
         let entries = request.into_inner().messages.iter().map(|_| self.entry.clone()).collect();
         Ok(Response::new(v2::SendMessageResponse { status: ok(), entries }))
@@ -210,83 +288,19 @@ impl MessagingService for Floor {
     }
 
     async fn ack_message(&self, request: Request<v2::AckMessageRequest>) -> Result<Response<v2::AckMessageResponse>, Status> {
-        let entry = |entry: v2::AckMessageEntry| v2::AckMessageResultEntry {
-            message_id: entry.message_id,
-            receipt_handle: entry.receipt_handle,
-            status: ok(),
-        };
-        let entries = request.into_inner().entries.into_iter().map(entry).collect();
+        let entries = request.into_inner().entries.into_iter().map(acked).collect();
         Ok(Response::new(v2::AckMessageResponse { status: ok(), entries }))
-    }
-
-    type PullMessageStream = Nothing<v2::PullMessageResponse>;
-    type TelemetryStream = Nothing<v2::TelemetryCommand>;
-
-    async fn query_route(&self, _: Request<v2::QueryRouteRequest>) -> Result<Response<v2::QueryRouteResponse>, Status> {
-        not_served()
-    }
-
-    async fn heartbeat(&self, _: Request<v2::HeartbeatRequest>) -> Result<Response<v2::HeartbeatResponse>, Status> {
-        not_served()
-    }
-
-    async fn query_assignment(&self, _: Request<v2::QueryAssignmentRequest>) -> Result<Response<v2::QueryAssignmentResponse>, Status> {
-        not_served()
-    }
-
-    async fn forward_message_to_dead_letter_queue(
-        &self,
-        _: Request<v2::ForwardMessageToDeadLetterQueueRequest>,
-    ) -> Result<Response<v2::ForwardMessageToDeadLetterQueueResponse>, Status> {
-        not_served()
-    }
-
-    async fn pull_message(&self, _: Request<v2::PullMessageRequest>) -> Result<Response<Self::PullMessageStream>, Status> {
-        not_served()
-    }
-
-    async fn update_offset(&self, _: Request<v2::UpdateOffsetRequest>) -> Result<Response<v2::UpdateOffsetResponse>, Status> {
-        not_served()
-    }
-
-    async fn get_offset(&self, _: Request<v2::GetOffsetRequest>) -> Result<Response<v2::GetOffsetResponse>, Status> {
-        not_served()
-    }
-
-    async fn query_offset(&self, _: Request<v2::QueryOffsetRequest>) -> Result<Response<v2::QueryOffsetResponse>, Status> {
-        not_served()
-    }
-
-    async fn end_transaction(&self, _: Request<v2::EndTransactionRequest>) -> Result<Response<v2::EndTransactionResponse>, Status> {
-        not_served()
-    }
-
-    async fn telemetry(&self, _: Request<tonic::Streaming<v2::TelemetryCommand>>) -> Result<Response<Self::TelemetryStream>, Status> {
-        not_served()
     }
 
     async fn notify_client_termination(
         &self,
         _: Request<v2::NotifyClientTerminationRequest>,
     ) -> Result<Response<v2::NotifyClientTerminationResponse>, Status> {
-        not_served()
+        Ok(Response::new(v2::NotifyClientTerminationResponse { status: ok() }))
     }
+});
 
-    async fn change_invisible_duration(
-        &self,
-        _: Request<v2::ChangeInvisibleDurationRequest>,
-    ) -> Result<Response<v2::ChangeInvisibleDurationResponse>, Status> {
-        not_served()
-    }
-
-    async fn recall_message(&self, _: Request<v2::RecallMessageRequest>) -> Result<Response<v2::RecallMessageResponse>, Status> {
-        not_served()
-    }
-
-    async fn sync_lite_subscription(
-        &self,
-        _: Request<v2::SyncLiteSubscriptionRequest>,
-    ) -> Result<Response<v2::SyncLiteSubscriptionResponse>, Status> {
-        not_served()
-    }
+/// The entry of an acknowledgement that did its work.
+pub fn acked(entry: v2::AckMessageEntry) -> v2::AckMessageResultEntry {
+    v2::AckMessageResultEntry { message_id: entry.message_id, receipt_handle: entry.receipt_handle, status: ok() }
 }

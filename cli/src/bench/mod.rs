@@ -14,7 +14,7 @@ mod process;
 mod report;
 
 mod compare;
-mod floor;
+pub(crate) mod floor;
 mod place;
 
 #[cfg(test)]

@@ -16,6 +16,11 @@ pub fn port(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| format!("`{text}` is not a port, which is a number from 0 to 65535"))
 }
 
+/// A number of things, at least one.
+pub fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| format!("`{text}` is not a count, which is a number from 1"))
+}
+
 /// Addresses separated by commas.
 pub fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
     let mut addresses = Vec::new();

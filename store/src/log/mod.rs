@@ -1,310 +1,486 @@
-//! The CommitLog of one shard: appends by one thread, group commit, recovery, and readers that never block it.
+//! The CommitLog of one shard: an endless sequence of frames in files of fixed size, appended by one thread, read by any.
 //!
-//! The owner stages frames, writes them with one `pwrite`, syncs, and then tells who waits. After an I/O error the log is failed for good: the
-//! kernel may have dropped what it could not write, so a later sync proves nothing.
+//! The owner stages frames, writes what it staged with one `pwrite`, syncs, and only then tells who waits. The sync in progress is the
+//! batching window: what arrives meanwhile is staged together. After a write or sync that failed the log is failed for good, because the kernel may
+//! have dropped what it could not write, and a later sync would prove nothing. Read this file first, then `recovery`.
 
+mod chain;
 pub mod reader;
-mod recovery;
+pub mod recovery;
+mod repair;
+mod scan;
 mod segment;
-mod spares;
+pub mod spares;
 pub mod watermark;
 
-use crate::frame::{self, Flags, FrameHeader, HEADER, Kind, VERSION, crc32c, padded};
-use gantry_model::Lsn;
+#[cfg(test)]
+mod append_tests;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+mod rig;
+
+use crate::frame::{self, FRAME_MAX, Flags, FrameHeader, Kind, VERSION};
+use chain::{END_FRAME, Part, Position, part};
+use gantry_model::{Epoch, Lsn, ShardId};
 use gantry_platform::disk::SharedDisk;
 use reader::Shared;
-pub use reader::{LogReader, ReadError};
-pub use recovery::{OpenError, Recovery};
 use segment::{FRAMES, Header, Owner, Segment};
-use spares::Spares;
+use spares::{Spare, Spares, is_full};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes of an `End` frame with its padding: header, count u64, digest u32.
-pub(crate) const END_FRAME: u64 = 56;
+pub use reader::{Frames, LogReader, ReadError};
+pub use recovery::{OpenError, Recovery, Verdict};
+pub use segment::HeaderError;
+pub use spares::SpareMaker;
+
 const MIB: u64 = 1024 * 1024;
+/// Messages leave this much of a segment to the frames that must not be refused, unless the next segment is in hand already.
+const CONTROL_ROOM: u64 = 2 * MIB;
 
 /// How a log is laid out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
-    pub shard: u32,
+    pub shard: ShardId,
     pub cluster: [u8; 16],
-    /// Size of the first segment's file; each further one doubles.
+    /// Size of the first segment's file; each further one has twice the size of the one before.
     pub first_segment: u64,
     pub max_segment: u64,
-    /// Cuts a damaged log instead of refusing to open; what is cut off is set aside in `bad/`.
+    /// Files kept ready. If there are any, one of them is only for frames that are not messages.
+    pub spares: usize,
+    /// Goes on over damaged ranges instead of refusing to open; their bytes are kept in the shard's `bad/`.
     pub skip_damaged: bool,
 }
 
 impl Options {
-    pub fn new(shard: gantry_model::ShardId, cluster: [u8; 16]) -> Options {
-        Options { shard: shard.0, cluster, first_segment: 16 * MIB, max_segment: 256 * MIB, skip_damaged: false }
+    /// 16 MiB doubling to 256 MiB, two spares.
+    pub fn new(shard: ShardId, cluster: [u8; 16]) -> Options {
+        Options { shard, cluster, first_segment: 16 * MIB, max_segment: 256 * MIB, spares: 2, skip_damaged: false }
     }
 }
 
-/// Why something could not be appended.
-#[derive(Debug)]
+/// Why something was not appended.
+#[derive(Clone, Debug)]
 pub enum AppendError {
-    /// There is no room for another segment. Nothing was appended; the log goes on once there is.
+    /// There is no room for another segment. Nothing was appended; the log goes on, and takes messages again when there is room.
     Full,
-    /// The disk failed. The log is failed for good.
-    Failed(io::Error),
+    /// The frame, or the batch it would complete, is longer than the log takes. Nothing of the batch was appended.
+    TooLarge { bytes: u64, most: u64 },
+    /// An `EpochStart` with an epoch below the log's, or without one. Nothing was appended.
+    OldEpoch { epoch: Epoch, current: Epoch },
+    /// The disk failed. The log takes nothing more; what was not acknowledged may or may not be there after a restart.
+    Failed { doing: &'static str, error: Arc<io::Error> },
 }
 
 impl fmt::Display for AppendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AppendError::Full => f.write_str("the disk has no room for another log segment"),
-            AppendError::Failed(error) => write!(f, "writing the log failed: {error}; restart to verify what is on the disk"),
+            AppendError::TooLarge { bytes, most } => write!(f, "a record of {bytes} bytes does not fit into the log, which takes {most}"),
+            AppendError::OldEpoch { epoch, current } => write!(f, "epoch `{epoch}` can't begin, the log is in epoch `{current}`"),
+            AppendError::Failed { doing, error } => {
+                write!(f, "{doing} failed: {error}; the log is closed, restart to verify what is on the disk")
+            }
         }
     }
 }
 
 impl std::error::Error for AppendError {}
 
-/// A segment as others see it.
+/// One segment, for reports and retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
     pub base: Lsn,
-    /// Bytes of frames in it.
+    /// Bytes of frames: the next segment begins at `base + len`.
     pub len: u64,
+    /// Whether it is full, and another one follows.
     pub sealed: bool,
+    /// Bytes that its file takes on the disk.
+    pub file: u64,
 }
 
-/// The log of one shard, owned by one thread.
+/// What recovery hands over.
+struct Parts {
+    disk: SharedDisk,
+    dir: PathBuf,
+    options: Options,
+    spares: Arc<Spares>,
+    segments: Vec<Arc<Segment>>,
+    position: Position,
+    closed: bool,
+    mark_number: u64,
+}
+
+/// The log of one shard. One thread owns it.
 #[derive(Debug)]
 pub struct CommitLog {
     disk: SharedDisk,
     dir: PathBuf,
     options: Options,
+    spares: Arc<Spares>,
     shared: Arc<Shared>,
     active: Arc<Segment>,
-    /// A zeroed file for the next segment.
-    next: Option<(PathBuf, Arc<dyn gantry_platform::disk::DiskFile>, u64)>,
-    spares: Spares,
-    staged: Vec<u8>,
-    /// Everything before is written.
-    end: Lsn,
+    /// The file of the next segment, once it is sure that there will be one.
+    next: Option<Spare>,
+    /// Frames that are not written yet.
+    staging: Vec<u8>,
+    /// Behind the last staged frame.
+    staged: Position,
+    /// Where the batch that is being staged began: position and length of `staging`.
+    batch: Option<(Position, usize)>,
+    written: Lsn,
     durable: Lsn,
+    /// What the newest mark on the disk says.
     marked: Lsn,
     mark_number: u64,
-    chain: u32,
-    epoch: u32,
-    time: u64,
-    frames: u64,
-    digest: u32,
-    failed: bool,
+    /// The end at the last call of `idle`.
+    idle_end: Lsn,
+    failed: Option<AppendError>,
 }
 
 impl CommitLog {
-    /// The epoch of frames staged from now on.
-    pub fn set_epoch(&mut self, epoch: u32) {
-        assert!(epoch >= self.epoch, "epochs never decrease");
-        self.epoch = epoch;
+    /// Opens the log in the shard's folder, or begins one. `known` is an address before which everything was durable once (the newest
+    /// checkpoint); segments before it are not read.
+    pub fn open(disk: SharedDisk, shard_dir: &Path, options: Options, known: Lsn) -> Result<(CommitLog, Recovery), OpenError> {
+        recovery::open(disk, shard_dir, options, known)
     }
 
-    /// Adds a frame to what will be written next, and answers its address. May write and sync what was staged, to begin a new segment.
-    pub fn stage(&mut self, kind: Kind, flags: Flags, time: u64, payload: &[&[u8]]) -> Result<Lsn, AppendError> {
-        let len = padded(HEADER + payload.iter().map(|part| part.len()).sum::<usize>()) as u64;
-        if self.staged_end().0 + len + END_FRAME > self.active.limit().0 {
-            self.roll()?;
+    /// Puts a log together from sound segments, the last of which ends at `position`.
+    fn assemble(parts: Parts) -> Result<CommitLog, OpenError> {
+        let Parts { disk, dir, options, spares, mut segments, position, closed, mark_number } = parts;
+        let owner = Owner { cluster: options.cluster, shard: options.shard };
+        let mut staged = position;
+        let mut number = mark_number;
+        if closed {
+            let size = next_size(&options, segments.last());
+            let no_room = |error: io::Error| if is_full(&error) { None } else { Some(recovery::io_at(&dir)(error)) };
+            let spare = match spares.take(0) {
+                Some(spare) => spare,
+                None => spares.create(&*disk, size).map_err(|error| no_room(error).unwrap_or(OpenError::NoRoom { dir: dir.clone(), bytes: size }))?,
+            };
+            staged = Position::begin(position.at, position.chain);
+            let header = Header { owner, base: staged.at, size: spare.size, generation: spare.uses, before: staged.chain };
+            let segment = Segment::begin(&*disk, &spare.path, spare.file, &dir, header).map_err(recovery::io_at(&dir))?;
+            segments.push(Arc::new(segment));
+            number = 0;
         }
-        Ok(self.push(kind, flags, time, payload))
+        let active = Arc::clone(segments.last().expect("a closed log just got a segment, and an open one has one"));
+        spares.want_size(next_size(&options, Some(&active)));
+        let marked = active.newest_mark().map_err(recovery::io_at(&active.path))?.0;
+        let shared = Arc::new(Shared::new(segments, options.shard, staged.at));
+        Ok(CommitLog {
+            disk,
+            dir,
+            options,
+            spares,
+            shared,
+            active,
+            next: None,
+            staging: Vec::new(),
+            staged,
+            batch: None,
+            written: staged.at,
+            durable: staged.at,
+            marked,
+            mark_number: number,
+            idle_end: staged.at,
+            failed: None,
+        })
     }
 
-    fn push(&mut self, kind: Kind, flags: Flags, time: u64, payload: &[&[u8]]) -> Lsn {
-        let lsn = self.staged_end();
-        self.time = self.time.max(time);
-        let header = FrameHeader {
-            len: 0, crc: 0, prev_crc: self.chain, epoch: self.epoch, lsn, time: self.time, kind, version: VERSION, flags, shard: self.options.shard,
-        };
-        self.chain = frame::encode(&mut self.staged, header, payload);
-        self.frames += 1;
-        self.digest = crc32c(&[&self.digest.to_le_bytes(), &self.chain.to_le_bytes()]);
-        lsn
+    /// Encodes a frame behind what is staged, and returns its address. When the segment is full, it is closed and synced, and the next one begins;
+    /// that is the only disk access here. A time below the last frame's is raised to it. An `EpochStart` moves the log to its epoch.
+    pub fn stage(&mut self, kind: Kind, flags: Flags, time: u64, payload: &[&[u8]]) -> Result<Lsn, AppendError> {
+        self.usable()?;
+        let epoch = if kind == Kind::EpochStart { self.epoch_of(payload)? } else { self.staged.chain.epoch };
+        let step = part(flags).expect("flags say one place in a batch");
+        let inside = self.batch.is_some();
+        assert_eq!(inside, matches!(step, Part::Inner | Part::Last), "a batch is staged from first to last with nothing between");
+        let bytes = frame::padded(frame::len_of(payload)) as u64;
+        if bytes > self.frame_max() || inside && bytes > self.room() {
+            self.withdraw_batch();
+            return Err(AppendError::TooLarge { bytes, most: self.frame_max() });
+        }
+        if bytes > self.room() {
+            self.roll(kind.is_data())?;
+        }
+        match step {
+            Part::First => self.batch = Some((self.staged, self.staging.len())),
+            Part::Last => self.batch = None,
+            Part::Whole | Part::Inner => {}
+        }
+        Ok(self.put(kind, flags, time, epoch, payload))
     }
 
-    /// Makes sure that this many bytes of payload can be appended; begins to fill the next segment's file if the active one can't take them.
+    /// Makes sure that messages of so many bytes, frames and all, can be staged without meeting `Full`, and that a batch of them stays in one
+    /// segment. Rolls when the batch would not fit.
     pub fn reserve(&mut self, bytes: usize) -> Result<(), AppendError> {
-        let room = self.active.limit().0.saturating_sub(self.staged_end().0 + END_FRAME);
-        if (bytes + 2 * HEADER) as u64 <= room || self.next.is_some() {
+        self.usable()?;
+        let bytes = bytes as u64;
+        if bytes > self.batch_max() {
+            return Err(AppendError::TooLarge { bytes, most: self.batch_max() });
+        }
+        let control = CONTROL_ROOM.min((self.active.limit().0 - self.active.base().0) / 4);
+        if bytes + control <= self.room() {
             return Ok(());
         }
-        self.prepare_next()
+        if self.next.is_none() {
+            self.next = Some(self.obtain(true)?);
+        }
+        if bytes > self.room() { self.roll(true) } else { Ok(()) }
     }
 
-    /// Writes what is staged, and a mark of what was durable before. Answers the new end.
+    /// Writes what is staged, and lets readers see it. Returns the new end, which is not durable yet.
     pub fn write(&mut self) -> Result<Lsn, AppendError> {
-        self.check()?;
-        if self.staged.is_empty() {
-            return Ok(self.end);
+        self.usable()?;
+        assert!(self.batch.is_none(), "a batch is written whole");
+        if self.staging.is_empty() {
+            return Ok(self.written);
         }
-        let position = self.active.position(self.end);
-        self.guard(|log| log.active.file.write_at(position, &[IoSlice::new(&log.staged)]))?;
-        if self.durable > self.marked {
-            self.mark()?;
-        }
-        self.end = self.staged_end();
-        self.staged.clear();
-        self.shared.publish(self.end);
-        self.ask_for_spare();
-        Ok(self.end)
+        self.mark()?;
+        let at = self.active.position(self.written);
+        let written = self.active.file.write_at(at, &[IoSlice::new(&self.staging)]);
+        self.check("writing the log", written)?;
+        self.staging.clear();
+        self.written = self.staged.at;
+        self.shared.publish(self.written);
+        Ok(self.written)
     }
 
-    /// Makes what was written durable.
+    /// Makes what is written durable, and returns the end of it.
     pub fn sync(&mut self) -> Result<Lsn, AppendError> {
-        self.check()?;
-        self.guard(|log| log.active.file.sync_data())?;
-        self.durable = self.end;
+        self.usable()?;
+        let synced = self.active.file.sync_data();
+        self.check("syncing the log", synced)?;
+        self.durable = self.written;
+        self.shared.publish_durable(self.durable);
         Ok(self.durable)
     }
 
-    /// Marks the last commit when nothing follows it.
+    /// To be called about once a second: when nothing was written since the last call, the last commit gets its own mark, so that damage
+    /// to it can be told from a torn write.
     pub fn idle(&mut self) -> Result<(), AppendError> {
-        self.check()?;
-        if self.durable == self.marked {
-            return Ok(());
+        self.usable()?;
+        let quiet = self.idle_end == self.written && self.staging.is_empty() && self.durable == self.written;
+        self.idle_end = self.written;
+        if quiet && self.marked < self.durable {
+            self.mark()?;
+            self.sync()?;
         }
-        self.mark()?;
-        self.guard(|log| log.active.file.sync_data())
+        Ok(())
     }
 
-    /// The last mark of a clean end.
+    /// Writes, syncs and marks everything: the end of a clean run.
     pub fn close(mut self) -> Result<(), AppendError> {
         self.write()?;
         self.sync()?;
-        self.idle()
-    }
-
-    fn mark(&mut self) -> Result<(), AppendError> {
-        self.mark_number += 1;
-        let (durable, number) = (self.durable, self.mark_number);
-        self.guard(|log| log.active.mark(durable, number))?;
-        self.marked = durable;
+        if self.marked < self.durable {
+            self.mark()?;
+            self.sync()?;
+        }
         Ok(())
     }
 
-    /// Ends the active segment and begins the next one. The old one is synced first, whatever is asked of the log.
-    fn roll(&mut self) -> Result<(), AppendError> {
-        if self.next.is_none() {
-            self.prepare_next()?;
+    /// Moves the log to a new epoch without a frame, as a follower does on behalf of its leader.
+    pub fn set_epoch(&mut self, epoch: Epoch) -> Result<(), AppendError> {
+        let current = self.staged.chain.epoch;
+        if epoch < current {
+            return Err(AppendError::OldEpoch { epoch, current });
         }
-        let (frames, digest) = (self.frames, self.digest);
-        self.push(Kind::End, Flags::CRITICAL, self.time, &[&frames.to_le_bytes(), &digest.to_le_bytes()]);
-        self.write()?;
-        self.sync()?;
-        self.begin_segment()
-    }
-
-    fn begin_segment(&mut self) -> Result<(), AppendError> {
-        if self.next.is_none() {
-            self.prepare_next()?;
-        }
-        let Some((spare, file, size)) = self.next.take() else { return Err(AppendError::Full) };
-        let header = Header {
-            owner: Owner { shard: self.options.shard, cluster: self.options.cluster },
-            base: self.end,
-            size: size - FRAMES,
-            generation: 0,
-            epoch: self.epoch,
-            prev_crc: self.chain,
-        };
-        let made = Segment::create(&self.disk, &spare, file, &self.dir, header);
-        let segment = Arc::new(made.map_err(|error| self.fail(error))?);
-        self.shared.add(segment.clone());
-        self.active = segment;
-        (self.frames, self.digest, self.marked, self.mark_number) = (0, 0, self.end, 0);
+        self.staged.chain.epoch = epoch;
         Ok(())
     }
 
-    /// The size of the segment after the active one: twice as large, up to the maximum.
-    fn next_size(&self) -> u64 {
-        ((self.active.header.size + FRAMES) * 2).clamp(self.options.first_segment, self.options.max_segment)
-    }
-
-    fn prepare_next(&mut self) -> Result<(), AppendError> {
-        let size = self.next_size();
-        let made = self.spares.take(&self.disk, &self.dir, size);
-        match made {
-            Ok((path, file)) => {
-                self.next = Some((path, file, size));
-                Ok(())
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Err(AppendError::Full),
-            Err(error) => Err(self.fail(error)),
-        }
-    }
-
-    /// Half a segment before it is needed, the next file is zeroed in the background.
-    fn ask_for_spare(&mut self) {
-        let used = self.end.0 - self.active.base().0;
-        if self.next.is_none() && used > self.active.header.size / 2 {
-            let size = self.next_size();
-            self.spares.ask(&self.disk, &self.dir, size);
-        }
-    }
-
-    fn check(&self) -> Result<(), AppendError> {
-        if self.failed { Err(AppendError::Failed(io::Error::other("the log failed before"))) } else { Ok(()) }
-    }
-
-    fn guard(&mut self, act: impl FnOnce(&CommitLog) -> io::Result<()>) -> Result<(), AppendError> {
-        act(self).map_err(|error| self.fail(error))
-    }
-
-    fn fail(&mut self, error: io::Error) -> AppendError {
-        self.failed = true;
-        AppendError::Failed(error)
-    }
-
-    /// Deletes the segments that lie wholly below `before`. Readers that hold one keep it until they let go.
+    /// Drops the whole segments before an address. Their files become spares if some are wanted and nobody reads them, else they are removed; readers that still hold
+    /// frames keep the bytes.
     pub fn trim(&mut self, before: Lsn) -> io::Result<()> {
-        for path in self.shared.trim(before) {
-            self.disk.remove(&path)?;
+        while let Some(segment) = self.shared.drop_oldest(before) {
+            let Header { size, generation, .. } = segment.header;
+            let path = segment.path.clone();
+            // A slice of the map holds the map, a reader the segment: a file that either can see must not be written again.
+            match Arc::try_unwrap(segment) {
+                Ok(segment) if !segment.map.is_shared() && self.spares.has_place_for(size) => {
+                    self.spares.recycle(&*self.disk, &path, segment.file, size, generation + 1)?;
+                }
+                _ => self.disk.remove(&path)?,
+            }
         }
         Ok(())
     }
 
+    /// Bytes that the next `write` will write.
     pub fn staged_bytes(&self) -> usize {
-        self.staged.len()
+        self.staging.len()
     }
 
-    fn staged_end(&self) -> Lsn {
-        Lsn(self.end.0 + self.staged.len() as u64)
-    }
-
-    /// One past the last byte written.
+    /// Behind the last written frame.
     pub fn end(&self) -> Lsn {
-        self.end
+        self.written
     }
 
+    /// Behind the last synced frame.
     pub fn durable(&self) -> Lsn {
         self.durable
     }
 
-    /// The first address that is kept.
+    /// The oldest frame.
     pub fn start(&self) -> Lsn {
         self.shared.start()
     }
 
-    /// Where the segment that is being filled begins.
+    /// Where the segment begins that takes the next frame.
     pub fn active_base(&self) -> Lsn {
         self.active.base()
     }
 
+    /// The epoch of the frames that are staged now.
+    pub fn epoch(&self) -> Epoch {
+        self.staged.chain.epoch
+    }
+
+    /// All segments in order; the last one is active.
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        self.shared.segments(self.end)
+        self.shared.segments(self.written)
     }
 
+    /// A handle to read from any thread.
     pub fn reader(&self) -> LogReader {
-        LogReader::new(self.shared.clone(), self.options.shard)
+        LogReader::new(Arc::clone(&self.shared))
     }
 
-    /// Opens the log in `dir/log`, makes it if there is none, and recovers what a crash left. The log before `checked` was read in full by a
-    /// checkpoint, so that only its segment headers are looked at.
-    pub fn open(disk: SharedDisk, dir: &Path, options: Options, checked: Lsn) -> Result<(CommitLog, Recovery), OpenError> {
-        recovery::open(disk, dir, options, checked)
+    /// Whether fewer spares are ready than wanted.
+    pub fn needs_spare(&self) -> bool {
+        self.spares.is_short()
     }
+
+    /// What makes spares, for a background thread.
+    pub fn spare_maker(&self) -> SpareMaker {
+        SpareMaker::new(Arc::clone(&self.disk), Arc::clone(&self.spares))
+    }
+
+    fn usable(&self) -> Result<(), AppendError> {
+        self.failed.as_ref().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Remembers a failure for ever.
+    fn check<T>(&mut self, doing: &'static str, result: io::Result<T>) -> Result<T, AppendError> {
+        result.map_err(|error| {
+            let error = AppendError::Failed { doing, error: Arc::new(error) };
+            self.failed = Some(error.clone());
+            error
+        })
+    }
+
+    fn epoch_of(&self, payload: &[&[u8]]) -> Result<Epoch, AppendError> {
+        let current = self.staged.chain.epoch;
+        let mut bytes = payload.iter().flat_map(|part| part.iter().copied());
+        let mut number = [0; 4];
+        number.iter_mut().for_each(|byte| *byte = bytes.next().unwrap_or(0));
+        let epoch = Epoch(u32::from_le_bytes(number));
+        if epoch < current { Err(AppendError::OldEpoch { epoch, current }) } else { Ok(epoch) }
+    }
+
+    /// Bytes left in the active segment.
+    fn room(&self) -> u64 {
+        self.active.limit().0 - END_FRAME - self.staged.at.0
+    }
+
+    /// The most that fits into an empty segment of the smallest size.
+    fn batch_max(&self) -> u64 {
+        self.options.first_segment - FRAMES - END_FRAME
+    }
+
+    fn frame_max(&self) -> u64 {
+        self.batch_max().min(FRAME_MAX as u64)
+    }
+
+    fn withdraw_batch(&mut self) {
+        if let Some((position, len)) = self.batch.take() {
+            self.staged = position;
+            self.staging.truncate(len);
+        }
+    }
+
+    fn put(&mut self, kind: Kind, flags: Flags, time: u64, epoch: Epoch, payload: &[&[u8]]) -> Lsn {
+        let lsn = self.staged.at;
+        let critical = if kind.is_critical() { Flags::CRITICAL } else { Flags::default() };
+        let mut header = FrameHeader {
+            len: frame::len_of(payload) as u32,
+            crc: 0,
+            prev_crc: self.staged.chain.crc,
+            epoch,
+            lsn,
+            time: time.max(self.staged.chain.time),
+            kind,
+            version: VERSION,
+            flags: flags | critical,
+            shard: self.options.shard,
+        };
+        header.crc = frame::encode(&mut self.staging, &header, payload);
+        self.staged.pass(&header);
+        lsn
+    }
+
+    /// Closes the segment and begins the next. If there is no room for one, everything stays as it was.
+    fn roll(&mut self, data: bool) -> Result<(), AppendError> {
+        let spare = match self.next.take() {
+            Some(spare) => spare,
+            None => self.obtain(data)?,
+        };
+        let payload = self.staged.end_payload();
+        self.put(Kind::End, Flags::default(), 0, self.staged.chain.epoch, &[&payload]);
+        self.write()?;
+        self.sync()?;
+        let begin = Position::begin(self.staged.at, self.staged.chain);
+        let owner = self.active.header.owner;
+        let header = Header { owner, base: begin.at, size: spare.size, generation: spare.uses, before: begin.chain };
+        let begun = Segment::begin(&*self.disk, &spare.path, spare.file, &self.dir, header);
+        let segment = Arc::new(self.check("beginning a log segment", begun)?);
+        self.shared.add(Arc::clone(&segment));
+        self.active = segment;
+        self.staged = begin;
+        // The new file's name says that everything before it is durable.
+        (self.marked, self.mark_number) = (begin.at, 0);
+        self.spares.want_size(next_size(&self.options, Some(&self.active)));
+        Ok(())
+    }
+
+    /// A file for the next segment. The last spare is not for messages.
+    fn obtain(&mut self, data: bool) -> Result<Spare, AppendError> {
+        if let Some(spare) = self.spares.take(self.spares.reserve()) {
+            return Ok(spare);
+        }
+        let mut size = next_size(&self.options, Some(&self.active));
+        let free = self.disk.space().map_or(u64::MAX, |space| space.free);
+        while size > free && size > self.options.first_segment {
+            size = (size / 2).max(self.options.first_segment);
+        }
+        let made = if size > free { Err(io::ErrorKind::StorageFull.into()) } else { self.spares.create(&*self.disk, size) };
+        match made {
+            Ok(spare) => Ok(spare),
+            Err(error) if is_full(&error) => self.spares.take(0).filter(|_| !data).ok_or(AppendError::Full),
+            Err(error) => self.check("making a log segment", Err(error)),
+        }
+    }
+
+    /// Says on the disk what the last sync made durable; made durable itself by the next one.
+    fn mark(&mut self) -> Result<(), AppendError> {
+        if self.marked == self.durable {
+            return Ok(());
+        }
+        self.mark_number += 1;
+        let written = self.active.mark(self.durable, self.mark_number);
+        self.check("writing a durable mark", written)?;
+        self.marked = self.durable;
+        Ok(())
+    }
+}
+
+fn next_size(options: &Options, last: Option<&Arc<Segment>>) -> u64 {
+    last.map_or(options.first_segment, |segment| (segment.header.size * 2).min(options.max_segment))
 }

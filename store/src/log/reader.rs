@@ -1,68 +1,89 @@
-//! Reading the log from any thread: frames by their address, and in their order.
+//! Reading the log from any thread, while its owner appends.
 //!
-//! Bytes that this process wrote lately are sliced from the mapped file without a copy. Older ones are asked of the page cache without waiting,
-//! and only then, on a thread that may block, of the disk.
+//! What was published never changes, so a reader needs no lock but for a moment, to find the segment. Frames that this process wrote a
+//! short while ago are slices of the file's map: no copy, no system call. Older ones are read with `pread`, since touching a page of a map that
+//! is not in memory would stop the thread, and a page that can't be read would end the process.
 
-use super::segment::{FRAMES, Segment};
-use crate::frame::{self, Frame, HEADER, Kind, padded};
+use super::SegmentInfo;
+use super::segment::Segment;
+use crate::frame::{self, Frame, HEADER, Invalid};
 use bytes::Bytes;
-use gantry_model::Lsn;
+use gantry_model::{Lsn, ShardId};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Bytes behind the end that are surely in memory, as far as this process wrote them.
+/// How far behind the end frames are taken from the map: what was written last is in the page cache.
 const TAIL: u64 = 64 * 1024 * 1024;
+/// First read of a frame whose length is not known; most frames are shorter.
+const FIRST_READ: usize = 4096;
+/// Bytes read at a time where many frames are read in order.
+const CHUNK: usize = 1024 * 1024;
 
 /// What the owner and the readers of a log share.
-#[derive(Debug)]
-pub struct Shared {
-    /// By base, without gaps.
-    segments: RwLock<Vec<Arc<Segment>>>,
-    published: AtomicU64,
-    /// Where this process began to write.
+pub(super) struct Shared {
+    shard: ShardId,
+    /// The end when the log was opened: this process wrote everything from here on.
     opened: Lsn,
+    end: AtomicU64,
+    durable: AtomicU64,
+    /// In order of their bases, never empty, the last one active.
+    segments: RwLock<Vec<Arc<Segment>>>,
 }
 
 impl Shared {
-    pub fn new(segments: Vec<Arc<Segment>>, end: Lsn) -> Shared {
-        Shared { segments: RwLock::new(segments), published: AtomicU64::new(end.0), opened: end }
+    pub fn new(segments: Vec<Arc<Segment>>, shard: ShardId, end: Lsn) -> Shared {
+        Shared { shard, opened: end, end: AtomicU64::new(end.0), durable: AtomicU64::new(end.0), segments: RwLock::new(segments) }
     }
 
+    /// Lets readers see everything before `end`, which was written before this call.
     pub fn publish(&self, end: Lsn) {
-        self.published.store(end.0, Ordering::Release);
+        self.end.store(end.0, Ordering::Release);
+    }
+
+    pub fn publish_durable(&self, durable: Lsn) {
+        self.durable.store(durable.0, Ordering::Release);
     }
 
     pub fn add(&self, segment: Arc<Segment>) {
         self.segments.write().unwrap_or_else(PoisonError::into_inner).push(segment);
     }
 
-    pub fn start(&self) -> Lsn {
-        self.segments.read().unwrap_or_else(PoisonError::into_inner).first().map_or(Lsn(0), |segment| segment.base())
-    }
-
-    pub fn segments(&self, end: Lsn) -> Vec<super::SegmentInfo> {
-        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        let ends = segments.iter().skip(1).map(|next| (next.base(), true)).chain([(end, false)]);
-        segments.iter().zip(ends).map(|(segment, (end, sealed))| super::SegmentInfo { base: segment.base(), len: end.0 - segment.base().0, sealed }).collect()
-    }
-
-    /// Takes out the segments that end at or before `before`; never the last one.
-    pub fn trim(&self, before: Lsn) -> Vec<PathBuf> {
+    /// Takes out the oldest segment if all of it is before `before`. The active one stays.
+    pub fn drop_oldest(&self, before: Lsn) -> Option<Arc<Segment>> {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-        let gone = segments.iter().skip(1).take_while(|next| next.base() <= before).count();
-        segments.drain(..gone).map(|segment| segment.path.clone()).collect()
+        let droppable = segments.get(1).is_some_and(|next| next.base() <= before);
+        droppable.then(|| segments.remove(0))
     }
 
-    fn segment_of(&self, lsn: Lsn) -> Result<Arc<Segment>, ReadError> {
-        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        let after = segments.partition_point(|segment| segment.base() <= lsn);
-        match after.checked_sub(1) {
-            Some(at) => Ok(segments[at].clone()),
-            None => Err(ReadError::Trimmed(lsn)),
-        }
+    pub fn start(&self) -> Lsn {
+        self.read(|segments| segments[0].base())
+    }
+
+    pub fn segments(&self, end: Lsn) -> Vec<SegmentInfo> {
+        self.read(|segments| {
+            let ends = segments[1..].iter().map(|next| next.base()).chain([end]);
+            let last = segments.len() - 1;
+            let info = |(at, (segment, end)): (usize, (&Arc<Segment>, Lsn))| SegmentInfo {
+                base: segment.base(),
+                len: end.0.saturating_sub(segment.base().0),
+                sealed: at < last,
+                file: segment.header.size,
+            };
+            segments.iter().zip(ends).enumerate().map(info).collect()
+        })
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&[Arc<Segment>]) -> T) -> T {
+        look(&self.segments.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("shard", &self.shard).field("end", &self.end).field("durable", &self.durable).finish_non_exhaustive()
     }
 }
 
@@ -70,119 +91,220 @@ impl Shared {
 #[derive(Debug)]
 pub enum ReadError {
     /// The log begins later.
-    Trimmed(Lsn),
+    Trimmed { lsn: Lsn },
     /// Nothing was written there yet.
-    Beyond(Lsn),
-    /// What is there is not the frame that was written.
-    Damaged { lsn: Lsn, segment: PathBuf },
-    Io(io::Error),
+    Beyond { lsn: Lsn },
+    /// What is there is not the frame that was written, or the address is not that of a frame.
+    Damaged { segment: PathBuf, lsn: Lsn, why: Invalid },
+    Io { segment: PathBuf, lsn: Lsn, error: io::Error },
 }
 
 impl ReadError {
+    /// Whether retention took it: an answer, not a fault.
     pub fn is_trimmed(&self) -> bool {
-        matches!(self, ReadError::Trimmed(_))
+        matches!(self, ReadError::Trimmed { .. })
     }
 }
 
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReadError::Trimmed(lsn) => write!(f, "address {lsn} is below the start of the log"),
-            ReadError::Beyond(lsn) => write!(f, "address {lsn} is beyond the end of the log"),
-            ReadError::Damaged { lsn, segment } => write!(f, "`{}` is damaged at address {lsn}", segment.display()),
-            ReadError::Io(error) => write!(f, "reading the log failed: {error}"),
+            ReadError::Trimmed { lsn } => write!(f, "address {lsn} is before the start of the log"),
+            ReadError::Beyond { lsn } => write!(f, "address {lsn} is behind the end of the log"),
+            ReadError::Damaged { segment, lsn, why } => write!(f, "no frame at address {lsn} in `{}`: {why}", segment.display()),
+            ReadError::Io { segment, lsn, error } => write!(f, "reading address {lsn} in `{}` failed: {error}", segment.display()),
         }
     }
 }
 
 impl std::error::Error for ReadError {}
 
-/// A cheap handle for reading a log.
+/// A cheap handle to read a log with.
 #[derive(Clone, Debug)]
 pub struct LogReader {
     shared: Arc<Shared>,
-    shard: u32,
 }
+
+/// A segment, and the end of what may be read in it.
+type Found = (Arc<Segment>, Lsn);
 
 impl LogReader {
-    pub fn new(shared: Arc<Shared>, shard: u32) -> LogReader {
-        LogReader { shared, shard }
+    pub(super) fn new(shared: Arc<Shared>) -> LogReader {
+        LogReader { shared }
     }
 
-    /// The frame at an address. May block on the disk.
+    /// Behind the last frame that can be read.
+    pub fn end(&self) -> Lsn {
+        Lsn(self.shared.end.load(Ordering::Acquire))
+    }
+
+    /// Behind the last frame that is durable on this disk.
+    pub fn durable(&self) -> Lsn {
+        Lsn(self.shared.durable.load(Ordering::Acquire))
+    }
+
+    /// The oldest frame.
+    pub fn start(&self) -> Lsn {
+        self.shared.start()
+    }
+
+    /// The frame at an address, checked. May wait for the disk.
     pub fn frame(&self, lsn: Lsn) -> Result<Frame, ReadError> {
-        let segment = self.segment(lsn)?;
-        self.from_map(&segment, lsn)
+        let (segment, end) = self.find(lsn)?;
+        if self.is_recent(lsn) {
+            return self.from_map(&segment, lsn, end);
+        }
+        let (mut bytes, mut len) = (Bytes::new(), FIRST_READ);
+        loop {
+            if bytes.len() < len {
+                bytes = read(&segment, lsn, end, len).map_err(|error| failed(&segment, lsn, error))?;
+            }
+            let head = bytes.first_chunk().ok_or_else(|| damaged(&segment, lsn, Invalid::Blank))?;
+            let claimed = frame::claimed_len(head, lsn, self.shared.shard).map_err(|why| damaged(&segment, lsn, why))?;
+            if bytes.len() >= claimed || len >= claimed {
+                return self.decode(&bytes, &segment, lsn);
+            }
+            len = claimed;
+        }
     }
 
-    /// The frame of `len` bytes at an address, or `None` if the disk would have to be asked.
+    /// The frame of `len` bytes at an address, or `None` if the disk would have to be waited for. Without a known length (0) one more
+    /// read may be needed.
     pub fn try_frame(&self, lsn: Lsn, len: u32) -> Result<Option<Frame>, ReadError> {
-        let segment = self.segment(lsn)?;
-        let published = self.shared.published.load(Ordering::Acquire);
-        if lsn >= self.shared.opened && lsn.0 + TAIL >= published || len == 0 && !segment.map.is_shared() {
-            return self.from_map(&segment, lsn).map(Some);
+        let (segment, end) = self.find(lsn)?;
+        if self.is_recent(lsn) {
+            return self.from_map(&segment, lsn, end).map(Some);
         }
-        if len == 0 {
-            return Ok(None);
-        }
-        let mut bytes = vec![0; len as usize];
-        match segment.file.try_read_at(segment.position(lsn), &mut bytes).map_err(ReadError::Io)? {
-            Some(read) if read == bytes.len() => self.decode(Bytes::from(bytes), &segment, lsn).map(Some),
-            Some(_) => Err(damaged(&segment, lsn)),
-            None => Ok(None),
+        let mut len = if len == 0 { FIRST_READ } else { len as usize };
+        loop {
+            let mut bytes = vec![0; len.min((end.0 - lsn.0) as usize)];
+            let read = segment.file.try_read_at(segment.position(lsn), &mut bytes).map_err(|error| failed(&segment, lsn, error))?;
+            let Some(read) = read else { return Ok(None) };
+            // The page cache may hold the first part only; the rest would have to be waited for.
+            if read < bytes.len() {
+                return Ok(None);
+            }
+            let head = bytes.first_chunk().ok_or_else(|| damaged(&segment, lsn, Invalid::Blank))?;
+            let claimed = frame::claimed_len(head, lsn, self.shared.shard).map_err(|why| damaged(&segment, lsn, why))?;
+            if bytes.len() >= claimed || len >= claimed {
+                return self.decode(&Bytes::from(bytes), &segment, lsn).map(Some);
+            }
+            len = claimed;
         }
     }
 
-    /// The frames from one address to another, both of which begin a frame. Ends early with the first that can't be read.
-    pub fn frames(&self, from: Lsn, to: Lsn) -> impl Iterator<Item = Result<(Lsn, Frame), ReadError>> + '_ {
-        let mut at = from;
-        let mut over = false;
-        std::iter::from_fn(move || {
-            if over || at >= to {
-                return None;
-            }
-            let read = self.frame(at);
-            let lsn = at;
-            match &read {
-                Ok(frame) => at = Lsn(at.0 + padded(frame.header.len as usize) as u64),
-                Err(_) => over = true,
-            }
-            Some(read.map(|frame| (lsn, frame)))
+    /// The frames from one address to another, each of which begins a frame, as far as the log goes. Ends with the first error. May wait for the
+    /// disk.
+    pub fn frames(&self, from: Lsn, to: Lsn) -> Frames<'_> {
+        Frames { reader: self, at: from, to: to.min(self.end()), chunk: Bytes::new(), chunk_at: from, segment: None }
+    }
+
+    fn find(&self, lsn: Lsn) -> Result<Found, ReadError> {
+        let published = self.end();
+        if lsn >= published {
+            return Err(ReadError::Beyond { lsn });
+        }
+        self.shared.read(|segments| {
+            let after = segments.partition_point(|segment| segment.base() <= lsn);
+            let segment = after.checked_sub(1).map(|at| Arc::clone(&segments[at])).ok_or(ReadError::Trimmed { lsn })?;
+            let end = segments.get(after).map_or(published, |next| next.base()).min(segment.limit());
+            if lsn < end { Ok((segment, end)) } else { Err(ReadError::Beyond { lsn }) }
         })
-        .filter(|read| read.as_ref().map_or(true, |(_, frame)| frame.header.kind != Kind::End))
     }
 
-    fn segment(&self, lsn: Lsn) -> Result<Arc<Segment>, ReadError> {
-        if lsn.0 >= self.shared.published.load(Ordering::Acquire) {
-            return Err(ReadError::Beyond(lsn));
+    fn is_recent(&self, lsn: Lsn) -> bool {
+        lsn >= self.shared.opened && lsn.0 + TAIL >= self.shared.end.load(Ordering::Relaxed)
+    }
+
+    fn from_map(&self, segment: &Segment, lsn: Lsn, end: Lsn) -> Result<Frame, ReadError> {
+        let mut head = [0; HEADER];
+        let position = segment.position(lsn);
+        segment.map.read(position, &mut head).ok_or_else(|| damaged(segment, lsn, Invalid::Blank))?;
+        let len = frame::claimed_len(&head, lsn, self.shared.shard).map_err(|why| damaged(segment, lsn, why))?;
+        // Only published bytes may be sliced, so a length that reaches beyond them is not believed.
+        let inside = lsn.0 + len as u64 <= end.0;
+        let bytes = inside.then(|| segment.map.slice(position, len)).flatten();
+        self.decode(&bytes.ok_or_else(|| damaged(segment, lsn, Invalid::Length(len as u32)))?, segment, lsn)
+    }
+
+    fn decode(&self, bytes: &Bytes, segment: &Segment, lsn: Lsn) -> Result<Frame, ReadError> {
+        frame::decode(bytes, lsn, self.shared.shard).map_err(|why| damaged(segment, lsn, why))
+    }
+}
+
+/// Up to `len` bytes at an address, none of them behind `end`.
+fn read(segment: &Segment, lsn: Lsn, end: Lsn, len: usize) -> io::Result<Bytes> {
+    let mut bytes = vec![0; len.min((end.0 - lsn.0) as usize)];
+    let read = segment.file.read_at(segment.position(lsn), &mut bytes)?;
+    bytes.truncate(read);
+    Ok(Bytes::from(bytes))
+}
+
+fn damaged(segment: &Segment, lsn: Lsn, why: Invalid) -> ReadError {
+    ReadError::Damaged { segment: segment.path.clone(), lsn, why }
+}
+
+fn failed(segment: &Segment, lsn: Lsn, error: io::Error) -> ReadError {
+    ReadError::Io { segment: segment.path.clone(), lsn, error }
+}
+
+/// Frames in order, with those that the log writes itself (`End`, `Gap`). Payloads are slices of the chunks that were read.
+#[derive(Debug)]
+pub struct Frames<'a> {
+    reader: &'a LogReader,
+    at: Lsn,
+    to: Lsn,
+    chunk: Bytes,
+    chunk_at: Lsn,
+    segment: Option<Found>,
+}
+
+impl Frames<'_> {
+    fn read_next(&mut self) -> Result<Frame, ReadError> {
+        let lsn = self.at;
+        let (segment, end) = match &self.segment {
+            Some(found) if lsn < found.1 => found.clone(),
+            _ => self.segment.insert(self.reader.find(lsn)?).clone(),
+        };
+        let shard = self.reader.shared.shard;
+        let mut needed = HEADER;
+        loop {
+            let from = (lsn.0 - self.chunk_at.0) as usize;
+            if self.chunk.len() < from + needed {
+                self.chunk = read(&segment, lsn, end, needed.max(CHUNK)).map_err(|error| failed(&segment, lsn, error))?;
+                self.chunk_at = lsn;
+                if self.chunk.len() < needed {
+                    return Err(damaged(&segment, lsn, Invalid::Length(needed as u32)));
+                }
+                continue;
+            }
+            let bytes = self.chunk.slice(from..);
+            if needed > HEADER {
+                return self.reader.decode(&bytes, &segment, lsn);
+            }
+            let head = bytes.first_chunk().expect("a header was asked for");
+            needed = frame::claimed_len(head, lsn, shard).map_err(|why| damaged(&segment, lsn, why))?.max(HEADER + 1);
         }
-        self.shared.segment_of(lsn)
-    }
-
-    fn from_map(&self, segment: &Segment, lsn: Lsn) -> Result<Frame, ReadError> {
-        read_mapped(segment, lsn, self.shard).ok_or_else(|| damaged(segment, lsn))
-    }
-
-    fn decode(&self, bytes: Bytes, segment: &Segment, lsn: Lsn) -> Result<Frame, ReadError> {
-        frame::decode(&bytes, lsn, self.shard).ok_or_else(|| damaged(segment, lsn))
     }
 }
 
-fn damaged(segment: &Segment, lsn: Lsn) -> ReadError {
-    ReadError::Damaged { lsn, segment: segment.path.clone() }
-}
+impl Iterator for Frames<'_> {
+    type Item = Result<(Lsn, Frame), ReadError>;
 
-/// The frame at an address of a segment, if a good one is there.
-pub fn read_mapped(segment: &Segment, lsn: Lsn, shard: u32) -> Option<Frame> {
-    let position = segment.position(lsn);
-    let end = FRAMES + segment.header.size;
-    if position + HEADER as u64 > end {
-        return None;
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.to {
+            return None;
+        }
+        let lsn = self.at;
+        match self.read_next() {
+            Ok(frame) => {
+                self.at = Lsn(lsn.0 + frame::padded(frame.header.len as usize) as u64);
+                Some(Ok((lsn, frame)))
+            }
+            Err(error) => {
+                self.at = self.to;
+                Some(Err(error))
+            }
+        }
     }
-    let head = segment.map.slice(position, HEADER)?;
-    let len = frame::claimed_len(&head)?;
-    if position + len as u64 > end {
-        return None;
-    }
-    frame::decode(&segment.map.slice(position, len)?, lsn, shard)
 }

@@ -1,308 +1,412 @@
-//! What a log is after a crash: which frames count, and whether something that was acknowledged is damaged.
+//! Opening a log: which frames count after a crash, and what is damage rather than a crash.
 //!
-//! The first bad frame decides. At or after the newest durable mark, with no later segment, it is the torn tail of a write that was never
-//! acknowledged: the log ends there. Before the mark, or with a later segment behind it, acknowledged data is damaged: nothing is cut, and the
-//! log is refused unless the operator says otherwise.
+//! A crash leaves an unsynced write in pieces at the very end. Nothing of it was acknowledged, so it is cut off. Everything before the newest
+//! durable mark, and everything in a segment that has a successor, was synced: if that can't be read, the disk lost what was acknowledged,
+//! and the log refuses to open rather than forget it. `repair.rs` goes on over such a range when the operator says so.
+//!
+//! Only segments from the caller's checkpoint on are read. Older ones are closed; their ends are compared with their successors' headers.
 
-use super::reader::{Shared, read_mapped};
-use super::segment::{FRAMES, HeaderError, Segment, base_of};
-use super::{CommitLog, END_FRAME, Options, spares};
-use crate::frame::{Flags, Frame, Kind, crc32c, padded};
-use gantry_model::Lsn;
-use gantry_platform::disk::{PARTIAL_SUFFIX, SharedDisk};
+use super::chain::{Chain, Position};
+use super::repair::{self, Gap};
+use super::scan::{Scanned, Stop, Window, ends_soundly, scan};
+use super::segment::{self, HeaderError, Owner, Segment};
+use super::spares::{self, Spare, Spares};
+use super::{CommitLog, Options, Parts};
+use crate::frame::Invalid;
+use gantry_model::{Epoch, Lsn};
+use gantry_platform::disk::{Disk, PARTIAL_SUFFIX, SharedDisk};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes that are zeroed behind a cut, so that nothing of the old tail follows the new one directly.
-const CUT_ZEROES: u64 = 64 * 1024;
+/// At least this much behind a cut is zeroed, so that what was torn there can't be met again.
+const BARRIER: u64 = 64 * 1024;
+/// Bytes written at a time while the tail is made durable.
+const STEP: usize = 1024 * 1024;
 
-/// What recovery found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What was found when a log was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
     pub end: Lsn,
-    pub last_epoch: u32,
+    /// Epoch and store time of the last frame; zero in an empty log.
+    pub last_epoch: Epoch,
     pub last_time: u64,
-    /// Where an unacknowledged tail was cut off.
-    pub torn_at: Option<Lsn>,
+    pub verdict: Verdict,
+    /// Damaged ranges that were skipped because [`Options::skip_damaged`] said so.
+    pub set_aside: Vec<(Lsn, Lsn)>,
     pub bytes_scanned: u64,
 }
 
-/// Why a log can't be opened. Nothing was changed.
+/// How the end of the log looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing follows the last frame.
+    Clean,
+    /// An unsynced write was torn; what was left of it is cut off.
+    TornTail { at: Lsn },
+    /// As before, and later parts of the write had reached the disk whole.
+    UnorderedTail { at: Lsn },
+}
+
+/// Why a log can't be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// Acknowledged frames can't be read.
-    Damaged { segment: PathBuf, from: Lsn, durable: Lsn },
-    /// A file that is no segment of this shard.
-    Foreign { segment: PathBuf, why: &'static str },
-    /// Written by another version.
-    Version { segment: PathBuf, found: u32 },
-    /// A segment between two others is gone.
-    Missing { dir: PathBuf, from: Lsn, to: Lsn },
     Io { path: PathBuf, error: io::Error },
+    /// What was durable can't be read any more. `offset` is the place in the file; frames in `from..to` are lost.
+    Damaged { segment: PathBuf, offset: u64, from: Lsn, to: Lsn, why: String },
+    Header { segment: PathBuf, error: HeaderError },
+    /// Segments are missing between others, or all of them behind the checkpoint.
+    Missing { from: Lsn, to: Lsn },
+    /// A later version wrote this, and skipping it would give a wrong state.
+    Newer { segment: PathBuf, lsn: Lsn, kind: u8, version: u8 },
+    /// The last segment is full, and there is no room for another one.
+    NoRoom { dir: PathBuf, bytes: u64 },
 }
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OpenError::Damaged { segment, from, durable } => write!(
+            OpenError::Io { path, error } => write!(f, "`{}`: {error}", path.display()),
+            OpenError::Damaged { segment, offset, from, to, why } => write!(
                 f,
-                "`{}` is damaged at address {from}, before {durable} up to which data was acknowledged; nothing was changed. Restore the file from a \
-                 backup, or start once with `--skip-damaged` to set the rest of the log aside in `bad/` and go on without it",
+                "acknowledged messages can't be read: `{}` is damaged at byte {offset} ({why}), addresses {from} to {to}; restore the file, or \
+                 start with `--skip-damaged` to set the range aside in `bad/` and go on without it",
                 segment.display()
             ),
-            OpenError::Foreign { segment, why } => {
-                write!(f, "`{}` {why}; nothing was changed. Move the file away if it does not belong here", segment.display())
+            OpenError::Header { segment, error: HeaderError::Damaged } => write!(
+                f,
+                "the header of `{}` is damaged; restore the file, or start with `--skip-damaged` to make it anew",
+                segment.display()
+            ),
+            OpenError::Header { segment, error } => write!(f, "`{}` can't be used: {error}", segment.display()),
+            OpenError::Missing { from, to } => write!(
+                f,
+                "the log lacks addresses {from} to {to}; restore the missing files, or start with `--skip-damaged` to go on without them"
+            ),
+            OpenError::Newer { segment, lsn, kind, version } => write!(
+                f,
+                "`{}` holds a record at {lsn} of kind `{kind}` in version `{version}`, which is newer than this program; start the newer version",
+                segment.display()
+            ),
+            OpenError::NoRoom { dir, bytes } => {
+                write!(f, "no room for another log segment of {bytes} bytes in `{}`; free some space", dir.display())
             }
-            OpenError::Version { segment, found } => {
-                write!(f, "`{}` has format {found}, this version of gantry reads format 1; run the version that wrote it", segment.display())
-            }
-            OpenError::Missing { dir, from, to } => {
-                write!(f, "a segment is missing in `{}`: addresses {from} to {to}; restore it from a backup", dir.display())
-            }
-            OpenError::Io { path, error } => write!(f, "`{}`: {error}", path.display()),
         }
     }
 }
 
 impl std::error::Error for OpenError {}
 
-pub fn open(disk: SharedDisk, dir: &Path, options: Options, checked: Lsn) -> Result<(CommitLog, Recovery), OpenError> {
-    let dir = dir.join("log");
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |error| OpenError::Io { path, error }
-    };
-    disk.create_dir_all(&dir).map_err(io(&dir))?;
-    for path in disk.list(&dir).map_err(io(&dir))? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(PARTIAL_SUFFIX) || name.starts_with("spare-") {
-            disk.remove(&path).map_err(io(&path))?;
-        }
-    }
-    let segments = open_segments(&disk, &dir, &options)?;
-    let Some(last) = segments.last().cloned() else { return create(disk, dir, options) };
-    check_joints(&segments, &dir, options.shard, checked)?;
-    let scan = Scan::run(&last, options.shard, options.skip_damaged);
-    let (durable, mark_number) = last.newest_mark().map_err(io(&last.path))?;
-    if scan.end < durable {
-        if !options.skip_damaged {
-            return Err(OpenError::Damaged { segment: last.path.clone(), from: scan.end, durable });
-        }
-        set_aside(&disk, &dir, &last, scan.end).map_err(io(&last.path))?;
-    }
-    cut(&last, scan.end).map_err(io(&last.path))?;
-    let recovery = Recovery {
-        end: scan.end,
-        last_epoch: scan.epoch.max(last.header.epoch),
-        last_time: scan.time,
-        torn_at: scan.torn.then_some(scan.end),
-        bytes_scanned: scan.end.0 - last.base().0,
-    };
-    let log = CommitLog {
-        shared: Arc::new(Shared::new(segments, scan.end)),
-        active: last,
-        next: None,
-        spares: spares::Spares::default(),
-        staged: Vec::new(),
-        end: scan.end,
-        durable: scan.end,
-        marked: durable.min(scan.end),
-        mark_number,
-        chain: scan.chain,
-        epoch: recovery.last_epoch,
-        time: scan.time,
-        frames: scan.frames,
-        digest: scan.digest,
-        failed: false,
-        disk,
-        dir,
-        options,
-    };
-    finish_open(log, scan.ended, recovery)
+pub(super) fn io_at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
+    move |error| OpenError::Io { path: path.to_path_buf(), error }
 }
 
-/// The tail that recovery accepted must be as durable as what is appended to it; and a segment that was ended gets its successor.
-fn finish_open(mut log: CommitLog, ended: bool, recovery: Recovery) -> Result<(CommitLog, Recovery), OpenError> {
-    let path = log.active.path.clone();
-    log.active.file.sync_data().map_err(|error| OpenError::Io { path: path.clone(), error })?;
-    if ended {
-        log.begin_segment().map_err(|error| OpenError::Io { path, error: io::Error::other(error.to_string()) })?;
+/// Opens the log in `shard_dir`/log, or begins one. The caller knows that everything before `known` was durable once.
+pub(super) fn open(disk: SharedDisk, shard_dir: &Path, options: Options, known: Lsn) -> Result<(CommitLog, Recovery), OpenError> {
+    let dir = shard_dir.join("log");
+    disk.create_dir_all(&dir).map_err(io_at(&dir))?;
+    let (paths, found) = list(&*disk, &dir, options.first_segment)?;
+    if paths.is_empty() && known > Lsn(0) && !options.skip_damaged {
+        return Err(OpenError::Missing { from: Lsn(0), to: known });
     }
+    let mut work = Work { disk: &*disk, shard_dir, options: &options, segments: Vec::new(), known, scanned: 0, set_aside: Vec::new() };
+    work.open_all(&paths)?;
+    work.close_all()?;
+    let last = work.last()?;
+    let Work { segments, scanned: bytes_scanned, set_aside, .. } = work;
+    let nothing = Tail { position: Position::begin(Lsn(0), Chain::default()), closed: true, mark_number: 0, verdict: Verdict::Clean };
+    let Tail { position, closed, mark_number, verdict } = last.unwrap_or(nothing);
+    let largest = segments.iter().map(|segment| segment.header.size).max();
+    let size = largest.map_or(options.first_segment, |size| (size * 2).min(options.max_segment));
+    let spares = Arc::new(Spares::new(&dir, found, options.spares, size));
+    let segments = segments.into_iter().map(Arc::new).collect();
+    let log = CommitLog::assemble(Parts { disk, dir, options, spares, segments, position, closed, mark_number })?;
+    let recovery = Recovery {
+        end: log.end(),
+        last_epoch: position.chain.epoch,
+        last_time: position.chain.time,
+        verdict,
+        set_aside,
+        bytes_scanned,
+    };
     Ok((log, recovery))
 }
 
-fn create(disk: SharedDisk, dir: PathBuf, options: Options) -> Result<(CommitLog, Recovery), OpenError> {
-    let fail = |error| OpenError::Io { path: dir.clone(), error };
-    let (spare, file) = spares::Spares::default().take(&disk, &dir, options.first_segment).map_err(fail)?;
-    let owner = super::segment::Owner { shard: options.shard, cluster: options.cluster };
-    let size = options.first_segment - FRAMES;
-    let header = super::segment::Header { owner, base: Lsn(0), size, generation: 0, epoch: 0, prev_crc: 0 };
-    let active = Arc::new(Segment::create(&disk, &spare, file, &dir, header).map_err(fail)?);
-    let log = CommitLog {
-        shared: Arc::new(Shared::new(vec![active.clone()], Lsn(0))),
-        active,
-        next: None,
-        spares: spares::Spares::default(),
-        staged: Vec::new(),
-        end: Lsn(0),
-        durable: Lsn(0),
-        marked: Lsn(0),
-        mark_number: 0,
-        chain: 0,
-        epoch: 0,
-        time: 0,
-        frames: 0,
-        digest: 0,
-        failed: false,
-        disk,
-        dir,
-        options,
-    };
-    Ok((log, Recovery::default()))
-}
-
-fn open_segments(disk: &SharedDisk, dir: &Path, options: &Options) -> Result<Vec<Arc<Segment>>, OpenError> {
-    let mut segments = Vec::new();
-    for path in disk.list(dir).map_err(|error| OpenError::Io { path: dir.to_owned(), error })? {
-        let Some(base) = base_of(&path) else { continue };
-        let foreign = |why| OpenError::Foreign { segment: path.clone(), why };
-        let opened = Segment::open(disk, &path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
-        let segment = match opened {
-            Ok(segment) => segment,
-            Err(HeaderError::NotOurs) => return Err(foreign("is not a log segment")),
-            Err(HeaderError::Version(found)) => return Err(OpenError::Version { segment: path, found }),
-            Err(HeaderError::Damaged) => return Err(OpenError::Damaged { segment: path, from: base, durable: base }),
-        };
-        if segment.header.owner.cluster != options.cluster {
-            return Err(foreign("belongs to another cluster"));
-        }
-        if segment.header.owner.shard != options.shard || segment.base() != base {
-            return Err(foreign("belongs to another shard or place"));
-        }
-        segments.push(Arc::new(segment));
-    }
-    Ok(segments)
-}
-
-/// Each segment must end with an `End` frame right where the next begins, with the checksum that the next one names.
-fn check_joints(segments: &[Arc<Segment>], dir: &Path, shard: u32, checked: Lsn) -> Result<(), OpenError> {
-    for pair in segments.windows(2) {
-        let (segment, next) = (&pair[0], &pair[1]);
-        let room = next.base().0.checked_sub(END_FRAME).filter(|end| *end >= segment.base().0 && next.base() <= segment.limit());
-        let Some(end) = room else {
-            return Err(OpenError::Missing { dir: dir.to_owned(), from: segment.limit(), to: next.base() });
-        };
-        let frame = read_mapped(segment, Lsn(end), shard).filter(|frame| frame.header.kind == Kind::End && frame.header.crc == next.header.prev_crc);
-        if frame.is_none() {
-            return Err(OpenError::Damaged { segment: segment.path.clone(), from: Lsn(end), durable: next.base() });
-        }
-        if next.base() > checked {
-            let scan = Scan::run(segment, shard, false);
-            if scan.end != next.base() {
-                return Err(OpenError::Damaged { segment: segment.path.clone(), from: scan.end, durable: next.base() });
+/// The segments' files in order of their bases, and the spares. Half-made spares of a crashed process, and spares that are too small for a
+/// segment of today's settings, are removed.
+fn list(disk: &dyn Disk, dir: &Path, smallest: u64) -> Result<(Vec<PathBuf>, Vec<Spare>), OpenError> {
+    let (mut segments, mut found) = (Vec::new(), Vec::new());
+    for path in disk.list(dir).map_err(io_at(dir))? {
+        if path.to_string_lossy().ends_with(PARTIAL_SUFFIX) {
+            disk.remove(&path).map_err(io_at(&path))?;
+        } else if segment::base_of(&path).is_some() {
+            segments.push(path);
+        } else if spares::number_of(&path).is_some() {
+            let file = disk.open(&path).map_err(io_at(&path))?;
+            let size = file.len().map_err(io_at(&path))?;
+            if size < smallest {
+                disk.remove(&path).map_err(io_at(&path))?;
+            } else {
+                found.push(Spare { path, file, size, uses: 0 });
             }
         }
     }
-    Ok(())
+    Ok((segments, found))
 }
 
-/// The good frames of a segment, from its beginning.
-struct Scan {
-    end: Lsn,
-    chain: u32,
-    epoch: u32,
-    time: u64,
-    frames: u64,
-    digest: u32,
-    ended: bool,
-    torn: bool,
+/// The end of the last segment.
+struct Tail {
+    position: Position,
+    /// The segment is full, and the next one is to be begun.
+    closed: bool,
+    mark_number: u64,
+    verdict: Verdict,
 }
 
-impl Scan {
-    fn run(segment: &Segment, shard: u32, _skip: bool) -> Scan {
-        let mut scan = Scan {
-            end: segment.base(),
-            chain: segment.header.prev_crc,
-            epoch: segment.header.epoch,
-            time: 0,
-            frames: 0,
-            digest: 0,
-            ended: false,
-            torn: false,
-        };
-        // Where an unfinished batch began: it counts as a whole or not at all.
-        let mut batch: Option<Scan> = None;
-        while !scan.ended {
-            let Some(frame) = read_mapped(segment, scan.end, shard).filter(|frame| scan.follows(frame)) else {
-                scan.torn = scan.end < segment.limit() && !segment.rest_is_zero(scan.end);
-                break;
+struct Work<'a> {
+    disk: &'a dyn Disk,
+    shard_dir: &'a Path,
+    options: &'a Options,
+    segments: Vec<Segment>,
+    known: Lsn,
+    scanned: u64,
+    set_aside: Vec<(Lsn, Lsn)>,
+}
+
+impl Work<'_> {
+    fn open_all(&mut self, paths: &[PathBuf]) -> Result<(), OpenError> {
+        let owner = Owner { cluster: self.options.cluster, shard: self.options.shard };
+        for path in paths {
+            let opened = match Segment::open(self.disk, path, owner).map_err(io_at(path))? {
+                Err(HeaderError::Damaged) if self.options.skip_damaged => {
+                    repair::header(self.disk, path, owner, self.segments.last()).map_err(io_at(path))?;
+                    Segment::open(self.disk, path, owner).map_err(io_at(path))?
+                }
+                opened => opened,
             };
-            if frame.header.flags.contains(Flags::FIRST) && !frame.header.flags.contains(Flags::LAST) {
-                batch = Some(Scan { ..scan });
+            self.segments.push(opened.map_err(|error| OpenError::Header { segment: path.clone(), error })?);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that each segment but the last ends where the next begins.
+    fn close_all(&mut self) -> Result<(), OpenError> {
+        let mut at = 0;
+        while at + 1 < self.segments.len() {
+            let (segment, next) = (&self.segments[at], &self.segments[at + 1]);
+            // A segment before the checkpoint is not needed to start, so its end is all that is looked at.
+            let old = next.base() <= self.known;
+            if !(old && ends_soundly(segment, next).map_err(io_at(&segment.path))?) {
+                self.close(at)?;
             }
-            scan.take(&frame);
-            if frame.header.flags.contains(Flags::LAST) {
-                batch = None;
+            at += 1;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, at: usize) -> Result<(), OpenError> {
+        let mut repaired = None;
+        loop {
+            let (segment, next) = (&self.segments[at], &self.segments[at + 1]);
+            let Scanned { position, stop, bytes } = scan(segment, segment.header.before, Some(next.base()));
+            self.scanned += bytes;
+            match stop {
+                Stop::Closed if position.at == next.base() && position.chain.crc == next.header.before.crc => return Ok(()),
+                Stop::Closed if position.at < next.base() => return self.fill_missing(at, position),
+                Stop::Closed => return Err(self.damaged(segment, position.at, next.base(), "the next segment continues another history")),
+                Stop::Invalid { at: lsn, why: Invalid::Newer { kind, version } } => {
+                    return Err(OpenError::Newer { segment: segment.path.clone(), lsn, kind, version });
+                }
+                Stop::Invalid { at: from, .. } | Stop::Unreadable { at: from, .. } => {
+                    let (segment, bound, wanted) = (&self.segments[at], next.base(), next.header.before.crc);
+                    let found = repair::resume(segment, from, bound).map_err(io_at(&segment.path))?;
+                    let (to, crc) = found.unwrap_or((bound, wanted));
+                    let error = self.damaged(segment, from, to, &reason(&stop));
+                    // A repair that did not move the damage would be tried for ever.
+                    if !self.options.skip_damaged || repaired >= Some(from) {
+                        return Err(error);
+                    }
+                    repaired = Some(from);
+                    let chain = chain_before(segment, from);
+                    self.skip(at, Gap { from, to, crc, chain }, &error)?;
+                }
             }
         }
-        match batch {
-            Some(before) => Scan { torn: true, ..before },
-            None => scan,
+    }
+
+    fn skip(&mut self, at: usize, gap: Gap, error: &OpenError) -> Result<(), OpenError> {
+        let segment = &self.segments[at];
+        let failed = io_at(&segment.path);
+        repair::set_aside(self.disk, &self.shard_dir.join("bad"), segment, gap.from, gap.to, &error.to_string()).map_err(failed)?;
+        repair::fill(segment, gap).map_err(io_at(&segment.path))?;
+        self.set_aside.push((gap.from, gap.to));
+        Ok(())
+    }
+
+    /// Files between two segments are gone: a file of gaps takes their place.
+    fn fill_missing(&mut self, at: usize, position: Position) -> Result<(), OpenError> {
+        let (segment, next) = (&self.segments[at], &self.segments[at + 1]);
+        let (from, to) = (position.at, next.base());
+        if !self.options.skip_damaged || segment.limit() < from {
+            return Err(OpenError::Missing { from, to });
+        }
+        let dir = self.shard_dir.join("log");
+        let gap = Gap { from, to, crc: next.header.before.crc, chain: position.chain };
+        let made = repair::missing(self.disk, &dir, segment.header.owner, gap).map_err(io_at(&dir))?;
+        self.segments.insert(at + 1, made);
+        self.set_aside.push((from, to));
+        Ok(())
+    }
+
+    fn damaged(&self, segment: &Segment, from: Lsn, to: Lsn, why: &str) -> OpenError {
+        OpenError::Damaged { segment: segment.path.clone(), offset: segment.position(from), from, to, why: why.to_owned() }
+    }
+
+    /// Decides where the last segment ends, and makes that end durable.
+    fn last(&mut self) -> Result<Option<Tail>, OpenError> {
+        let mut repaired = None;
+        loop {
+            let Some(segment) = self.segments.last() else { return Ok(None) };
+            let failed = || io_at(&segment.path);
+            let (mark, mark_number) = segment.newest_mark().map_err(failed())?;
+            let durable = mark.max(self.known);
+            let Scanned { position, stop, bytes } = scan(segment, segment.header.before, None);
+            self.scanned += bytes;
+            let from = match stop {
+                Stop::Invalid { at: lsn, why: Invalid::Newer { kind, version } } => {
+                    return Err(OpenError::Newer { segment: segment.path.clone(), lsn, kind, version });
+                }
+                _ if position.at >= durable => {
+                    let closed = matches!(stop, Stop::Closed);
+                    let verdict = match stop {
+                        Stop::Closed => Verdict::Clean,
+                        Stop::Invalid { at, .. } => tail_verdict(segment, position.at, at),
+                        Stop::Unreadable { .. } => Verdict::TornTail { at: position.at },
+                    };
+                    settle(segment, position.at, mark, closed).map_err(failed())?;
+                    return Ok(Some(Tail { position, closed, mark_number, verdict }));
+                }
+                // Whole segments behind this one are gone.
+                Stop::Closed => position.at,
+                Stop::Invalid { at, .. } | Stop::Unreadable { at, .. } => at,
+            };
+            if matches!(stop, Stop::Closed) || durable > segment.limit() {
+                let missing = OpenError::Missing { from, to: durable };
+                if !self.options.skip_damaged {
+                    return Err(missing);
+                }
+            }
+            let bound = durable.min(segment.limit());
+            let found = if matches!(stop, Stop::Closed) { None } else { repair::resume(segment, from, bound).map_err(failed())? };
+            let to = found.map_or(bound.max(from), |(to, _)| to);
+            let error = self.damaged(segment, from, to, &reason(&stop));
+            if !self.options.skip_damaged || repaired >= Some(from) {
+                return Err(error);
+            }
+            repaired = Some(from);
+            let Some((to, crc)) = found else { return self.give_up_tail(position, durable, &stop, &error).map(Some) };
+            let chain = chain_before(segment, from);
+            self.skip(self.segments.len() - 1, Gap { from, to, crc, chain }, &error)?;
         }
     }
 
-    fn follows(&self, frame: &Frame) -> bool {
-        frame.header.prev_crc == self.chain && frame.header.epoch >= self.epoch && frame.header.time >= self.time
-    }
-
-    fn take(&mut self, frame: &Frame) {
-        let header = &frame.header;
-        self.end = Lsn(self.end.0 + padded(header.len as usize) as u64);
-        (self.chain, self.epoch, self.time) = (header.crc, header.epoch, header.time);
-        self.frames += 1;
-        self.digest = crc32c(&[&self.digest.to_le_bytes(), &header.crc.to_le_bytes()]);
-        self.ended = header.kind == Kind::End;
-    }
-}
-
-impl Segment {
-    /// Whether the first bytes behind the end are as they were before any write.
-    fn rest_is_zero(&self, end: Lsn) -> bool {
-        let position = self.position(end);
-        let len = (FRAMES + self.header.size - position).min(64);
-        self.map.slice(position, len as usize).is_some_and(|bytes| bytes.iter().all(|&byte| byte == 0))
-    }
-}
-
-/// Ends a segment at `end`: what follows directly is zeroed.
-fn cut(segment: &Segment, end: Lsn) -> io::Result<()> {
-    let position = segment.position(end);
-    let len = (FRAMES + segment.header.size - position).min(CUT_ZEROES) as usize;
-    if segment.map.slice(position, len).is_some_and(|bytes| bytes.iter().all(|&byte| byte == 0)) {
-        return Ok(());
-    }
-    segment.file.write_at(position, &[IoSlice::new(&vec![0; len])])?;
-    segment.file.sync_data()
-}
-
-/// Copies a segment from its first bad frame on into `bad/`, for the operator.
-fn set_aside(disk: &SharedDisk, dir: &Path, segment: &Segment, from: Lsn) -> io::Result<()> {
-    let bad = dir.parent().unwrap_or(dir).join("bad");
-    disk.create_dir_all(&bad)?;
-    let copy = disk.create(&bad.join(format!("{:020}-from-{:020}.part", segment.base().0, from.0)))?;
-    let (mut position, mut to) = (segment.position(from), 0);
-    let mut bytes = vec![0; 1024 * 1024];
-    loop {
-        let read = segment.file.read_at(position, &mut bytes)?;
-        if read == 0 {
-            break;
+    /// Nothing can be read behind the damage: the log ends before it, and what was there is set aside.
+    fn give_up_tail(&mut self, position: Position, durable: Lsn, stop: &Stop, error: &OpenError) -> Result<Tail, OpenError> {
+        let Some(segment) = self.segments.last() else { unreachable!("a tail has a segment") };
+        let failed = || io_at(&segment.path);
+        let closed = matches!(stop, Stop::Closed);
+        if !closed {
+            let to = durable.min(segment.limit());
+            repair::set_aside(self.disk, &self.shard_dir.join("bad"), segment, position.at, to, &error.to_string()).map_err(failed())?;
         }
-        copy.write_at(to, &[IoSlice::new(&bytes[..read])])?;
-        position += read as u64;
-        to += read as u64;
+        settle(segment, position.at, segment.base(), closed).map_err(failed())?;
+        repair::forget_marks(segment).map_err(failed())?;
+        self.set_aside.push((position.at, durable));
+        Ok(Tail { position, closed, mark_number: 0, verdict: Verdict::TornTail { at: position.at } })
     }
-    copy.sync_data()?;
-    disk.sync_dir(&bad)
+}
+
+fn reason(stop: &Stop) -> String {
+    match stop {
+        Stop::Closed => "the segments behind it are missing".to_owned(),
+        Stop::Invalid { why, .. } => why.to_string(),
+        Stop::Unreadable { error, .. } => error.to_string(),
+    }
+}
+
+/// The chain right before `at`, inside a batch too.
+fn chain_before(segment: &Segment, at: Lsn) -> Chain {
+    let mut window = Window::new(segment);
+    let mut position = Position::begin(segment.base(), segment.header.before);
+    while position.at < at {
+        let Ok(Ok(header)) = window.frame(position.at, segment.header.owner.shard) else { break };
+        position.pass(&header);
+    }
+    position.chain
+}
+
+/// What an end that is not damaged looks like; nothing counts from `end` on, and `broken` is where reading stopped. In a recycled file
+/// something follows always, but nothing that carries its own address as a frame does.
+fn tail_verdict(segment: &Segment, end: Lsn, broken: Lsn) -> Verdict {
+    let mut window = Window::new(segment);
+    let mut torn = broken > end;
+    let mut at = broken;
+    while let Some(lsn) = window.next_readable_candidate(at, segment.limit()) {
+        torn = true;
+        if window.frame(lsn, segment.header.owner.shard).is_ok_and(|frame| frame.is_ok()) {
+            return Verdict::UnorderedTail { at: end };
+        }
+        at = Lsn(lsn.0 + 8);
+    }
+    if torn { Verdict::TornTail { at: end } } else { Verdict::Clean }
+}
+
+/// Puts a zeroed barrier behind the end and makes everything before it durable, whatever the last process left undone.
+fn settle(segment: &Segment, end: Lsn, mark: Lsn, closed: bool) -> io::Result<()> {
+    let mut changed = false;
+    if !closed {
+        let barrier = barrier_end(segment, end);
+        changed = zero(segment, end, barrier)?;
+    }
+    // Frames behind the mark may be in the page cache only, perhaps after a sync that failed: then the kernel takes the pages for
+    // clean and would not write them. So they are written again.
+    let mut at = mark.max(segment.base());
+    while at < end {
+        let mut bytes = vec![0; STEP.min((end.0 - at.0) as usize)];
+        segment.file.read_at(segment.position(at), &mut bytes)?;
+        segment.file.write_at(segment.position(at), &[IoSlice::new(&bytes)])?;
+        at = Lsn(at.0 + bytes.len() as u64);
+        changed = true;
+    }
+    if changed { segment.file.sync_data() } else { Ok(()) }
+}
+
+/// How far to zero: over the last place that carries its own address as a frame does, so that no frame of the torn write can ever follow
+/// a new one.
+fn barrier_end(segment: &Segment, end: Lsn) -> Lsn {
+    let mut window = Window::new(segment);
+    let (mut last, mut at) = (end, end);
+    while let Some(lsn) = window.next_readable_candidate(at, segment.limit()) {
+        (last, at) = (lsn, Lsn(lsn.0 + 8));
+    }
+    Lsn((last.0 + BARRIER).min(segment.limit().0))
+}
+
+/// Zeros a range; answers whether there was anything else in it.
+fn zero(segment: &Segment, from: Lsn, to: Lsn) -> io::Result<bool> {
+    let zeros = vec![0; STEP];
+    let mut found = vec![0; STEP];
+    let mut changed = false;
+    let mut at = from;
+    while at < to {
+        let len = STEP.min((to.0 - at.0) as usize);
+        let blank = segment.file.read_at(segment.position(at), &mut found[..len]).is_ok_and(|read| found[..read].iter().all(|byte| *byte == 0));
+        if !blank {
+            segment.file.write_at(segment.position(at), &[IoSlice::new(&zeros[..len])])?;
+            changed = true;
+        }
+        at = Lsn(at.0 + len as u64);
+    }
+    Ok(changed)
 }

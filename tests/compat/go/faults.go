@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -54,7 +55,7 @@ func (stream *Stream) stop() map[string]time.Time {
 }
 
 func serverKilled(run *Run) {
-	topic, group := run.topic(), run.group("group")
+	topic, group, auditors := run.topic(), run.group("group"), run.group("auditors")
 	inbox := newInbox()
 	run.pushConsumer(group, topic, inbox)
 	stream := newStream(run.producer(topic), topic)
@@ -83,6 +84,21 @@ func serverKilled(run *Run) {
 		}
 	}
 	require(len(again) == 0, "%d acknowledged messages came again: %q", len(again), few(again))
+	run.step("looking for every acknowledged send with a group that starts at the beginning")
+	expectStored(run.simpleConsumer(auditors, topic, "*"), acknowledged)
+}
+
+// expectStored asks a group that has seen nothing: most messages were consumed before the kill, and only it can tell that they survived.
+func expectStored(auditor rmq.SimpleConsumer, acknowledged map[string]time.Time) {
+	missing := maps.Clone(acknowledged)
+	for waiting := newDeadline(20 * time.Second); len(missing) > 0; {
+		require(!waiting.over(), "%d acknowledged sends are gone after the restart: %q", len(missing), few(slices.Collect(maps.Keys(missing))))
+		got, err := receive(auditor, 32, long)
+		check(err)
+		for _, one := range got {
+			delete(missing, text(one))
+		}
+	}
 }
 
 func expectSentAfter(acknowledged map[string]time.Time, restartedAt time.Time) {

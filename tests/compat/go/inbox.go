@@ -8,8 +8,12 @@ import (
 	rmq "github.com/apache/rocketmq-clients/golang/v5"
 )
 
-// How often waiting looks at the deliveries.
-const look = 50 * time.Millisecond
+const (
+	// How often waiting looks at the deliveries.
+	look = 50 * time.Millisecond
+	// No scenario's deliveries take longer; without an end, messages that come forever would say nothing about why.
+	restless = 60 * time.Second
+)
 
 // Delivery is one call of the listener.
 type Delivery struct {
@@ -68,9 +72,10 @@ func (inbox *Inbox) waitFor(wanted int, in time.Duration) {
 
 // waitQuiet returns when nothing has come for so long.
 func (inbox *Inbox) waitQuiet(long time.Duration) {
-	seen, quiet := inbox.count(), newDeadline(long)
+	seen, quiet, waiting := inbox.count(), newDeadline(long), newDeadline(restless)
 	for !quiet.over() {
 		time.Sleep(look)
+		require(!waiting.over(), "%d deliveries within %v and no end", inbox.count(), restless)
 		if count := inbox.count(); count != seen {
 			seen, quiet = count, newDeadline(long)
 		}

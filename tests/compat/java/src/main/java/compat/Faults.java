@@ -71,6 +71,7 @@ final class Faults {
     static void serverKilled(Run run) throws Exception {
         String topic = run.topic();
         String group = run.group();
+        String auditors = run.group("auditors");
         Inbox inbox = new Inbox();
         run.pushConsumer(group, topic, inbox);
         Stream stream = new Stream(run.producer(topic), topic);
@@ -94,6 +95,20 @@ final class Faults {
         List<String> again = inbox.deliveries().stream().filter(one -> one.at() > killedAt && settled.contains(one.body()))
             .map(Inbox.Delivery::body).toList();
         require(again.isEmpty(), again.size() + " acknowledged messages came again: " + few(again));
+        run.step("looking for every acknowledged send with a group that starts at the beginning");
+        expectStored(run.simpleConsumer(auditors, topic), acknowledged.keySet());
+    }
+
+    /** Most messages were consumed before the kill; that they survived it shows only to a group that has not seen them. */
+    private static void expectStored(SimpleConsumer auditor, Set<String> acknowledged) throws ClientException {
+        Set<String> missing = new HashSet<>(acknowledged);
+        Clock waiting = new Clock(Duration.ofSeconds(20));
+        while (!missing.isEmpty()) {
+            require(!waiting.over(), missing.size() + " acknowledged sends are gone after the restart: " + few(List.copyOf(missing)));
+            for (MessageView one : auditor.receive(32, Deliveries.LONG)) {
+                missing.remove(text(one));
+            }
+        }
     }
 
     private static void waitForAll(Inbox inbox, Set<String> expected) throws InterruptedException {

@@ -12,6 +12,8 @@ import org.apache.rocketmq.client.apis.message.MessageView;
 final class Inbox implements MessageListener {
     /** How often waiting looks at the deliveries. */
     private static final int LOOK_MS = 50;
+    /** No scenario's deliveries take longer; without an end, messages that come forever would say nothing about why. */
+    private static final int RESTLESS_S = 60;
 
     private final Predicate<Delivery> decide;
     private final List<Delivery> deliveries = new ArrayList<>();
@@ -66,9 +68,11 @@ final class Inbox implements MessageListener {
     /** Returns when nothing has come for so long. */
     void waitQuiet(int seconds) throws InterruptedException {
         int seen = count();
+        Clock restless = new Clock(Duration.ofSeconds(RESTLESS_S));
         Clock quiet = new Clock(Duration.ofSeconds(seconds));
         while (!quiet.over()) {
             Thread.sleep(LOOK_MS);
+            Run.require(!restless.over(), count() + " deliveries within " + RESTLESS_S + " s and no end");
             if (count() != seen) {
                 seen = count();
                 quiet = new Clock(Duration.ofSeconds(seconds));

@@ -1,0 +1,202 @@
+//! Each command as a user runs it.
+
+use super::fake::NOON;
+use super::{Fake, run, run_line, run_with_input};
+use crate::Exit;
+use gantry_proto::v2::MessageType;
+
+/// A cluster with two topics, a group, and five messages in `orders`.
+async fn populated() -> Fake {
+    let fake = Fake::start().await;
+    for line in [
+        "topic create orders --queues 2 --retention 36h --retention-size 1GiB --set color=blue",
+        "topic create payments --type fifo --permission read",
+        "group create billing --retry-delays 1s,10s,1m --auto-renew-cap 1h --start earliest",
+        "group create audit --order none --max-attempts 3 --retry-initial 500ms --retry-max 5m",
+    ] {
+        let ran = run(&fake, line).await;
+        assert_eq!(ran.exit(), Exit::Done, "{line}: {ran:?}");
+    }
+    for (tag, body) in [("A", "one"), ("B", "two"), ("A", "{\"n\":3}"), ("C", "four"), ("A", "five")] {
+        let line = format!("produce orders --tag {tag} --key k-{body} --property region=eu --body {body}");
+        assert_eq!(run(&fake, &line).await.exit(), Exit::Done);
+    }
+    fake
+}
+
+/// Message ids and what else differs from run to run, made equal.
+fn settled(text: &str) -> String {
+    let digits = |word: &str| word.len() == 32 && word.chars().all(|c| c.is_ascii_hexdigit());
+    let lines = text.split_inclusive('\n').map(|line| {
+        line.split_inclusive([' ', '"', '\n'])
+            .map(|word| {
+                let bare = word.trim_end_matches([' ', '"', '\n']);
+                if digits(bare) { word.replace(bare, "<id>") } else { word.to_owned() }
+            })
+            .collect::<String>()
+    });
+    lines.collect()
+}
+
+async fn check(fake: &Fake, name: &str, line: &str) {
+    let ran = run(fake, line).await;
+    let failure = ran.result.as_ref().err().map(|failure| format!("{failure}\nexit code {}\n", failure.exit as u8)).unwrap_or_default();
+    insta::assert_snapshot!(name, settled(&format!("$ gantry {line}\n{}{}{failure}", ran.out, ran.err)));
+}
+
+#[tokio::test]
+async fn topics() {
+    let fake = populated().await;
+    check(&fake, "topic_list", "topic list").await;
+    check(&fake, "topic_list_json", "topic list --prefix ord -o json").await;
+    check(&fake, "topic_describe", "topic describe orders").await;
+    check(&fake, "topic_describe_json", "topic describe payments -o json").await;
+    check(&fake, "topic_update", "topic update orders --queues 4 --retention 7d").await;
+    check(&fake, "topic_update_nothing", "topic update orders").await;
+    check(&fake, "topic_exists", "topic create orders").await;
+    check(&fake, "topic_misspelt", "topic describe ordres").await;
+    check(&fake, "topic_delete_unconfirmed", "topic delete orders").await;
+    check(&fake, "topic_delete", "topic delete orders payments --yes").await;
+    check(&fake, "topic_list_empty", "topic list").await;
+}
+
+#[tokio::test]
+async fn groups() {
+    let fake = populated().await;
+    check(&fake, "group_list", "group list").await;
+    check(&fake, "group_describe", "group describe billing").await;
+    check(&fake, "group_describe_json", "group describe audit -o json").await;
+    check(&fake, "group_update", "group update audit --max-attempts 5").await;
+    check(&fake, "group_update_nothing", "group update audit").await;
+    check(&fake, "group_misspelt", "group describe biling").await;
+    check(&fake, "group_lag", "group lag billing").await;
+    check(&fake, "group_lag_queues", "group lag billing --queues").await;
+    check(&fake, "group_lag_json", "group lag billing -o json").await;
+    check(&fake, "group_delete_json", "group delete audit --yes -o json").await;
+}
+
+#[tokio::test]
+async fn a_produced_message_carries_what_the_options_say() {
+    let fake = populated().await;
+    check(&fake, "produce_one", "produce orders --body hello").await;
+    check(&fake, "produce_one_json", "produce orders --body hello -o json").await;
+    let ran = run(&fake, "produce orders -b x -t T -k k1 -k k2 -p a=1 -p b=2=3 -g account-7").await;
+    assert_eq!(ran.exit(), Exit::Done);
+    run(&fake, "produce orders -b later --delay 10m").await;
+    let state = fake.state();
+    let [.., fifo, delayed] = &state.messages[..] else { panic!("two messages") };
+    let system = fifo.system_properties.as_ref().unwrap();
+    assert_eq!((system.tag.as_deref(), system.message_group.as_deref(), system.message_type()), (Some("T"), Some("account-7"), MessageType::Fifo));
+    assert_eq!((system.keys.clone(), fifo.user_properties["b"].as_str()), (vec!["k1".to_owned(), "k2".to_owned()], "2=3"));
+    let system = delayed.system_properties.as_ref().unwrap();
+    let wait = system.delivery_timestamp.as_ref().unwrap().seconds - system.born_timestamp.as_ref().unwrap().seconds;
+    assert_eq!((system.message_type(), wait), (MessageType::Delay, 600));
+    assert!(state.client_ids[0].starts_with("gantry-produce@"));
+}
+
+#[tokio::test]
+async fn each_line_of_stdin_is_a_message() {
+    let fake = populated().await;
+    fake.state().messages.clear();
+    let ran = run_with_input(&fake, "produce orders --in-flight 4", "one\r\ntwo\n\nthree").await;
+    assert_eq!((ran.exit(), ran.out.lines().count()), (Exit::Done, 3));
+    let mut bodies: Vec<_> = fake.state().messages.iter().map(|message| message.body.clone()).collect();
+    bodies.sort();
+    assert_eq!(bodies, ["one", "three", "two"]);
+}
+
+#[tokio::test]
+async fn many_messages_end_in_a_summary() {
+    let fake = populated().await;
+    fake.state().messages.clear();
+    let ran = run(&fake, "produce orders --count 50 --size 2KiB --rate 2k/s --in-flight 8 -o json").await;
+    let summary: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((summary["messages"].as_u64(), summary["bytes"].as_u64()), (Some(50), Some(102_400)));
+    // Number 49 is due after 24.5 ms.
+    assert!(summary["seconds"].as_f64().unwrap() >= 0.024);
+    let state = fake.state();
+    let mut ids: Vec<_> = state.messages.iter().map(|message| message.system_properties.as_ref().unwrap().message_id.clone()).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 50);
+    assert!(state.messages.iter().all(|message| message.body.len() == 2048));
+}
+
+#[tokio::test]
+async fn a_send_to_nowhere_says_what_to_do() {
+    let fake = populated().await;
+    check(&fake, "produce_no_topic", "produce nowhere --body x").await;
+    check(&fake, "produce_too_large", "produce orders --size 5MiB").await;
+}
+
+#[tokio::test]
+async fn what_is_consumed_is_printed_and_then_acknowledged() {
+    let fake = populated().await;
+    check(&fake, "consume_two", "consume orders --group billing --count 2").await;
+    assert_eq!(fake.state().acked, ["handle-0", "handle-1"]);
+    check(&fake, "consume_rest_json", "consume orders --group billing --wait 20ms -o json").await;
+    assert_eq!((fake.state().acked.len(), fake.state().goodbyes), (5, 2));
+    check(&fake, "consume_nothing_left", "consume orders --group billing --wait 20ms --count 1").await;
+}
+
+#[tokio::test]
+async fn without_ack_nothing_is_acknowledged() {
+    let fake = populated().await;
+    let ran = run(&fake, "consume orders -g billing --no-ack --wait 20ms --filter A·||·B --invisible 1m --body hex").await;
+    assert_eq!((ran.exit(), ran.out.lines().count(), fake.state().acked.len()), (Exit::Done, 5, 0));
+    assert!(ran.out.contains("6f6e65"), "{}", ran.out);
+    let ask = fake.state().receives[0].clone();
+    assert_eq!((ask.filter_expression.unwrap().expression, ask.invisible_duration.unwrap().seconds, ask.batch_size), ("A || B".to_owned(), 60, 32));
+}
+
+#[tokio::test]
+async fn wrong_values_are_found_before_anything_is_sent() {
+    let fake = populated().await;
+    check(&fake, "consume_invisible_too_short", "consume orders -g billing --invisible 1s").await;
+    check(&fake, "consume_wrong_filter", "consume orders -g billing --filter A|B").await;
+    check(&fake, "wrong_duration", "consume orders -g billing --wait 5").await;
+}
+
+#[tokio::test]
+async fn tail_shows_messages_and_leaves_nothing() {
+    let fake = populated().await;
+    check(&fake, "tail_last", "tail orders --last 3 --no-follow").await;
+    check(&fake, "tail_last_json", "tail orders --last 1 --no-follow -o json").await;
+    check(&fake, "tail_filter", "tail orders --last 5 --no-follow --filter A --body json").await;
+    check(&fake, "tail_no_topic", "tail order --no-follow").await;
+    let state = fake.state();
+    assert_eq!((state.receives.len(), state.groups.len()), (0, 2));
+}
+
+#[tokio::test]
+async fn tail_reads_all_pages_since_a_time() {
+    let fake = populated().await;
+    let ran = run(&fake, "tail orders --since 36500d --no-follow --body none").await;
+    assert_eq!((ran.exit(), ran.out.lines().count()), (Exit::Done, 5));
+    assert!(fake.state().lookups.len() > 1);
+    assert!(ran.out.starts_with(&crate::value::show_time(NOON, 0)));
+}
+
+#[tokio::test]
+async fn tail_follows_what_is_stored_later() {
+    let fake = populated().await;
+    let (watched, ()) = tokio::join!(run(&fake, "tail orders --count 4 --interval 5ms"), async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        run_with_input(&fake, "produce orders", "six\nseven\neight\nnine\n").await;
+    });
+    let bodies: Vec<_> = watched.out.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+    assert_eq!((watched.exit(), bodies.len()), (Exit::Done, 4));
+    assert!(bodies.iter().all(|body| ["six", "seven", "eight", "nine"].contains(body)), "{bodies:?}");
+}
+
+#[tokio::test]
+async fn nobody_listening_is_told_apart() {
+    // Port 1 needs root to listen on, and nobody does.
+    for line in ["gantry topic list --admin 127.0.0.1:1", "gantry produce t -b x --endpoint 127.0.0.1:1", "gantry tail t --admin https://127.0.0.1:1"]
+    {
+        let ran = run_line(line, "").await;
+        assert_eq!(ran.exit(), Exit::Unreachable, "{line}");
+    }
+    let failure = run_line("gantry topic list --admin 127.0.0.1:1", "").await.result.unwrap_err();
+    insta::assert_snapshot!("unreachable", failure.to_string());
+}

@@ -1,0 +1,356 @@
+//! A cluster in memory, for one test: topics, groups and messages as both services show them. It keeps no leases and checks little.
+
+use crate::bench::floor::{acked, not_served, ok, stand_in};
+use gantry_proto::admin::admin_server::{Admin, AdminServer};
+use gantry_proto::admin::lookup_messages_request::Selector;
+use gantry_proto::admin::{self, Group, Topic};
+use gantry_proto::v2::messaging_service_server::{MessagingService, MessagingServiceServer};
+use gantry_proto::v2::receive_message_response::Content;
+use gantry_proto::v2::{self, Code};
+use prost_types::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+/// 2026-08-01 12:00:00 UTC: the time at which everything happens here.
+pub const NOON: i64 = 1_785_585_600;
+/// Every topic has so many queues with messages, whatever it says.
+const QUEUES: usize = 2;
+
+/// What goes wrong on purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    #[default]
+    None,
+    /// Every hundredth message is confirmed and forgotten.
+    Lose,
+    /// Every hundredth message is delivered twice.
+    Double,
+}
+
+/// The state that both services share.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    pub topics: BTreeMap<String, Topic>,
+    pub groups: BTreeMap<String, Group>,
+    /// In the order of arrival.
+    pub messages: Vec<v2::Message>,
+    /// Index of the next message to deliver, by group.
+    pub delivered: BTreeMap<String, usize>,
+    pub acked: Vec<String>,
+    pub receives: Vec<v2::ReceiveMessageRequest>,
+    pub goodbyes: u32,
+    pub lookups: Vec<admin::LookupMessagesRequest>,
+    pub client_ids: Vec<String>,
+    pub fault: Fault,
+}
+
+/// A running fake.
+pub struct Fake {
+    pub messaging: String,
+    pub admin: String,
+    state: Service,
+    /// Ends with the test.
+    _task: JoinSet<()>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Service(Arc<Mutex<Cluster>>);
+
+impl Fake {
+    /// Starts both services on one free port.
+    pub async fn start() -> Fake {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Service::default();
+        let server = tonic::transport::Server::builder()
+            .add_service(MessagingServiceServer::new(state.clone()).max_decoding_message_size(16 << 20))
+            .add_service(AdminServer::new(state.clone()));
+        let mut task = JoinSet::new();
+        task.spawn(async move { server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap() });
+        Fake { messaging: format!("http://{address}"), admin: address, state, _task: task }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, Cluster> {
+        self.state.0.lock().unwrap()
+    }
+}
+
+impl Service {
+    fn state(&self) -> MutexGuard<'_, Cluster> {
+        self.0.lock().unwrap()
+    }
+}
+
+fn status(code: Code, message: &str) -> Option<v2::Status> {
+    Some(v2::Status { code: code as i32, message: message.to_owned() })
+}
+
+/// Times that differ by a second and never by the machine.
+fn at(second: usize) -> Option<Timestamp> {
+    Some(Timestamp { seconds: NOON + second as i64, nanos: 0 })
+}
+
+impl Cluster {
+    fn store(&mut self, mut message: v2::Message) -> v2::SendResultEntry {
+        let number = self.messages.len();
+        let system = message.system_properties.get_or_insert_default();
+        system.queue_id = (number % QUEUES) as i32;
+        system.queue_offset = Some((number / QUEUES) as i64);
+        system.store_timestamp = at(number);
+        system.delivery_attempt = Some(1);
+        system.receipt_handle = Some(format!("handle-{number}"));
+        let entry =
+            v2::SendResultEntry { status: ok(), message_id: system.message_id.clone(), offset: (number / QUEUES) as i64, ..Default::default() };
+        self.messages.push(message);
+        entry
+    }
+
+    /// Messages that a group gets next.
+    fn deliver(&mut self, ask: &v2::ReceiveMessageRequest) -> Vec<v2::Message> {
+        let group = ask.group.clone().unwrap_or_default().name;
+        let from = *self.delivered.get(&group).unwrap_or(&0);
+        let to = self.messages.len().min(from + ask.batch_size as usize);
+        self.delivered.insert(group, to);
+        let faulty = |number: usize| number % 100 == 99;
+        (from..to)
+            .filter(|number| self.fault != Fault::Lose || !faulty(*number))
+            .flat_map(|number| {
+                let times = if self.fault == Fault::Double && faulty(number) { 2 } else { 1 };
+                std::iter::repeat_n(self.messages[number].clone(), times)
+            })
+            .collect()
+    }
+
+    fn stored(&self, number: usize) -> admin::StoredMessage {
+        let message = self.messages[number].clone();
+        let system = message.system_properties.unwrap_or_default();
+        admin::StoredMessage {
+            message_id: system.message_id,
+            topic: message.topic.unwrap_or_default().name,
+            queue: system.queue_id as u32,
+            offset: system.queue_offset.unwrap_or_default() as u64,
+            tag: system.tag,
+            keys: system.keys,
+            properties: message.user_properties,
+            body: message.body,
+            store_time: system.store_timestamp,
+            message_type: system.message_type,
+            ..Default::default()
+        }
+    }
+
+    fn topic(&self, name: &str) -> Result<&Topic, Status> {
+        self.topics.get(name).ok_or_else(|| Status::not_found(format!("there is no topic `{name}`")))
+    }
+
+    fn group(&self, name: &str) -> Result<&Group, Status> {
+        self.groups.get(name).ok_or_else(|| Status::not_found(format!("there is no group `{name}`")))
+    }
+}
+
+type Parts = Vec<Result<v2::ReceiveMessageResponse, Status>>;
+
+stand_in!(Service {
+    async fn send_message(&self, request: Request<v2::SendMessageRequest>) -> Result<Response<v2::SendMessageResponse>, Status> {
+        let mut state = self.state();
+        state.client_ids.extend(request.metadata().get("x-mq-client-id").map(|id| id.to_str().unwrap().to_owned()));
+        let messages = request.into_inner().messages;
+        let topic = messages[0].topic.clone().unwrap_or_default().name;
+        if !state.topics.contains_key(&topic) {
+            let missing = status(Code::TopicNotFound, &format!("topic `{topic}` does not exist"));
+            return Ok(Response::new(v2::SendMessageResponse { status: missing, entries: Vec::new() }));
+        }
+        let entries = messages.into_iter().map(|message| state.store(message)).collect();
+        Ok(Response::new(v2::SendMessageResponse { status: ok(), entries }))
+    }
+
+    type ReceiveMessageStream = tokio_stream::Iter<std::vec::IntoIter<Result<v2::ReceiveMessageResponse, Status>>>;
+
+    async fn receive_message(&self, request: Request<v2::ReceiveMessageRequest>) -> Result<Response<Self::ReceiveMessageStream>, Status> {
+        let ask = request.into_inner();
+        self.state().receives.push(ask.clone());
+        let poll = ask.long_polling_timeout.map_or(Duration::ZERO, |time| Duration::try_from(time).unwrap());
+        // Polling the state is good enough here: the real thing is woken.
+        for _ in 0..=poll.as_millis() / 5 {
+            let messages = self.state().deliver(&ask);
+            if !messages.is_empty() {
+                let part = |content| Ok(v2::ReceiveMessageResponse { content: Some(content) });
+                let mut parts: Parts = vec![part(Content::Status(ok().unwrap()))];
+                parts.extend(messages.into_iter().map(|message| part(Content::Message(message))));
+                return Ok(Response::new(tokio_stream::iter(parts)));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let empty = Content::Status(status(Code::MessageNotFound, "no new message").unwrap());
+        Ok(Response::new(tokio_stream::iter(vec![Ok(v2::ReceiveMessageResponse { content: Some(empty) })])))
+    }
+
+    async fn ack_message(&self, request: Request<v2::AckMessageRequest>) -> Result<Response<v2::AckMessageResponse>, Status> {
+        let entries = request.into_inner().entries;
+        self.state().acked.extend(entries.iter().map(|entry| entry.receipt_handle.clone()));
+        Ok(Response::new(v2::AckMessageResponse { status: ok(), entries: entries.into_iter().map(acked).collect() }))
+    }
+
+    async fn notify_client_termination(
+        &self,
+        _: Request<v2::NotifyClientTerminationRequest>,
+    ) -> Result<Response<v2::NotifyClientTerminationResponse>, Status> {
+        self.state().goodbyes += 1;
+        Ok(Response::new(v2::NotifyClientTerminationResponse { status: ok() }))
+    }
+});
+
+#[tonic::async_trait]
+impl Admin for Service {
+    async fn create_topic(&self, request: Request<admin::CreateTopicRequest>) -> Result<Response<admin::CreateTopicResponse>, Status> {
+        let ask = request.into_inner();
+        let mut state = self.state();
+        let mut topic = ask.topic.unwrap_or_default();
+        if state.topics.contains_key(&topic.name) {
+            return Err(Status::already_exists(format!("topic `{}` exists", topic.name)));
+        }
+        topic.id = state.topics.len() as u64 + 1;
+        topic.dedup = ask.dedup.unwrap_or(true);
+        topic.created_time = at(0);
+        topic.state = admin::TopicState::Active as i32;
+        state.topics.insert(topic.name.clone(), topic.clone());
+        Ok(Response::new(admin::CreateTopicResponse { topic: Some(topic) }))
+    }
+
+    async fn update_topic(&self, request: Request<admin::UpdateTopicRequest>) -> Result<Response<admin::UpdateTopicResponse>, Status> {
+        let ask = request.into_inner();
+        let mut state = self.state();
+        state.topic(&ask.name)?;
+        let topic = state.topics.get_mut(&ask.name).unwrap();
+        topic.queue_count = ask.queue_count.unwrap_or(topic.queue_count);
+        topic.permission = ask.permission.unwrap_or(topic.permission);
+        topic.retention_ms = ask.retention_ms.unwrap_or(topic.retention_ms);
+        topic.settings.extend(ask.settings);
+        Ok(Response::new(admin::UpdateTopicResponse { topic: Some(topic.clone()) }))
+    }
+
+    async fn delete_topic(&self, request: Request<admin::DeleteTopicRequest>) -> Result<Response<admin::DeleteTopicResponse>, Status> {
+        let name = request.into_inner().name;
+        let mut state = self.state();
+        state.topic(&name)?;
+        state.topics.remove(&name);
+        Ok(Response::new(admin::DeleteTopicResponse {}))
+    }
+
+    async fn get_topic(&self, request: Request<admin::GetTopicRequest>) -> Result<Response<admin::GetTopicResponse>, Status> {
+        let topic = self.state().topic(&request.into_inner().name)?.clone();
+        Ok(Response::new(admin::GetTopicResponse { topic: Some(topic) }))
+    }
+
+    /// One topic a page, so that paging is always tested.
+    async fn list_topics(&self, request: Request<admin::ListTopicsRequest>) -> Result<Response<admin::ListTopicsResponse>, Status> {
+        let ask = request.into_inner();
+        let state = self.state();
+        let wanted =
+            |topic: &&Topic| topic.name.starts_with(&ask.name_prefix) && ask.namespace.as_ref().is_none_or(|space| *space == topic.namespace);
+        let mut rest = state.topics.values().filter(wanted).filter(|topic| topic.name > ask.page_token).cloned();
+        let topics: Vec<Topic> = rest.next().into_iter().collect();
+        let next_page_token = rest.next().map(|_| topics[0].name.clone()).unwrap_or_default();
+        Ok(Response::new(admin::ListTopicsResponse { topics, next_page_token }))
+    }
+
+    async fn create_group(&self, request: Request<admin::CreateGroupRequest>) -> Result<Response<admin::CreateGroupResponse>, Status> {
+        let mut group = request.into_inner().group.unwrap_or_default();
+        let mut state = self.state();
+        group.id = state.groups.len() as u64 + 1;
+        group.created_time = at(0);
+        state.groups.insert(group.name.clone(), group.clone());
+        Ok(Response::new(admin::CreateGroupResponse { group: Some(group) }))
+    }
+
+    async fn update_group(&self, request: Request<admin::UpdateGroupRequest>) -> Result<Response<admin::UpdateGroupResponse>, Status> {
+        let ask = request.into_inner();
+        let mut state = self.state();
+        state.group(&ask.name)?;
+        let group = state.groups.get_mut(&ask.name).unwrap();
+        group.max_attempts = ask.max_attempts.unwrap_or(group.max_attempts);
+        group.retry_policy = ask.retry_policy.or(group.retry_policy.take());
+        Ok(Response::new(admin::UpdateGroupResponse { group: Some(group.clone()) }))
+    }
+
+    async fn delete_group(&self, request: Request<admin::DeleteGroupRequest>) -> Result<Response<admin::DeleteGroupResponse>, Status> {
+        let name = request.into_inner().name;
+        let mut state = self.state();
+        state.group(&name)?;
+        state.groups.remove(&name);
+        Ok(Response::new(admin::DeleteGroupResponse {}))
+    }
+
+    async fn get_group(&self, request: Request<admin::GetGroupRequest>) -> Result<Response<admin::GetGroupResponse>, Status> {
+        let group = self.state().group(&request.into_inner().name)?.clone();
+        Ok(Response::new(admin::GetGroupResponse { group: Some(group) }))
+    }
+
+    async fn list_groups(&self, _: Request<admin::ListGroupsRequest>) -> Result<Response<admin::ListGroupsResponse>, Status> {
+        let groups = self.state().groups.values().cloned().collect();
+        Ok(Response::new(admin::ListGroupsResponse { groups, next_page_token: String::new() }))
+    }
+
+    /// The first queue of `orders` on one page, the rest on another.
+    async fn get_group_lag(&self, request: Request<admin::GetGroupLagRequest>) -> Result<Response<admin::GetGroupLagResponse>, Status> {
+        let ask = request.into_inner();
+        self.state().group(&ask.group)?;
+        let backlog = |ready, in_flight, waiting, second: Option<usize>| {
+            Some(admin::Backlog { ready, in_flight, waiting, lag: ready + in_flight + waiting, oldest_unacked_time: second.and_then(at) })
+        };
+        let queue = |topic: &str, queue, backlog, committed_offset, end_offset| admin::QueueLag {
+            topic: topic.to_owned(),
+            queue,
+            backlog,
+            committed_offset,
+            end_offset,
+        };
+        let first = vec![queue("orders", 0, backlog(5, 2, 1, Some(7)), 100, 108)];
+        let rest = vec![queue("orders", 1, backlog(10, 0, 0, Some(3)), 90, 100), queue("payments", 0, backlog(0, 0, 0, None), 50, 50)];
+        let (queues, next_page_token) = if ask.page_token.is_empty() { (first, "more".to_owned()) } else { (rest, String::new()) };
+        Ok(Response::new(admin::GetGroupLagResponse { total: backlog(15, 2, 1, Some(3)), queues, next_page_token }))
+    }
+
+    async fn get_topic_stats(&self, request: Request<admin::GetTopicStatsRequest>) -> Result<Response<admin::GetTopicStatsResponse>, Status> {
+        let state = self.state();
+        state.topic(&request.into_inner().topic)?;
+        let stats = |queue: usize| admin::QueueStats {
+            queue: queue as u32,
+            max_offset: ((state.messages.len() + QUEUES - 1 - queue) / QUEUES) as u64,
+            stored_bytes: 1536 * queue as u64,
+            writable: queue == 0,
+            ..Default::default()
+        };
+        Ok(Response::new(admin::GetTopicStatsResponse { queues: (0..QUEUES).map(stats).collect(), next_page_token: String::new() }))
+    }
+
+    async fn list_clients(&self, _: Request<admin::ListClientsRequest>) -> Result<Response<admin::ListClientsResponse>, Status> {
+        not_served()
+    }
+
+    /// At most three messages a page.
+    async fn lookup_messages(&self, request: Request<admin::LookupMessagesRequest>) -> Result<Response<admin::LookupMessagesResponse>, Status> {
+        let ask = request.into_inner();
+        let mut state = self.state();
+        state.lookups.push(ask.clone());
+        let wanted = |message: &admin::StoredMessage| match &ask.selector {
+            Some(Selector::ByOffset(place)) => message.queue == place.queue && message.offset >= place.offset,
+            Some(Selector::ByTime(range)) => range.from.as_ref().is_none_or(|from| message.store_time.as_ref().unwrap().seconds >= from.seconds),
+            _ => false,
+        };
+        let found: Vec<admin::StoredMessage> = (0..state.messages.len()).map(|number| state.stored(number)).filter(wanted).collect();
+        let from: usize = ask.page_token.parse().unwrap_or(0);
+        let to = found.len().min(from + 3.min(ask.limit as usize));
+        let next_page_token = if to < found.len() { to.to_string() } else { String::new() };
+        Ok(Response::new(admin::LookupMessagesResponse { messages: found[from..to].to_vec(), next_page_token }))
+    }
+
+    async fn get_cluster_info(&self, _: Request<admin::GetClusterInfoRequest>) -> Result<Response<admin::GetClusterInfoResponse>, Status> {
+        not_served()
+    }
+}

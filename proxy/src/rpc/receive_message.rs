@@ -1,0 +1,243 @@
+//! ReceiveMessage: delivers messages under a lease.
+//!
+//! The response opens at once and stays open while the poll waits. It carries one status, the messages, and the time, in this order. An
+//! empty answer comes at the end of the polling time, never sooner, because clients ask again at once; an error to a push consumer is held
+//! back for the same reason. A client that goes away before it has the whole answer takes nothing with it: clients throw partial answers
+//! away, so all of its messages are given back.
+
+use crate::context::Context;
+use crate::convert::{self, Envelope};
+use crate::first_use::existing_topic;
+use crate::metrics::Rpc;
+use crate::rpc::Messaging;
+use crate::shared::Shared;
+use crate::status::{self, Refusal};
+use crate::validate::{self, Wanted};
+use gantry_model::contract::broker::{Delivery, LeaseTerm, ReceiveRequest};
+use gantry_model::handle::HandleKeys;
+use gantry_model::limits::{POLL_MAX_MS, RECEIVE_BATCH_MAX};
+use gantry_model::{Filter, ReceiptHandle};
+use gantry_platform::clock::sleep;
+use gantry_proto::v2::receive_message_response::Content;
+use gantry_proto::v2::{ClientType, Code, ReceiveMessageRequest, ReceiveMessageResponse, Status};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
+use tonic::Request;
+
+/// What is kept back of the client's deadline, so that the answer arrives before it.
+const ANSWER_RESERVE: Duration = Duration::from_millis(500);
+/// How long an error to a push consumer is held: some of them ask again within milliseconds.
+const ERROR_HOLD: Duration = Duration::from_secs(1);
+/// A push consumer's poll takes at least this long, whatever it asks for.
+const RENEWED_POLL_MIN: Duration = Duration::from_secs(1);
+/// The request timeout of a client that did not tell its own; the default of every official client.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// The first client version that knows the code for a bad polling time.
+const KNOWS_POLLING_TIME: &str = "5.0.3";
+
+pub fn answer(edge: &Messaging, request: Request<ReceiveMessageRequest>) -> Answers {
+    let shared = edge.shared.clone();
+    let (metadata, _, mut request) = request.into_parts();
+    let topic = request.message_queue.as_mut().and_then(|queue| queue.topic.clone()).unwrap_or_default();
+    let envelope = Envelope { topic, store_host: edge.peer.store_host.clone() };
+    let context = edge.context(metadata);
+    let keys = shared.metadata.handle_keys();
+    let step = Step::Waiting(Box::pin(batch(shared.clone(), context, request)));
+    Answers { shared, envelope, keys, step, given: Vec::new() }
+}
+
+/// What a poll came to.
+struct Batch {
+    status: Status,
+    deliveries: Vec<Delivery>,
+}
+
+impl From<Refusal> for Batch {
+    fn from(refusal: Refusal) -> Batch {
+        Batch { status: refusal.into(), deliveries: Vec::new() }
+    }
+}
+
+async fn batch(shared: Arc<Shared>, context: Result<Context, Refusal>, request: ReceiveMessageRequest) -> Batch {
+    let started = shared.clock.mono();
+    let result = match context {
+        Ok(context) => {
+            let renews = request.auto_renew;
+            let hold = context.deadline().map_or(ERROR_HOLD, |deadline| ERROR_HOLD.min(deadline.saturating_sub(ANSWER_RESERVE)));
+            let result = poll(&shared, context, request).await;
+            if result.is_err() && renews {
+                let spent = shared.clock.mono().saturating_sub(started);
+                sleep(hold.saturating_sub(spent)).await;
+            }
+            result
+        }
+        Err(refusal) => Err(refusal),
+    };
+    let batch = match result {
+        Ok(deliveries) if deliveries.is_empty() => Refusal::new(Code::MessageNotFound, "no new message").into(),
+        Ok(deliveries) => Batch { status: status::ok(), deliveries },
+        Err(refusal) => refusal.into(),
+    };
+    let took = shared.clock.mono().saturating_sub(started);
+    shared.metrics.answered(Rpc::ReceiveMessage, batch.status.code(), took);
+    batch
+}
+
+async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest) -> Result<Vec<Delivery>, Refusal> {
+    let namespace = context.namespace();
+    let wait = wait(&context, &request)?;
+    let topic_name = validate::topic(request.message_queue.as_ref().and_then(|queue| queue.topic.as_ref()), namespace)?;
+    let group_name = validate::group(request.group.as_ref(), namespace)?;
+    let lease = match request.auto_renew {
+        true => LeaseTerm::WhileClientLives,
+        false => LeaseTerm::For(validate::invisible_on_receive(request.invisible_duration.as_ref())?),
+    };
+    let filter = match validate::filter(request.filter_expression.as_ref())? {
+        Wanted::Tags(Filter::All) => shared.filter_all.clone(),
+        Wanted::Tags(filter) => Arc::new(filter),
+        Wanted::Sql => return Err(Refusal::not_implemented("filtering by an SQL expression")),
+    };
+    let max = match u32::try_from(request.batch_size) {
+        Ok(size) => size.clamp(1, RECEIVE_BATCH_MAX),
+        Err(_) => return Err(Refusal::new(Code::BadRequest, format!("batch size {} is negative", request.batch_size))),
+    };
+    let topic = existing_topic(&*shared.metadata, &topic_name)?;
+    let group = shared.first_use().group(&*shared.metadata, &group_name).await?;
+    if !topic.permission.can_read() {
+        return Err(Refusal::new(Code::Forbidden, format!("no readable queue: topic `{topic_name}` cannot be read")));
+    }
+    let kind = if request.auto_renew { ClientType::PushConsumer } else { ClientType::SimpleConsumer };
+    context.session.consumes(kind, &group_name, Some(&topic_name));
+    let _open = OpenPoll::enter(shared)?;
+    let client = context.session.client.clone();
+    let wish = ReceiveRequest { group, topic, filter, client, max, lease, wait, attempt_id: request.attempt_id.filter(|id| !id.is_empty()) };
+    tokio::select! {
+        // What is already leased is delivered, even if the server begins to stop at this very moment.
+        biased;
+        received = shared.broker.receive(wish) => Ok(received?),
+        // Dropping the other branch withdraws the poll.
+        () = shared.drain_turn(&context.session.client) => Ok(Vec::new()),
+    }
+}
+
+/// How long to wait for the first message.
+fn wait(context: &Context, request: &ReceiveMessageRequest) -> Result<Duration, Refusal> {
+    let deadline = context.deadline();
+    let most = Duration::from_millis(POLL_MAX_MS);
+    let asked = match (&request.long_polling_timeout, deadline) {
+        (Some(asked), _) => validate::duration_ms(asked).map(Duration::from_millis).ok_or_else(|| polling_time(context.version()))?,
+        (None, Some(deadline)) => deadline.saturating_sub(request_timeout(context)),
+        (None, None) => most,
+    };
+    let least = if request.auto_renew { RENEWED_POLL_MIN } else { Duration::ZERO };
+    let latest = deadline.map_or(most, |deadline| deadline.saturating_sub(ANSWER_RESERVE));
+    Ok(asked.clamp(least, most).min(latest))
+}
+
+fn polling_time(version: &str) -> Refusal {
+    let code = if version < KNOWS_POLLING_TIME { Code::BadRequest } else { Code::IllegalPollingTime };
+    Refusal::new(code, "long polling timeout is negative or out of range")
+}
+
+fn request_timeout(context: &Context) -> Duration {
+    let facts = context.session.facts();
+    let told = facts.settings.as_ref().and_then(|settings| settings.request_timeout.as_ref()).and_then(validate::duration_ms);
+    told.map_or(REQUEST_TIMEOUT, Duration::from_millis)
+}
+
+/// A poll that counts while it waits.
+struct OpenPoll<'a>(&'a Shared);
+
+impl OpenPoll<'_> {
+    fn enter(shared: &Shared) -> Result<OpenPoll<'_>, Refusal> {
+        if shared.metrics.open_polls.get() >= shared.config.limits.open_polls as i64 {
+            return Err(Refusal::polling_full());
+        }
+        shared.metrics.open_polls.add(1);
+        Ok(OpenPoll(shared))
+    }
+}
+
+impl Drop for OpenPoll<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.open_polls.add(-1);
+    }
+}
+
+/// The elements of one answer.
+pub struct Answers {
+    shared: Arc<Shared>,
+    envelope: Envelope,
+    keys: Arc<HandleKeys>,
+    step: Step,
+    /// All deliveries of this answer, until the client has it whole.
+    given: Vec<ReceiptHandle>,
+}
+
+enum Step {
+    /// For messages, or for the end of the poll.
+    Waiting(Pin<Box<dyn Future<Output = Batch> + Send>>),
+    Messages(std::vec::IntoIter<Delivery>),
+    Done,
+}
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answers {{ given: {} }}", self.given.len())
+    }
+}
+
+impl Answers {
+    fn delivered(&mut self) {
+        self.shared.metrics.messages_delivered.add(self.given.len() as u64);
+        self.given.clear();
+        self.step = Step::Done;
+    }
+}
+
+impl tokio_stream::Stream for Answers {
+    type Item = Result<ReceiveMessageResponse, tonic::Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let content = match &mut this.step {
+            Step::Waiting(waiting) => {
+                let batch = ready!(waiting.as_mut().poll(cx));
+                this.given = batch.deliveries.iter().map(|delivery| delivery.handle).collect();
+                this.step = Step::Messages(batch.deliveries.into_iter());
+                Content::Status(batch.status)
+            }
+            Step::Messages(deliveries) => match deliveries.next() {
+                Some(delivery) => {
+                    this.shared.metrics.bytes_delivered.add(delivery.message.message.body.len() as u64);
+                    Content::Message(convert::to_wire(delivery, &this.envelope, &this.keys))
+                }
+                None => {
+                    this.step = Step::Done;
+                    Content::DeliveryTimestamp(convert::timestamp(this.shared.clock.wall_ms()))
+                }
+            },
+            Step::Done => {
+                this.delivered();
+                return Poll::Ready(None);
+            }
+        };
+        Poll::Ready(Some(Ok(ReceiveMessageResponse { content: Some(content) })))
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        if self.given.is_empty() {
+            return;
+        }
+        let given = std::mem::take(&mut self.given);
+        tracing::debug!(messages = given.len(), "a consumer went away before it had its messages; they are given back");
+        self.shared.metrics.messages_returned.add(given.len() as u64);
+        self.shared.broker.release(given);
+    }
+}

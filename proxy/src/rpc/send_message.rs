@@ -1,0 +1,66 @@
+//! SendMessage: stores messages; OK means they are committed.
+//!
+//! The whole request is checked before anything is stored. The queue that a client names is ignored, because clients disagree about how to
+//! choose one; the broker places messages. OK comes with exactly one entry per message, in order.
+
+use crate::context::Context;
+use crate::first_use::existing_topic;
+use crate::rpc::{Messaging, overall};
+use crate::status::{self, Refusal};
+use crate::{convert, validate};
+use gantry_model::contract::broker::{SendError, SendRequest, Sent};
+use gantry_model::{Message, MessageKind, Topic};
+use gantry_proto::v2::{Code, SendMessageRequest, SendMessageResponse, SendResultEntry};
+
+pub async fn answer(edge: &Messaging, context: Context, request: SendMessageRequest) -> Result<SendMessageResponse, Refusal> {
+    let shared = &edge.shared;
+    let now_ms = shared.clock.wall_ms();
+    let name = validate::topic(request.messages.first().and_then(|message| message.topic.as_ref()), context.namespace());
+    let name = if request.messages.is_empty() { None } else { Some(name?) };
+    let kinds = validate::batch(&request.messages, now_ms)?;
+    let name = name.expect("a batch without messages was refused");
+    if name.is_system() {
+        return Err(Refusal::new(Code::Forbidden, format!("no writable queue: topic `{name}` is written by the server only")));
+    }
+    let topic = existing_topic(&*shared.metadata, &name)?;
+    check_topic(&topic, &kinds)?;
+    context.session.produces(&name);
+    let messages: Vec<Message> = request.messages.into_iter().zip(kinds).map(|(message, kind)| convert::from_wire(message, kind, now_ms, &edge.peer)).collect();
+    let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
+    let bytes: u64 = messages.iter().map(|message| message.body.len() as u64).sum();
+    let results = shared.broker.send(SendRequest { topic, messages }).await;
+    if results.iter().all(Result::is_ok) {
+        shared.metrics.messages_sent.add(ids.len() as u64);
+        shared.metrics.bytes_sent.add(bytes);
+    }
+    Ok(response(ids, results))
+}
+
+/// Whether the topic takes messages of these kinds, and whether this version does.
+fn check_topic(topic: &Topic, kinds: &[MessageKind]) -> Result<(), Refusal> {
+    if !topic.permission.can_write() {
+        return Err(Refusal::new(Code::Forbidden, format!("no writable queue: topic `{}` is read-only", topic.name)));
+    }
+    if let Some(kind) = kinds.iter().find(|kind| !topic.kind.accepts().contains(kind)) {
+        let text = format!("topic `{}` is of type {:?} and does not accept a {kind:?} message", topic.name, topic.kind);
+        return Err(Refusal::new(Code::MessagePropertyConflictWithType, text));
+    }
+    match kinds.iter().find(|kind| **kind != MessageKind::Normal) {
+        Some(kind) => Err(Refusal::not_implemented(&format!("sending {kind:?} messages"))),
+        None => Ok(()),
+    }
+}
+
+fn response(ids: Vec<String>, results: Vec<Result<Sent, SendError>>) -> SendMessageResponse {
+    debug_assert_eq!(ids.len(), results.len(), "one result per message");
+    let entries: Vec<SendResultEntry> = ids.into_iter().zip(results).map(|(id, result)| entry(id, result)).collect();
+    let status = overall(entries.iter().map(|entry| entry.status.clone().unwrap_or_default()));
+    SendMessageResponse { status: Some(status), entries }
+}
+
+fn entry(message_id: String, result: Result<Sent, SendError>) -> SendResultEntry {
+    match result {
+        Ok(sent) => SendResultEntry { status: Some(status::ok()), message_id, offset: sent.offset.0 as i64, ..Default::default() },
+        Err(error) => SendResultEntry { status: Some(Refusal::from(error).into()), ..Default::default() },
+    }
+}

@@ -1,0 +1,178 @@
+//! Reads the frames of one segment in order and checks everything about them, without trusting anything that is on the disk.
+
+use super::chain::{Chain, END_FRAME, Part, Position, part};
+use super::segment::Segment;
+use crate::frame::{self, FrameHeader, HEADER, Invalid, Kind};
+use gantry_model::{Lsn, ShardId};
+use std::io;
+
+/// Bytes asked of the disk at a time.
+const CHUNK: usize = 1024 * 1024;
+/// How far to step when a place can't be read: a page.
+const UNREADABLE: u64 = 4096;
+
+/// A segment's bytes, read forward through one buffer.
+pub(super) struct Window<'a> {
+    segment: &'a Segment,
+    buffer: Vec<u8>,
+    /// Address of the first byte in `buffer`.
+    start: Lsn,
+    /// Bytes read so far.
+    pub total: u64,
+}
+
+impl<'a> Window<'a> {
+    pub fn new(segment: &'a Segment) -> Window<'a> {
+        Window { segment, buffer: Vec::new(), start: segment.base(), total: 0 }
+    }
+
+    /// `len` bytes at `at`; fewer where the segment ends.
+    pub fn get(&mut self, at: Lsn, len: usize) -> io::Result<&[u8]> {
+        let len = len.min((self.segment.limit().0.saturating_sub(at.0)) as usize);
+        let inside = at >= self.start && at.0 + len as u64 <= self.start.0 + self.buffer.len() as u64;
+        if !inside {
+            let most = (self.segment.limit().0 - at.0) as usize;
+            self.buffer.resize(len.max(CHUNK).min(most), 0);
+            let read = self.segment.file.read_at(self.segment.position(at), &mut self.buffer)?;
+            self.buffer.truncate(read);
+            self.start = at;
+            self.total += read as u64;
+        }
+        let from = (at.0 - self.start.0) as usize;
+        Ok(&self.buffer[from..(from + len).min(self.buffer.len())])
+    }
+
+    /// The header of the frame at `at`, if all of it is sound and it fits into the segment.
+    pub fn frame(&mut self, at: Lsn, shard: ShardId) -> io::Result<Result<FrameHeader, Invalid>> {
+        let limit = self.segment.limit();
+        let Some(head) = self.get(at, HEADER)?.first_chunk::<HEADER>() else { return Ok(Err(Invalid::Blank)) };
+        let len = match frame::claimed_len(head, at, shard) {
+            Ok(len) => len,
+            Err(invalid) => return Ok(Err(invalid)),
+        };
+        let end = at.0 + frame::padded(len) as u64;
+        if end > limit.0 {
+            return Ok(Err(Invalid::Length(len as u32)));
+        }
+        let header = match frame::check(self.get(at, len)?, at, shard) {
+            Ok(header) => header,
+            Err(invalid) => return Ok(Err(invalid)),
+        };
+        // Every other frame leaves room for the end.
+        let closes = header.kind == Kind::End || header.kind == Kind::Gap;
+        Ok(if closes || end + END_FRAME <= limit.0 { Ok(header) } else { Err(Invalid::Length(len as u32)) })
+    }
+
+    /// The first address in `from..to` at which something carries its own address as a frame does, sound or not.
+    pub fn next_candidate(&mut self, from: Lsn, to: Lsn) -> io::Result<Option<Lsn>> {
+        let mut at = from;
+        while at.0 + HEADER as u64 <= to.0 {
+            let chunk = self.get(at, CHUNK.min((to.0 - at.0) as usize))?;
+            let places = chunk.len().saturating_sub(HEADER) / frame::ALIGN + 1;
+            if chunk.len() < HEADER {
+                return Ok(None);
+            }
+            for place in 0..places {
+                let (off, lsn) = (place * frame::ALIGN, at.0 + (place * frame::ALIGN) as u64);
+                if chunk[off + 16..off + 24] == lsn.to_le_bytes() && chunk[off..off + 4] != [0; 4] {
+                    return Ok(Some(Lsn(lsn)));
+                }
+            }
+            at = Lsn(at.0 + (places * frame::ALIGN) as u64);
+        }
+        Ok(None)
+    }
+
+    /// As `next_candidate`, stepping over what can't be read.
+    pub fn next_readable_candidate(&mut self, mut at: Lsn, to: Lsn) -> Option<Lsn> {
+        while at < to {
+            match self.next_candidate(at, to) {
+                Ok(found) => return found,
+                Err(_) => at = Lsn(at.0 + UNREADABLE),
+            }
+        }
+        None
+    }
+}
+
+/// How far a segment could be read.
+#[derive(Debug)]
+pub(super) struct Scanned {
+    /// Behind the last frame that counts: a batch counts only as a whole.
+    pub position: Position,
+    pub stop: Stop,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// Why a scan stopped.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The segment is closed, and all of it is sound.
+    Closed,
+    /// There is no sound frame at this address. It may lie behind the position: in a batch.
+    Invalid { at: Lsn, why: Invalid },
+    /// The disk could not read there.
+    Unreadable { at: Lsn, error: io::Error },
+}
+
+/// Reads a segment from its base. `closing` is the base of the segment behind it, when there is one.
+pub(super) fn scan(segment: &Segment, chain: Chain, closing: Option<Lsn>) -> Scanned {
+    let mut window = Window::new(segment);
+    let mut position = Position::begin(segment.base(), chain);
+    let mut inner = position;
+    let mut in_batch = false;
+    let stop = loop {
+        if Some(inner.at) == closing && inner.gaps {
+            break Stop::Closed;
+        }
+        let header = match window.frame(inner.at, segment.header.owner.shard) {
+            Ok(Ok(header)) => header,
+            Ok(Err(why)) => break Stop::Invalid { at: inner.at, why },
+            Err(error) => break Stop::Unreadable { at: inner.at, error },
+        };
+        match follow(&mut window, &inner, &header, in_batch) {
+            Ok(still) => in_batch = still,
+            Err(why) => break Stop::Invalid { at: inner.at, why },
+        }
+        inner.pass(&header);
+        if !in_batch {
+            position = inner;
+        }
+        if header.kind == Kind::End {
+            break Stop::Closed;
+        }
+    };
+    Scanned { position, stop, bytes: window.total }
+}
+
+/// Whether a frame may stand here, and whether a batch goes on behind it.
+fn follow(window: &mut Window<'_>, position: &Position, header: &FrameHeader, in_batch: bool) -> Result<bool, Invalid> {
+    position.admits(header)?;
+    if header.kind == Kind::Gap {
+        // What was set aside may have taken the rest of a batch with it.
+        return Ok(false);
+    }
+    if header.kind == Kind::End {
+        let payload = window.get(Lsn(header.lsn.0 + HEADER as u64), position.end_payload().len()).unwrap_or_default();
+        let counted = position.gaps || payload == position.end_payload();
+        return if counted && !in_batch { Ok(false) } else { Err(Invalid::Count) };
+    }
+    match (part(header.flags), in_batch || position.gaps) {
+        (Some(Part::Whole), _) if !in_batch => Ok(false),
+        (Some(Part::First), _) if !in_batch => Ok(true),
+        (Some(Part::Inner), true) => Ok(in_batch),
+        (Some(Part::Last), true) => Ok(false),
+        _ => Err(Invalid::Batch),
+    }
+}
+
+/// Whether a closed segment ends as its successor says, without reading the rest of it.
+pub(super) fn ends_soundly(segment: &Segment, next: &Segment) -> io::Result<bool> {
+    let (Some(at), shard) = (next.base().0.checked_sub(END_FRAME).map(Lsn), segment.header.owner.shard) else { return Ok(false) };
+    if at < segment.base() || next.base() > segment.limit() {
+        return Ok(false);
+    }
+    let end = Window::new(segment).frame(at, shard)?;
+    Ok(end.is_ok_and(|header| header.kind == Kind::End && header.crc == next.header.before.crc))
+}
