@@ -4,7 +4,7 @@ use crate::admission::{Admission, Lane};
 use crate::alive::Alive;
 use crate::draft::Draft;
 use crate::read::Messages;
-use crate::shard::core::{Draft as _, Given, Token};
+use crate::shard::core::{After, Draft as _, Given, Token};
 use crate::shard::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
 use crate::shard::thread::handle;
 use async_trait::async_trait;
@@ -204,13 +204,13 @@ impl Broker for LocalBroker {
     }
 
     async fn change_visibility(&self, request: VisibilityChange) -> Result<(), LeaseError> {
-        let VisibilityChange { group, handle, after, attempt } = request;
+        let VisibilityChange { group, handle, after, failed_for_at_least, attempt } = request;
         if handle.group != group.id {
             return Err(LeaseError::Foreign);
         }
         let _permit = self.admission.enter(Lane::Control, CONTROL_BYTES).ok_or(LeaseError::Busy)?;
-        let after_ms = after.as_millis() as u64;
-        self.ask(|reply| Request::Change { group, handle, after_ms, attempt, reply }).await.unwrap_or_else(|| Err(stopped()))
+        let after = After { asked_ms: after.as_millis() as u64, failed_ms: failed_for_at_least.as_millis() as u64 };
+        self.ask(|reply| Request::Change { group, handle, after, attempt, reply }).await.unwrap_or_else(|| Err(stopped()))
     }
 
     async fn dead_letter(&self, group: &Group, handle: ReceiptHandle) -> Result<(), LeaseError> {

@@ -2,7 +2,7 @@
 
 use crate::connect::{self, Admin, request};
 use crate::failure::Failure;
-use crate::global::Global;
+use crate::global::{Global, OutputFormat};
 use crate::lag;
 use crate::name::{Noun, failed};
 use crate::output::{self, Report, Table, or_dash};
@@ -245,6 +245,9 @@ async fn list(args: List, admin: &mut Admin, global: &Global, terminal: &mut Ter
         }
         ask.page_token = page.next_page_token;
     }
+    if groups.is_empty() && global.output == OutputFormat::Table {
+        terminal.note("no groups; create one with `gantry group create NAME`")?;
+    }
     output::print(&Listing { groups }, global.output, terminal)
 }
 
@@ -408,7 +411,7 @@ struct Listing {
 impl Report for Listing {
     fn table(&self) -> String {
         if self.groups.is_empty() {
-            return "no groups; create one with `gantry group create NAME`\n".to_owned();
+            return String::new();
         }
         let foreign = self.groups.iter().any(|group| group.namespace != self.groups[0].namespace);
         let heading = ["NAME", "ORDER", ">MAX ATTEMPTS", "START", "CREATED"];

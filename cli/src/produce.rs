@@ -121,8 +121,10 @@ async fn source(args: &Produce, terminal: &mut Terminal) -> Result<Source, Failu
         (_, Some(file), _) => {
             Bytes::from(tokio::fs::read(file).await.map_err(|error| Failure::usage(format!("cannot read `{}`", file.display())).because(error))?)
         }
-        (_, _, Some(size)) if size > BODY_MAX as u64 => Bytes::from(vec![0; BODY_MAX + 1]),
-        (_, _, Some(size)) => filler(size as usize),
+        (_, _, Some(size)) => {
+            check_size(size)?;
+            filler(size as usize)
+        }
         _ => {
             if terminal.input_is_person {
                 terminal.note("reading messages from the terminal, one a line; end with Ctrl-D")?;
@@ -130,11 +132,16 @@ async fn source(args: &Produce, terminal: &mut Terminal) -> Result<Source, Failu
             return Ok(Source::Lines);
         }
     };
-    if body.is_empty() || body.len() > BODY_MAX {
-        let allowed = value::show_size(BODY_MAX as u64);
-        return Err(Failure::usage(format!("a body has 1 byte to {allowed}, this one {}", if body.is_empty() { "none" } else { "more" })));
-    }
+    check_size(body.len() as u64)?;
     Ok(Source::Same(body))
+}
+
+fn check_size(size: u64) -> Result<(), Failure> {
+    if (1..=BODY_MAX as u64).contains(&size) {
+        return Ok(());
+    }
+    let failure = Failure::usage(format!("cannot send a body of {}", value::show_size(size)));
+    Err(failure.because(format!("a body has 1 B to {}", value::show_size(BODY_MAX as u64))))
 }
 
 /// Printable bytes that compress badly enough to be honest about sizes.

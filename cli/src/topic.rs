@@ -2,7 +2,7 @@
 
 use crate::connect::{self, Admin, request};
 use crate::failure::Failure;
-use crate::global::Global;
+use crate::global::{Global, OutputFormat};
 use crate::name::{Noun, failed};
 use crate::output::{self, Report, Table, or_dash};
 use crate::terminal::{Confirmed, Terminal};
@@ -245,6 +245,9 @@ async fn list(args: List, admin: &mut Admin, global: &Global, terminal: &mut Ter
         }
         ask.page_token = page.next_page_token;
     }
+    if topics.is_empty() && global.output == OutputFormat::Table {
+        terminal.note("no topics; create one with `gantry topic create NAME`")?;
+    }
     output::print(&Listing { topics }, global.output, terminal)
 }
 
@@ -433,7 +436,7 @@ struct Listing {
 impl Report for Listing {
     fn table(&self) -> String {
         if self.topics.is_empty() {
-            return "no topics; create one with `gantry topic create NAME`\n".to_owned();
+            return String::new();
         }
         let foreign = self.topics.iter().any(|topic| topic.namespace != self.topics[0].namespace);
         let heading = ["NAME", "TYPE", ">QUEUES", "PERMISSION", "RETENTION", "STATE"];

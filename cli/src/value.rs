@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+const CENTURY: Duration = Duration::from_secs(36_525 * 86_400);
+
 /// Reads `500ms`, `30s`, `1h30m`, `7d`. A number without a unit is refused, because nobody agrees on which it is.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a time; write a number and a unit, such as 500ms, 30s, 5m, 1h30m or 7d");
@@ -24,8 +26,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
             "d" => 86_400.0,
             _ => return Err(wrong()),
         };
-        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-        total = total.checked_add(part).ok_or_else(wrong)?;
+        // A hundred years are more than anybody means, and far from every overflow on the way to the wire.
+        let part = Duration::try_from_secs_f64(number * seconds).ok().filter(|part| *part <= CENTURY).ok_or_else(wrong)?;
+        total += part;
         rest = &rest[unit..];
     }
     Ok(total)

@@ -156,10 +156,8 @@ impl Edge {
         let (edge, door, stop) = (self.clone(), door.clone(), stop.clone());
         // If it fails, the connection ends; its client comes back.
         tasks::spawn("connection", async move {
-            edge.shared.metrics.connections.add(1);
+            let _held = (permit, alive, edge.shared.metrics.connections.hold());
             edge.connection(stream, door, stop).await;
-            edge.shared.metrics.connections.add(-1);
-            drop((permit, alive));
         });
     }
 

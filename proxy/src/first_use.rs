@@ -59,7 +59,8 @@ impl FirstUse {
 /// A topic that must be there already.
 pub fn existing_topic(metadata: &dyn Metadata, name: &TopicName) -> Result<Arc<Topic>, Refusal> {
     metadata.topic(name).ok_or_else(|| {
-        let text = if name.is_system() { format!("topic `{name}` does not exist") } else { format!("topic `{name}` does not exist; create it first") };
+        let text =
+            if name.is_system() { format!("topic `{name}` does not exist") } else { format!("topic `{name}` does not exist; create it first") };
         Refusal::new(Code::TopicNotFound, text)
     })
 }

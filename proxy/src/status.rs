@@ -127,7 +127,9 @@ fn creation(error: MetadataError, illegal: Code) -> Refusal {
 pub fn codes(rpc: Rpc) -> &'static [Code] {
     use Code::*;
     match rpc {
-        Rpc::QueryRoute => &[Ok, IllegalAccessPoint, IllegalTopic, ClientIdRequired, TopicNotFound, TooManyRequests, InternalServerError, ProxyTimeout],
+        Rpc::QueryRoute => {
+            &[Ok, IllegalAccessPoint, IllegalTopic, ClientIdRequired, TopicNotFound, TooManyRequests, InternalServerError, ProxyTimeout]
+        }
         Rpc::Heartbeat => &[Ok, IllegalConsumerGroup, ClientIdRequired, TooManyRequests, ProxyTimeout],
         Rpc::SendMessage => SEND,
         Rpc::QueryAssignment => QUERY_ASSIGNMENT,
@@ -139,7 +141,9 @@ pub fn codes(rpc: Rpc) -> &'static [Code] {
             &[Ok, BadRequest, IllegalTopic, IllegalConsumerGroup, IllegalFilterExpression, ClientIdRequired, InvalidClientProperties, TooManyRequests]
         }
         Rpc::NotifyClientTermination => &[Ok, ClientIdRequired, TooManyRequests, ProxyTimeout],
-        Rpc::PullMessage => &[BadRequest, IllegalTopic, IllegalConsumerGroup, IllegalFilterExpression, ClientIdRequired, TooManyRequests, NotImplemented],
+        Rpc::PullMessage => {
+            &[BadRequest, IllegalTopic, IllegalConsumerGroup, IllegalFilterExpression, ClientIdRequired, TooManyRequests, NotImplemented]
+        }
         Rpc::UpdateOffset | Rpc::GetOffset => &[IllegalTopic, IllegalConsumerGroup, ClientIdRequired, TooManyRequests, NotImplemented],
         Rpc::QueryOffset => &[BadRequest, IllegalTopic, ClientIdRequired, TooManyRequests, NotImplemented],
         Rpc::EndTransaction => &[IllegalTopic, InvalidTransactionId, ClientIdRequired, TooManyRequests, NotImplemented],

@@ -43,9 +43,14 @@ pub struct Config {
 pub enum ConfigError {
     /// Only one of the two files is named.
     Incomplete,
-    Unreadable { file: PathBuf, why: String },
+    Unreadable {
+        file: PathBuf,
+        why: String,
+    },
     /// The files can be read, but don't fit together.
-    Unusable { why: String },
+    Unusable {
+        why: String,
+    },
 }
 
 impl fmt::Display for ConfigError {

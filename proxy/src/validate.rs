@@ -6,8 +6,8 @@
 
 use crate::status::{self, Refusal};
 use gantry_model::limits::{
-    ACK_ENTRIES_MAX, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_MAX, DELAY_MAX_MS, FILTER_MAX, INVISIBLE_MAX_MS, INVISIBLE_MIN_MS, MESSAGE_GROUP_BYTES, MESSAGE_ID_MAX,
-    PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
+    ACK_ENTRIES_MAX, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_MAX, DELAY_MAX_MS, FILTER_MAX, INVISIBLE_MAX_MS, INVISIBLE_MIN_MS,
+    MESSAGE_GROUP_BYTES, MESSAGE_ID_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
 };
 use gantry_model::{Filter, GroupName, MessageKind, TopicName};
 use gantry_proto::v2::{self, Code, FilterType, MessageType, Resource, SystemProperties};
@@ -347,10 +347,13 @@ pub fn filter(expression: Option<&v2::FilterExpression>) -> Result<Wanted, Refus
     let Some(expression) = expression else { return Ok(Wanted::Tags(Filter::All)) };
     match FilterType::try_from(expression.r#type) {
         Ok(FilterType::Unspecified | FilterType::Tag) => Ok(Wanted::Tags(Filter::tags(&expression.expression)?)),
-        Ok(FilterType::Sql) if expression.expression.trim().is_empty() => refuse(Code::IllegalFilterExpression, "SQL filter expression cannot be blank"),
-        Ok(FilterType::Sql) if expression.expression.len() > FILTER_MAX => {
-            refuse(Code::IllegalFilterExpression, format!("filter expression has {} bytes, the most allowed is {FILTER_MAX}", expression.expression.len()))
+        Ok(FilterType::Sql) if expression.expression.trim().is_empty() => {
+            refuse(Code::IllegalFilterExpression, "SQL filter expression cannot be blank")
         }
+        Ok(FilterType::Sql) if expression.expression.len() > FILTER_MAX => refuse(
+            Code::IllegalFilterExpression,
+            format!("filter expression has {} bytes, the most allowed is {FILTER_MAX}", expression.expression.len()),
+        ),
         Ok(FilterType::Sql) => Ok(Wanted::Sql),
         Err(_) => refuse(Code::IllegalFilterExpression, format!("filter type {} is unknown, known are TAG (1) and SQL (2)", expression.r#type)),
     }
@@ -376,9 +379,13 @@ pub fn client_properties(properties: &HashMap<String, String>) -> Result<(), Ref
         return invalid(format!("client properties have {total} bytes together, the most allowed is 4096"));
     }
     for (key, value) in properties {
-        let legal = key.starts_with(|c: char| c.is_ascii_alphabetic()) && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
+        let legal =
+            key.starts_with(|c: char| c.is_ascii_alphabetic()) && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
         if !legal || key.len() > 64 || key.starts_with("rocketmq.") {
-            return invalid(format!("client property key `{}` is not allowed: a letter, then letters, digits, `_`, `.`, `-`, at most 64", key.escape_debug()));
+            return invalid(format!(
+                "client property key `{}` is not allowed: a letter, then letters, digits, `_`, `.`, `-`, at most 64",
+                key.escape_debug()
+            ));
         }
         if value.len() > 256 {
             return invalid(format!("client property `{key}` has {} bytes, the most allowed is 256", value.len()));

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub global: gantry_cli::Global,
 }
 
 /// What `gantry` can do.
@@ -19,6 +21,8 @@ pub enum Command {
     /// Show the settings of a server
     #[command(subcommand)]
     Config(ConfigCommand),
+    #[command(flatten)]
+    Client(gantry_cli::Command),
 }
 
 /// What `gantry config` can show.
@@ -87,6 +91,9 @@ pub struct ServerArgs {
     /// text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    /// Go on over damaged parts of the log; what was in them is lost
+    #[arg(long)]
+    skip_damaged: bool,
     /// Any other setting, as KEY=VALUE; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -112,11 +119,18 @@ impl ServerArgs {
             ("log.level", &self.log_level),
             ("log.format", &self.log_format),
         ];
-        let mut settings: Vec<_> = self.set.iter().map(|pair| {
-            let (path, text) = pair.split_once('=').unwrap_or((pair, ""));
-            (path.to_owned(), text.to_owned(), format!("--set {pair}"))
-        }).collect();
+        let mut settings: Vec<_> = self
+            .set
+            .iter()
+            .map(|pair| {
+                let (path, text) = pair.split_once('=').unwrap_or((pair, ""));
+                (path.to_owned(), text.to_owned(), format!("--set {pair}"))
+            })
+            .collect();
         settings.extend(named.into_iter().filter_map(|(path, text)| Some((path.to_owned(), text.clone()?, flag(path)))));
+        if self.skip_damaged {
+            settings.push(("recovery.skip-damaged".into(), "true".into(), flag("recovery.skip-damaged")));
+        }
         if !self.listen.is_empty() {
             settings.push(("listen".into(), self.listen.join(", "), flag("listen")));
         }
@@ -130,7 +144,9 @@ impl ServerArgs {
             Some(role @ ("proxy" | "broker" | "controller")) => {
                 Err(format!("--role {role}: this version runs every role in one process; leave `--role` out (or say `all`)"))
             }
-            Some(role) => Err(format!("--role {role}: there is no such role; the roles are `all`, `proxy`, `broker` and `controller`, and this version runs `all`")),
+            Some(role) => Err(format!(
+                "--role {role}: there is no such role; the roles are `all`, `proxy`, `broker` and `controller`, and this version runs `all`"
+            )),
         }
     }
 }

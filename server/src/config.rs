@@ -29,6 +29,8 @@ pub struct Config {
     pub auto_create: bool,
     pub tls: Tls,
     pub retention: Retention,
+    /// Goes on over damaged parts of the log.
+    pub skip_damaged: bool,
     pub limits: Limits,
     pub log: Log,
     pub grace: Duration,
@@ -111,7 +113,11 @@ impl std::error::Error for ConfigError {}
 
 impl Config {
     /// What the sources say together; the merged texts come along for those who want to show them.
-    pub fn read(document: Option<&Document>, env: &BTreeMap<String, String>, flags: &[(String, String, String)]) -> Result<(Config, Merged), ConfigError> {
+    pub fn read(
+        document: Option<&Document>,
+        env: &BTreeMap<String, String>,
+        flags: &[(String, String, String)],
+    ) -> Result<(Config, Merged), ConfigError> {
         let (merged, problems) = merge::merge(document, env, flags);
         let mut texts = Texts { merged: &merged, problems };
         let config = Config::interpret(&mut texts);
@@ -133,6 +139,7 @@ impl Config {
         let tls = texts.tls();
         let age = texts.get("retention.age", |text| not_zero(units::time(text)?, text));
         let bytes = texts.get("retention.bytes", |text| not_zero(units::size(text)?.unwrap_or(u64::MAX), text));
+        let skip_damaged = texts.get("recovery.skip-damaged", units::answer);
         let limits = texts.limits();
         let level = texts.get("log.level", |text| crate::logging::check_level(text).map(|()| text.to_owned()));
         let format = texts.get("log.format", |text| one_of(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)]));
@@ -146,6 +153,7 @@ impl Config {
             auto_create: auto_create?,
             tls: tls?,
             retention: Retention { age: age?, bytes: Some(bytes?).filter(|&bytes| bytes < u64::MAX) },
+            skip_damaged: skip_damaged?,
             limits: limits?,
             log: Log { level: level?, format: format? },
             grace: grace?,

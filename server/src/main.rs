@@ -17,12 +17,18 @@ mod config;
 mod show;
 
 use args::{Cli, Command};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let Cli { command, global } = Cli::parse();
+    match command {
         Command::Server(args) => process::run(&args),
         Command::Config(command) => process::show(&command),
+        Command::Client(gantry_cli::Command::Completions { shell }) => {
+            gantry_cli::completions(&mut Cli::command(), shell);
+            ExitCode::SUCCESS
+        }
+        Command::Client(command) => gantry_cli::run(command, global),
     }
 }

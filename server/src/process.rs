@@ -3,9 +3,9 @@
 use crate::args::{ConfigCommand, ServerArgs};
 use crate::config::merge::{Document, Merged};
 use crate::config::{Config, ConfigError};
-use crate::{logging, show};
 use crate::shutdown::{End, Signals};
 use crate::standalone::{Standalone, StartError};
+use crate::{logging, show};
 use gantry_platform::clock::{SharedClock, SystemClock, sleep};
 use gantry_platform::install_sigbus_handler;
 use std::collections::BTreeMap;
@@ -77,7 +77,8 @@ pub fn show(command: &ConfigCommand) -> ExitCode {
 /// The configuration from all its sources.
 fn configuration(args: &ServerArgs) -> Result<(Config, Merged), UsageError> {
     let document = args.config.as_deref().map(read_document).transpose()?;
-    let env: BTreeMap<String, String> = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?))).collect();
+    let env: BTreeMap<String, String> =
+        std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?))).collect();
     Config::read(document.as_ref(), &env, &args.settings()).map_err(UsageError::Config)
 }
 

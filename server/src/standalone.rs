@@ -6,7 +6,7 @@
 use crate::config::{Config, Tls, TlsMode};
 use crate::listeners::{self, ADMIN, HTTP, ListenError, MESSAGING, METRICS};
 use crate::report::{Endpoints, Ready};
-use crate::workers::{self, Workers};
+use crate::workers::Workers;
 use gantry_broker::LocalBroker;
 use gantry_controller::Controller;
 use gantry_model::ShardId;
@@ -33,7 +33,7 @@ const SHARD: ShardId = ShardId(0);
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How often a key for handles is asked whether it is old.
 const KEY_CHECK: Duration = Duration::from_secs(3600);
-/// How long admin and HTTP connections may stay at the end.
+/// How long what goes on beside the requests may take to end.
 const LINGER: Duration = Duration::from_secs(6);
 
 /// A running server.
@@ -45,7 +45,7 @@ pub struct Standalone {
     workers: Workers,
     /// The acceptor: it ends first.
     front: TaskGroup,
-    /// Open connections, admin, HTTP and what goes on beside the requests: it ends last.
+    /// Open connections and what goes on beside the requests: told to stop when no request is under way any more.
     back: TaskGroup,
     ready: Ready,
 }
@@ -89,7 +89,7 @@ impl Standalone {
         let settings = proxy_config(config, &data, &endpoints);
         let proxy = Proxy::new(settings, broker.clone(), controller.clone(), clock.clone()).map_err(StartError::Proxy)?;
         let (front, back) = (TaskGroup::new(), TaskGroup::new());
-        let workers = serve(doors, &proxy, &front, &back)?;
+        let workers = serve(doors, &proxy, &front, &back).map_err(StartError::System)?;
         back.spawn("key rotation", rotate_keys(controller.clone(), back.signal()));
         let cluster = controller.cluster().name.clone();
         let ready = Ready { version: VERSION, took: clock.mono(), endpoints, security: security(&config.tls), data, cluster };
@@ -161,7 +161,8 @@ fn open_broker(
         shard: SHARD,
         cluster: folder.cluster,
         retention: gantry_broker::Retention { age_ms: config.retention.age.as_millis() as u64, bytes: config.retention.bytes },
-        skip_damaged: false,
+        skip_damaged: config.skip_damaged,
+        sizes: Default::default(),
     })
     .map_err(StartError::Broker)
 }
@@ -213,22 +214,21 @@ impl Doors {
 }
 
 /// Begins to accept connections.
-fn serve(doors: Doors, proxy: &Proxy, front: &TaskGroup, back: &TaskGroup) -> Result<Workers, StartError> {
+fn serve(doors: Doors, proxy: &Proxy, front: &TaskGroup, back: &TaskGroup) -> io::Result<Workers> {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let mut workers = Workers::new();
     let (messaging, stop) = (proxy.clone(), back.signal());
-    let (dealer, workers) = workers::start(cores, move |connections| {
+    let dealer = workers.start_messaging(cores, move |connections| {
         let (proxy, stop) = (messaging.clone(), stop.clone());
         async move { proxy.serve_messaging(connections, stop).await }
-    })
-    .map_err(StartError::System)?;
+    })?;
     let stop = front.signal();
     front.spawn("acceptor", async move { dealer.deal(doors.messaging, stop).await });
-    let (admin, stop) = (proxy.clone(), back.signal());
-    back.spawn("admin", async move { admin.serve_admin(doors.admin, stop).await });
-    for (name, listener) in [("http", doors.http), ("metrics", doors.metrics)] {
-        let (http, stop) = (proxy.clone(), back.signal());
-        back.spawn(name, async move { http.serve_http(listener, stop).await });
-    }
+    let (proxy, stop) = (proxy.clone(), back.signal());
+    workers.start("admin", move || async move {
+        let admin = proxy.serve_admin(doors.admin, stop.clone());
+        tokio::join!(admin, proxy.serve_http(doors.http, stop.clone()), proxy.serve_http(doors.metrics, stop.clone()));
+    })?;
     Ok(workers)
 }
 

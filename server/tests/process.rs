@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -75,6 +75,12 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
+/// Writes the configuration file.
+fn write(folder: &tempfile::TempDir, yaml: &str) {
+    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).open(folder.path().join("gantry.yaml")).unwrap();
+    file.write_all(yaml.as_bytes()).unwrap();
+}
+
 fn check_refused(output: Output, code: i32, expected: &str) {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), said.contains(expected)), (Some(code), true), "expected `{expected}` in: {said}");
@@ -84,7 +90,7 @@ fn check_refused(output: Output, code: i32, expected: &str) {
 #[test]
 fn a_wrong_configuration_is_refused_with_the_nearest_key() {
     let folder = folder();
-    std::fs::write(folder.path().join("gantry.yaml"), "prots:\n  messaging: 1\n").unwrap();
+    write(&folder, "prots:\n  messaging: 1\n");
     let output = gantry(folder.path()).args(["--config", "gantry.yaml"]).output().unwrap();
     check_refused(output, 2, "gantry.yaml: unknown key `prots.messaging`, did you mean `ports.messaging`?");
     let output = gantry(folder.path()).args(["--config", "absent.yaml"]).output().unwrap();
@@ -140,7 +146,7 @@ fn a_port_in_use_is_named_with_the_flag_that_changes_it() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
     command.env_clear().current_dir(folder.path()).arg("server").stdin(Stdio::null());
     let ports = format!("{{messaging: {port}, admin: 0, http: 0, metrics: 0}}");
-    std::fs::write(folder.path().join("gantry.yaml"), format!("data: other\nports: {ports}\n")).unwrap();
+    write(&folder, &format!("data: other\nports: {ports}\n"));
     let output = command.args(["--config", "gantry.yaml"]).output().unwrap();
     check_refused(output, 1, &format!("messaging port: cannot listen on `127.0.0.1:{port}`: the address is in use"));
 }

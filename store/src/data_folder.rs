@@ -1,18 +1,35 @@
-//! The data folder of a process: held by one process at a time, made by one cluster, and aware of how the last run ended.
+//! The data folder of one node: whose it is, whether anybody else uses it, and how the last run ended.
+//!
+//! ```text
+//! <root>/
+//!   lock                  held while a process uses the folder; its content is the process id
+//!   node                  node id, cluster id, format: written once
+//!   boot.a boot.b         how the last run began and whether it ended cleanly
+//!   shard-0000000007/     one shard: meta.a meta.b log/ idx/ state/ bad/
+//! ```
 
 use crate::frame::crc32c;
+use crate::twin::Twin;
+use bytes::Bytes;
+use gantry_model::{Epoch, Lsn, ShardId};
 use gantry_platform::chance::Chance;
-use gantry_platform::disk::{Lock, SharedDisk};
+use gantry_platform::disk::{Disk, Lock, SharedDisk};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::xxh3_64;
 
-/// The format of the folder as a whole. A folder of another format is refused.
+/// The newest format of a data folder that this program reads, and the one it gives to a new one.
 pub const FORMAT: u32 = 1;
-const NODE_MAGIC: &[u8; 8] = b"GANTRYND";
-const BOOT_MAGIC: &[u8; 8] = b"GANTRYBT";
-const NODE_LEN: usize = 8 + 4 + 16 + 16;
-const BOOT_LEN: usize = 8 + 8 + 36 + 8 + 1;
+const TITLE: &str = "gantry data folder";
+
+/// What the `node` file says. It never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Node {
+    id: [u8; 16],
+    cluster: [u8; 16],
+    format: u32,
+}
 
 /// How the run before this one ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,235 +37,450 @@ pub enum LastRun {
     /// There was none.
     Fresh,
     Clean,
-    /// The process died; the machine went on, and with it what was written.
+    /// The process died, and the page cache kept what it wrote.
     ProcessCrash,
-    /// The machine stopped: only what was synced is sure.
+    /// The machine stopped: what was not synced may be lost.
     MachineCrash,
 }
 
-/// A folder that this process holds.
-#[derive(Debug)]
-pub struct DataFolder {
-    disk: SharedDisk,
-    root: PathBuf,
-    _lock: Lock,
-    pub node: [u8; 16],
-    pub cluster: [u8; 16],
-    pub last_run: LastRun,
-    /// Counts the runs on this folder.
-    pub incarnation: u64,
-    boot: Boot,
-}
-
-/// Why a folder can't be used. Nothing was changed.
+/// Why a folder can't be used.
 #[derive(Debug)]
 pub enum FolderError {
-    InUse { root: PathBuf, holder: String },
-    Format { root: PathBuf, found: u32 },
-    NotOurs { root: PathBuf, file: &'static str },
-    Io { root: PathBuf, error: io::Error },
+    Io { path: PathBuf, error: io::Error },
+    /// Another process has it.
+    Locked { root: PathBuf, pid: String },
+    /// It holds other things and no `node` file.
+    NotOurs { root: PathBuf, found: String },
+    /// The `node` file can't be read.
+    Damaged { path: PathBuf },
+    Newer { root: PathBuf, format: u32 },
 }
 
 impl fmt::Display for FolderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FolderError::InUse { root, holder } => write!(
-                f,
-                "`{}` is in use: {holder}; stop that process, or give this one another folder with `--data`",
-                root.display()
-            ),
-            FolderError::Format { root, found } if *found > FORMAT => write!(
-                f,
-                "`{}` was written by a newer version of gantry (format {found}, this one reads {FORMAT}); nothing was changed, run the newer version",
-                root.display()
-            ),
-            FolderError::Format { root, found } => {
-                write!(f, "`{}` has format {found}, this version of gantry reads {FORMAT}; nothing was changed", root.display())
+            FolderError::Io { path, error } => write!(f, "`{}`: {error}", path.display()),
+            FolderError::Locked { root, pid } => {
+                write!(f, "the data folder `{}` is in use by process {pid}; stop that process, or choose another folder with `--data`", root.display())
             }
-            FolderError::NotOurs { root, file } => write!(
+            FolderError::NotOurs { root, found } => {
+                write!(f, "`{}` is not a data folder: it holds `{found}` and no `node` file; choose an empty folder with `--data`", root.display())
+            }
+            FolderError::Damaged { path } => write!(f, "`{}` is damaged; restore it from a backup, its content never changes", path.display()),
+            FolderError::Newer { root, format } => write!(
                 f,
-                "`{}` holds a file `{file}` that gantry did not write or that is damaged; nothing was changed. Give another folder with `--data`, or restore \
-                 the file from a backup",
+                "the data folder `{}` has format {format}, this program knows formats up to {FORMAT}; nothing was changed, start the newer version",
                 root.display()
             ),
-            FolderError::Io { root, error } => write!(f, "the data folder `{}` can't be used: {error}", root.display()),
         }
     }
 }
 
 impl std::error::Error for FolderError {}
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+fn at(path: &Path) -> impl FnOnce(io::Error) -> FolderError + '_ {
+    move |error| FolderError::Io { path: path.to_path_buf(), error }
+}
+
+/// The folder, held as long as this lives.
+#[derive(Debug)]
+pub struct DataFolder {
+    disk: SharedDisk,
+    root: PathBuf,
+    /// This node's name, drawn when the folder was made.
+    pub node: [u8; 16],
+    /// The cluster it founded, of which it may stay the only node.
+    pub cluster: [u8; 16],
+    pub last_run: LastRun,
+    /// The number of this run; grows with each.
+    pub incarnation: u64,
+    boot: Boot,
+    twin: Twin,
+    _lock: Lock,
+}
+
+/// What `boot.a` and `boot.b` say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Boot {
-    number: u64,
-    kernel: [u8; 36],
+    /// A hash of what the kernel calls this run of the machine.
+    machine: u64,
+    /// Counts the runs.
     incarnation: u64,
     clean: bool,
 }
 
 impl DataFolder {
-    /// Takes the folder, and makes it if there is none. `kernel` is the kernel's boot id, which tells a crash of the process from one of the machine.
-    pub fn open(disk: SharedDisk, root: &Path, kernel: &str, chance: &mut dyn Chance) -> Result<DataFolder, FolderError> {
-        let fail = |error| FolderError::Io { root: root.to_owned(), error };
-        disk.create_dir_all(root).map_err(fail)?;
-        let lock = disk.lock(&root.join("lock")).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => FolderError::InUse { root: root.to_owned(), holder: error.to_string() },
-            _ => fail(error),
-        })?;
-        let (node, cluster) = match read_node(&disk, root)? {
-            Some(ids) => ids,
-            None => write_node(&disk, root, chance).map_err(fail)?,
+    /// Takes the folder, which is made if there is none. `boot_id` is what the kernel calls this run of the machine: it tells the death of a
+    /// process from that of the machine.
+    pub fn open(disk: SharedDisk, root: &Path, boot_id: &str, chance: &mut dyn Chance) -> Result<DataFolder, FolderError> {
+        disk.create_dir_all(root).map_err(at(root))?;
+        let lock = lock(&*disk, root)?;
+        let node = match read_node(&*disk, root)? {
+            Some(node) => node,
+            None => new_node(&*disk, chance, root)?,
         };
-        let mut name = [0; 36];
-        kernel.bytes().take(36).zip(&mut name).for_each(|(byte, place)| *place = byte);
-        let before = newest_boot(&disk, root).map_err(fail)?;
-        let last_run = match &before {
+        let mut twin = Twin::open(&*disk, root, "boot", *b"GANTRYBT").map_err(at(root))?;
+        let before = twin.value().and_then(Boot::decode);
+        let machine = xxh3_64(boot_id.trim().as_bytes());
+        let last_run = match before {
             None => LastRun::Fresh,
             Some(boot) if boot.clean => LastRun::Clean,
-            Some(boot) if boot.kernel == name => LastRun::ProcessCrash,
+            Some(boot) if boot.machine == machine => LastRun::ProcessCrash,
             Some(_) => LastRun::MachineCrash,
         };
-        let (number, incarnation) = before.map_or((1, 1), |boot| (boot.number + 1, boot.incarnation + 1));
-        let boot = Boot { number, kernel: name, incarnation, clean: false };
-        write_boot(&disk, root, &boot).map_err(fail)?;
-        Ok(DataFolder { disk, root: root.to_owned(), _lock: lock, node, cluster, last_run, incarnation, boot })
+        let incarnation = before.map_or(1, |boot| boot.incarnation + 1);
+        let boot = Boot { machine, incarnation, clean: false };
+        twin.store(&boot.encode()).map_err(at(root))?;
+        let Node { id, cluster, .. } = node;
+        Ok(DataFolder { disk, root: root.to_path_buf(), node: id, cluster, last_run, incarnation, boot, twin, _lock: lock })
     }
 
-    /// Notes that everything was synced and this run ends.
-    pub fn close(mut self) -> io::Result<()> {
-        self.boot.number += 1;
-        self.boot.clean = true;
-        write_boot(&self.disk, &self.root, &self.boot)
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
-    /// The folder of a shard.
-    pub fn shard(&self, shard: gantry_model::ShardId) -> PathBuf {
+    /// The folder of a shard; not made yet.
+    pub fn shard(&self, shard: ShardId) -> PathBuf {
         self.root.join(format!("shard-{:010}", shard.0))
     }
+
+    /// The shards that have a folder here, ascending.
+    pub fn shards(&self) -> Result<Vec<ShardId>, FolderError> {
+        let paths = self.disk.list(&self.root).map_err(at(&self.root))?;
+        let number = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("shard-")?.parse().ok().map(ShardId);
+        Ok(paths.iter().filter_map(number).collect())
+    }
+
+    /// Opens a shard's folder and its meta; makes them if there are none.
+    pub fn open_shard(&self, chance: &mut dyn Chance, shard: ShardId) -> Result<ShardFolder, FolderError> {
+        ShardFolder::open(&*self.disk, chance, &self.shard(shard))
+    }
+
+    /// The end of a clean run: everything is written and synced. Gives the folder up.
+    pub fn close(mut self) -> Result<(), FolderError> {
+        self.boot.clean = true;
+        self.twin.store(&self.boot.encode()).map_err(at(&self.root))
+    }
 }
 
-fn read_node(disk: &SharedDisk, root: &Path) -> Result<Option<([u8; 16], [u8; 16])>, FolderError> {
-    let fail = |error| FolderError::Io { root: root.to_owned(), error };
+fn lock(disk: &dyn Disk, root: &Path) -> Result<Lock, FolderError> {
+    let path = root.join("lock");
+    disk.lock(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            let pid = read_text(disk, &path).unwrap_or_default();
+            FolderError::Locked { root: root.to_path_buf(), pid: pid.trim().to_owned() }
+        }
+        _ => FolderError::Io { path, error },
+    })
+}
+
+fn read_text(disk: &dyn Disk, path: &Path) -> io::Result<String> {
+    let file = disk.open(path)?;
+    let mut bytes = vec![0; file.len()?.min(4096) as usize];
+    let read = file.read_at(0, &mut bytes)?;
+    bytes.truncate(read);
+    String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The node file, or `None` in a folder that may become ours.
+fn read_node(disk: &dyn Disk, root: &Path) -> Result<Option<Node>, FolderError> {
     let path = root.join("node");
-    if !disk.exists(&path).map_err(fail)? {
-        return Ok(None);
+    if !disk.exists(&path).map_err(at(&path))? {
+        let paths = disk.list(root).map_err(at(root))?;
+        // A fresh ext4 volume has a `lost+found`, and a crash while the folder was made leaves the others.
+        let harmless = |name: &str| name == "lost+found" || name == "lock" || name == "node.tmp" || name.starts_with('.');
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return match paths.iter().map(name).find(|name| !harmless(name)) {
+            Some(found) => Err(FolderError::NotOurs { root: root.to_path_buf(), found }),
+            None => Ok(None),
+        };
     }
-    let mut bytes = [0; NODE_LEN + 4];
-    let read = disk.open(&path).and_then(|file| file.read_at(0, &mut bytes)).map_err(fail)?;
-    let not_ours = FolderError::NotOurs { root: root.to_owned(), file: "node" };
-    if read < 12 || &bytes[..8] != NODE_MAGIC {
-        return Err(not_ours);
+    let text = read_text(disk, &path).map_err(at(&path))?;
+    let (format, node) = parse_node(&text).ok_or(FolderError::Damaged { path: path.clone() })?;
+    if format > FORMAT {
+        return Err(FolderError::Newer { root: root.to_path_buf(), format });
     }
-    let format = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
-    if format != FORMAT {
-        return Err(FolderError::Format { root: root.to_owned(), found: format });
-    }
-    if read < bytes.len() || bytes[NODE_LEN..] != crc32c(&[&bytes[..NODE_LEN]]).to_le_bytes() {
-        return Err(not_ours);
-    }
-    let (mut node, mut cluster) = ([0; 16], [0; 16]);
-    node.copy_from_slice(&bytes[12..28]);
-    cluster.copy_from_slice(&bytes[28..44]);
-    Ok(Some((node, cluster)))
+    node.map(Some).ok_or(FolderError::Damaged { path })
 }
 
-fn write_node(disk: &SharedDisk, root: &Path, chance: &mut dyn Chance) -> io::Result<([u8; 16], [u8; 16])> {
-    let (mut node, mut cluster) = ([0; 16], [0; 16]);
-    chance.fill(&mut node);
-    chance.fill(&mut cluster);
-    let mut bytes = Vec::with_capacity(NODE_LEN + 4);
-    bytes.extend_from_slice(NODE_MAGIC);
-    bytes.extend_from_slice(&FORMAT.to_le_bytes());
-    bytes.extend_from_slice(&node);
-    bytes.extend_from_slice(&cluster);
-    bytes.extend_from_slice(&crc32c(&[&bytes]).to_le_bytes());
-    let unfinished = root.join("node.tmp");
-    let file = disk.create(&unfinished)?;
-    file.write_at(0, &[IoSlice::new(&bytes)])?;
-    file.sync_data()?;
-    disk.rename(&unfinished, &root.join("node"))?;
-    Ok((node, cluster))
+fn new_node(disk: &dyn Disk, chance: &mut dyn Chance, root: &Path) -> Result<Node, FolderError> {
+    let mut draw = || {
+        let mut id = [0; 16];
+        chance.fill(&mut id);
+        id
+    };
+    let node = Node { id: draw(), cluster: draw(), format: FORMAT };
+    let (temporary, path) = (root.join("node.tmp"), root.join("node"));
+    let write = || {
+        let file = disk.create(&temporary)?;
+        file.write_at(0, &[IoSlice::new(node_text(&node).as_bytes())])?;
+        file.sync_data()?;
+        disk.rename(&temporary, &path)
+    };
+    write().map_err(at(&path))?;
+    Ok(node)
 }
 
-fn boot_path(root: &Path, number: u64) -> PathBuf {
-    root.join(if number.is_multiple_of(2) { "boot.a" } else { "boot.b" })
+/// Text, so that an operator can read it; the last line protects the others.
+fn node_text(node: &Node) -> String {
+    let body = format!("{TITLE}\nformat {}\nnode {}\ncluster {}\n", node.format, hex(&node.id), hex(&node.cluster));
+    let crc = crc32c(&[body.as_bytes()]);
+    format!("{body}crc {crc:08x}\n")
 }
 
-fn newest_boot(disk: &SharedDisk, root: &Path) -> io::Result<Option<Boot>> {
-    let mut newest: Option<Boot> = None;
-    for slot in 0..2 {
-        let path = boot_path(root, slot);
-        if !disk.exists(&path)? {
-            continue;
-        }
-        let mut bytes = [0; BOOT_LEN + 4];
-        disk.open(&path)?.read_at(0, &mut bytes)?;
-        if &bytes[..8] != BOOT_MAGIC || bytes[BOOT_LEN..] != crc32c(&[&bytes[..BOOT_LEN]]).to_le_bytes() {
-            continue;
-        }
-        let number = |at: usize| bytes[at..at + 8].iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
-        let mut kernel = [0; 36];
-        kernel.copy_from_slice(&bytes[16..52]);
-        let boot = Boot { number: number(8), kernel, incarnation: number(52), clean: bytes[60] == 1 };
-        if newest.as_ref().is_none_or(|known| boot.number > known.number) {
-            newest = Some(boot);
-        }
+/// The format, and the rest if it is of a format that this program can read.
+fn parse_node(text: &str) -> Option<(u32, Option<Node>)> {
+    let (body, crc) = text.trim_end().rsplit_once("crc ")?;
+    if u32::from_str_radix(crc, 16).ok()? != crc32c(&[body.as_bytes()]) {
+        return None;
     }
-    Ok(newest)
+    let mut lines = body.lines();
+    if lines.next()? != TITLE {
+        return None;
+    }
+    let mut value = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);
+    let format = value("format")?.parse().ok()?;
+    let mut node = || {
+        let (id, cluster) = (unhex(&value("node")?)?, unhex(&value("cluster")?)?);
+        Some(Node { id, cluster, format })
+    };
+    Some((format, node()))
 }
 
-fn write_boot(disk: &SharedDisk, root: &Path, boot: &Boot) -> io::Result<()> {
-    let mut bytes = Vec::with_capacity(BOOT_LEN + 4);
-    bytes.extend_from_slice(BOOT_MAGIC);
-    bytes.extend_from_slice(&boot.number.to_le_bytes());
-    bytes.extend_from_slice(&boot.kernel);
-    bytes.extend_from_slice(&boot.incarnation.to_le_bytes());
-    bytes.push(u8::from(boot.clean));
-    bytes.extend_from_slice(&crc32c(&[&bytes]).to_le_bytes());
-    let file = disk.create(&boot_path(root, boot.number))?;
-    file.write_at(0, &[IoSlice::new(&bytes)])?;
-    file.sync_data()?;
-    disk.sync_dir(root)
+fn hex(id: &[u8; 16]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 16]> {
+    if text.len() != 32 || !text.is_ascii() {
+        return None;
+    }
+    let mut id = [0; 16];
+    for (at, byte) in id.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).ok()?;
+    }
+    Some(id)
+}
+
+impl Boot {
+    fn encode(&self) -> [u8; 17] {
+        let mut out = [0; 17];
+        out[..8].copy_from_slice(&self.machine.to_le_bytes());
+        out[8..16].copy_from_slice(&self.incarnation.to_le_bytes());
+        out[16] = u8::from(self.clean);
+        out
+    }
+
+    fn decode(bytes: &Bytes) -> Option<Boot> {
+        let bytes: &[u8; 17] = bytes.as_ref().try_into().ok()?;
+        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        Some(Boot { machine: u64_at(0), incarnation: u64_at(8), clean: bytes[16] == 1 })
+    }
+}
+
+/// What a shard's replica must not forget, besides its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// This replica's name: a lost and remade one has another.
+    pub store: [u8; 16],
+    /// No leader of an older epoch is followed.
+    pub promised: Epoch,
+    /// The generation of the set of replicas.
+    pub configuration: u64,
+    /// Below this address acknowledged frames may be missing here.
+    pub suspect_until: Lsn,
+    pub log_start: Lsn,
+    pub checkpoint: Lsn,
+}
+
+const META: usize = 52;
+
+impl Meta {
+    fn encode(&self) -> [u8; META] {
+        let mut out = [0; META];
+        out[..16].copy_from_slice(&self.store);
+        out[16..20].copy_from_slice(&self.promised.0.to_le_bytes());
+        out[20..28].copy_from_slice(&self.configuration.to_le_bytes());
+        out[28..36].copy_from_slice(&self.suspect_until.0.to_le_bytes());
+        out[36..44].copy_from_slice(&self.log_start.0.to_le_bytes());
+        out[44..52].copy_from_slice(&self.checkpoint.0.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &Bytes) -> Option<Meta> {
+        let bytes: &[u8; META] = bytes.as_ref().try_into().ok()?;
+        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        Some(Meta {
+            store: bytes[..16].try_into().expect("sixteen bytes"),
+            promised: Epoch(u32::from_le_bytes(bytes[16..20].try_into().expect("four bytes"))),
+            configuration: u64_at(20),
+            suspect_until: Lsn(u64_at(28)),
+            log_start: Lsn(u64_at(36)),
+            checkpoint: Lsn(u64_at(44)),
+        })
+    }
+}
+
+/// One shard's folder.
+#[derive(Debug)]
+pub struct ShardFolder {
+    dir: PathBuf,
+    meta: Meta,
+    twin: Twin,
+}
+
+impl ShardFolder {
+    fn open(disk: &dyn Disk, chance: &mut dyn Chance, dir: &Path) -> Result<ShardFolder, FolderError> {
+        disk.create_dir_all(dir).map_err(at(dir))?;
+        let mut twin = Twin::open(disk, dir, "meta", *b"GANTRYMT").map_err(at(dir))?;
+        let meta = match twin.value() {
+            Some(value) => Meta::decode(value).ok_or_else(|| FolderError::Damaged { path: dir.join("meta.a") })?,
+            None => {
+                let mut store = [0; 16];
+                chance.fill(&mut store);
+                let zero = Lsn(0);
+                let meta = Meta { store, promised: Epoch(0), configuration: 0, suspect_until: zero, log_start: zero, checkpoint: zero };
+                twin.store(&meta.encode()).map_err(at(dir))?;
+                meta
+            }
+        };
+        Ok(ShardFolder { dir: dir.to_path_buf(), meta, twin })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn meta(&self) -> Meta {
+        self.meta
+    }
+
+    /// Replaces the meta, durably: a promise is kept before it is answered.
+    pub fn set_meta(&mut self, meta: Meta) -> Result<(), FolderError> {
+        self.twin.store(&meta.encode()).map_err(at(&self.dir))?;
+        self.meta = meta;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use gantry_platform::chance::SeededChance;
-    use gantry_platform::disk::memory::MemoryDisk;
+    use gantry_platform::disk::crash::CrashStates;
+    use gantry_platform::{MemoryDisk, RecordingDisk, SeededChance};
     use std::sync::Arc;
 
-    fn open(disk: &SharedDisk, kernel: &str) -> Result<DataFolder, FolderError> {
-        DataFolder::open(disk.clone(), Path::new("/data"), kernel, &mut SeededChance::new(1))
+    const ROOT: &str = "gantry-data";
+
+    fn open_on(disk: &SharedDisk, boot_id: &str) -> Result<DataFolder, FolderError> {
+        DataFolder::open(Arc::clone(disk), Path::new(ROOT), boot_id, &mut SeededChance::new(7))
+    }
+
+    fn open(disk: &SharedDisk) -> Result<DataFolder, FolderError> {
+        open_on(disk, "boot-1")
+    }
+
+    fn memory() -> SharedDisk {
+        Arc::new(MemoryDisk::new())
     }
 
     #[test]
-    fn a_folder_keeps_its_ids_and_knows_how_the_last_run_ended() {
-        let disk: SharedDisk = Arc::new(MemoryDisk::new());
-        let first = open(&disk, "k1").unwrap();
-        let ids = (first.node, first.cluster);
+    fn a_folder_keeps_its_identity_and_counts_its_runs() {
+        let disk = memory();
+        let first = open(&disk).unwrap();
+        let names = (first.node, first.cluster);
         assert_eq!((first.last_run, first.incarnation), (LastRun::Fresh, 1));
-        assert!(matches!(open(&disk, "k1"), Err(FolderError::InUse { .. })));
-        drop(first);
-        let second = open(&disk, "k1").unwrap();
-        assert_eq!((second.last_run, (second.node, second.cluster)), (LastRun::ProcessCrash, ids));
-        second.close().unwrap();
-        let third = open(&disk, "k2").unwrap();
-        assert_eq!((third.last_run, third.incarnation), (LastRun::Clean, 3));
+        first.close().unwrap();
+        let second = open(&disk).unwrap();
+        assert_eq!(((second.node, second.cluster), second.last_run, second.incarnation), (names, LastRun::Clean, 2));
+        drop(second);
+        let third = open(&disk).unwrap();
+        assert_eq!((third.last_run, third.incarnation), (LastRun::ProcessCrash, 3));
         drop(third);
-        assert_eq!(open(&disk, "k3").unwrap().last_run, LastRun::MachineCrash);
+        assert_eq!(open_on(&disk, "boot-2").unwrap().last_run, LastRun::MachineCrash);
     }
 
     #[test]
-    fn foreign_and_newer_folders_are_refused_and_left_alone() {
-        let disk: SharedDisk = Arc::new(MemoryDisk::new());
-        drop(open(&disk, "k").unwrap());
-        let node = disk.open(Path::new("/data/node")).unwrap();
-        node.write_at(8, &[IoSlice::new(&2u32.to_le_bytes())]).unwrap();
-        let error = open(&disk, "k").unwrap_err();
-        assert!(error.to_string().contains("newer version"), "{error}");
-        node.write_at(0, &[IoSlice::new(b"x")]).unwrap();
-        assert!(matches!(open(&disk, "k"), Err(FolderError::NotOurs { file: "node", .. })));
+    fn a_second_process_is_told_who_has_the_folder() {
+        let disk = memory();
+        let _held = open(&disk).unwrap();
+        let text = open(&disk).unwrap_err().to_string();
+        let pid = std::process::id();
+        let expected = format!("the data folder `gantry-data` is in use by process {pid}; stop that process, or choose another folder with `--data`");
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_folder_of_a_newer_format_is_refused_with_what_to_do() {
+        let disk = memory();
+        disk.create_dir_all(Path::new(ROOT)).unwrap();
+        let file = disk.create(&Path::new(ROOT).join("node")).unwrap();
+        let body = format!("{TITLE}\nformat 3\nsomething else\n");
+        let text = format!("{body}crc {:08x}\n", crc32c(&[body.as_bytes()]));
+        file.write_at(0, &[IoSlice::new(text.as_bytes())]).unwrap();
+        assert_eq!(
+            open(&disk).unwrap_err().to_string(),
+            "the data folder `gantry-data` has format 3, this program knows formats up to 1; nothing was changed, start the newer version"
+        );
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_left_alone() {
+        let disk = memory();
+        disk.create_dir_all(Path::new("gantry-data/lost+found")).unwrap();
+        open(&disk).unwrap().close().unwrap();
+        let disk = memory();
+        disk.create_dir_all(Path::new("gantry-data/photos")).unwrap();
+        let error = open(&disk).unwrap_err();
+        assert!(matches!(&error, FolderError::NotOurs { found, .. } if found == "photos"), "{error}");
+    }
+
+    #[test]
+    fn every_damaged_byte_of_the_node_file_is_noticed() {
+        let disk = memory();
+        open(&disk).unwrap().close().unwrap();
+        let path = Path::new("gantry-data/node");
+        let file = disk.open(path).unwrap();
+        for off in 0..file.len().unwrap() - 1 {
+            let mut byte = [0];
+            file.read_at(off, &mut byte).unwrap();
+            file.write_at(off, &[IoSlice::new(&[byte[0] ^ 1])]).unwrap();
+            let error = open(&disk).err();
+            assert!(matches!(error, Some(FolderError::Damaged { .. })), "byte {off}: {error:?}");
+            file.write_at(off, &[IoSlice::new(&byte)]).unwrap();
+        }
+        assert!(open(&disk).is_ok());
+    }
+
+    #[test]
+    fn a_power_loss_while_the_folder_is_made_leaves_one_that_opens() {
+        let recording = RecordingDisk::new();
+        let disk: SharedDisk = Arc::new(recording.clone());
+        let folder = open(&disk).unwrap();
+        folder.open_shard(&mut SeededChance::new(1), ShardId(7)).unwrap();
+        folder.close().unwrap();
+        let ops = recording.ops();
+        let mut states = CrashStates::new(&ops);
+        for prefix in 0..=ops.len() {
+            let point = states.at(prefix);
+            for kept in 0..1u32 << point.unsynced_len().min(10) {
+                let disk: SharedDisk = Arc::new(point.materialize(|n| kept >> n & 1 == 1));
+                let folder = open_on(&disk, "boot-2").unwrap();
+                folder.open_shard(&mut SeededChance::new(1), ShardId(7)).unwrap();
+                assert_eq!(folder.shards().unwrap(), [ShardId(7)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_shard_keeps_its_promises() {
+        let disk = memory();
+        let folder = open(&disk).unwrap();
+        let mut shard = folder.open_shard(&mut SeededChance::new(1), ShardId(7)).unwrap();
+        assert_eq!(shard.dir(), Path::new("gantry-data/shard-0000000007"));
+        let meta = Meta { promised: Epoch(9), configuration: 2, suspect_until: Lsn(64), log_start: Lsn(8), checkpoint: Lsn(16), ..shard.meta() };
+        shard.set_meta(meta).unwrap();
+        assert_eq!(folder.open_shard(&mut SeededChance::new(2), ShardId(7)).unwrap().meta(), meta);
     }
 }

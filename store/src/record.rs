@@ -371,8 +371,8 @@ mod tests {
         assert_eq!((tag_hash("paid"), tag_hash("")), (TAG_PAID, TAG_EMPTY), "they are stored in index runs and frames");
     }
 
-    const TAG_PAID: u32 = 0;
-    const TAG_EMPTY: u32 = 0;
+    const TAG_PAID: u32 = 2_035_884_693;
+    const TAG_EMPTY: u32 = 953_390_274;
 
     proptest! {
         #[test]

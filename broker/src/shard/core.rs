@@ -38,6 +38,14 @@ pub trait Draft: Send {
     fn size(&self) -> usize;
 }
 
+/// When a delivery ends that its consumer changes.
+#[derive(Clone, Copy, Debug)]
+pub struct After {
+    pub asked_ms: u64,
+    /// The least if it failed and was renewed automatically until now.
+    pub failed_ms: u64,
+}
+
 /// What happens to a shard.
 #[derive(Debug)]
 pub enum Event<D> {
@@ -46,7 +54,7 @@ pub enum Event<D> {
     /// The caller of a receive went away.
     Cancel { token: Token },
     Ack { token: Token, group: GroupId, handles: Vec<ReceiptHandle> },
-    Change { token: Token, group: Arc<Group>, handle: ReceiptHandle, after_ms: u64, attempt: AttemptCount },
+    Change { token: Token, group: Arc<Group>, handle: ReceiptHandle, after: After, attempt: AttemptCount },
     Dead { token: Token, group: Arc<Group>, handle: ReceiptHandle },
     Release { handles: Vec<ReceiptHandle> },
     ClientGone { client: ClientId },
@@ -203,7 +211,7 @@ impl<D: Draft> Core<D> {
             Event::Receive { token, poll } => self.receive(token, poll, entries),
             Event::Cancel { token } => self.polls.cancel(token),
             Event::Ack { token, group, handles } => self.ack(token, group, &handles),
-            Event::Change { token, group, handle, after_ms, attempt } => self.change(token, group, handle, after_ms, attempt),
+            Event::Change { token, group, handle, after, attempt } => self.change(token, group, handle, after, attempt),
             Event::Dead { token, group, handle } => self.dead(token, group, handle, entries),
             Event::Release { handles } => self.release(&handles, entries),
             Event::ClientGone { client } => self.client_gone(&client, entries),

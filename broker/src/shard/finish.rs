@@ -1,6 +1,6 @@
 //! The end of deliveries: acknowledged, failed, lapsed, dead, given back; and where groups stand.
 
-use super::core::{Core, Draft, Entries, Reply, Token};
+use super::core::{After, Core, Draft, Entries, Reply, Token};
 use super::state::cursor::Found;
 use crate::record::{Ack, Dead, Expire, Record, SetVisible, Visibility};
 use gantry_model::contract::broker::{AttemptCount, LeaseError, QueuePosition};
@@ -55,17 +55,17 @@ impl<D: Draft> Core<D> {
         }
     }
 
-    pub(super) fn change(&mut self, token: Token, group: Arc<Group>, handle: ReceiptHandle, after_ms: u64, attempt: AttemptCount) {
+    pub(super) fn change(&mut self, token: Token, group: Arc<Group>, handle: ReceiptHandle, after: After, attempt: AttemptCount) {
         self.flush_acks();
         self.know(group.clone());
         let answer = match self.holder(group.id, &handle) {
-            Holder::Holds { queue, .. } => self.move_end(queue, group.id, handle.offset, after_ms, attempt),
+            Holder::Holds { queue, .. } => self.move_end(queue, group.id, handle.offset, after, attempt),
             Holder::Finished | Holder::Lost => Err(LeaseError::Ended),
         };
         self.reply(token, Reply::Changed(answer));
     }
 
-    fn move_end(&mut self, queue: QueueKey, group: GroupId, offset: Offset, after_ms: u64, attempt: AttemptCount) -> Result<(), LeaseError> {
+    fn move_end(&mut self, queue: QueueKey, group: GroupId, offset: Offset, after: After, attempt: AttemptCount) -> Result<(), LeaseError> {
         let Some(lease) = self.state.cursor(group, queue).and_then(|cursor| cursor.leases.get(&offset.0)) else {
             // It lapsed a moment ago and nobody has it yet: too late to keep it, and it is visible already.
             return Err(LeaseError::Ended);
@@ -73,12 +73,14 @@ impl<D: Draft> Core<D> {
         let how = match attempt {
             AttemptCount::Suspended => Visibility::Suspended,
             // Only a push consumer has a lease without a deadline, and it moves the end to say that it failed.
-            AttemptCount::Counts if lease.owner.is_some() || after_ms == 0 => Visibility::Nacked,
+            AttemptCount::Counts if lease.owner.is_some() || after.asked_ms == 0 => Visibility::Nacked,
             AttemptCount::Counts => Visibility::Extended,
         };
+        let failed = lease.owner.is_some() && how == Visibility::Nacked;
+        let at = self.now + if failed { after.asked_ms.max(after.failed_ms) } else { after.asked_ms };
         self.disown(queue, group, offset.0);
-        self.append(Record::SetVisible(SetVisible { group, queue, offset, at: self.now + after_ms, how }));
-        self.timers.insert((self.now + after_ms, queue, group));
+        self.append(Record::SetVisible(SetVisible { group, queue, offset, at, how }));
+        self.timers.insert((at, queue, group));
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! The way into a shard: requests with the channel for their answer, and the status that others may read at any time.
 
-use super::core::{Given, Token};
+use super::core::{After, Given, Token};
 use crate::admission::Permit;
 use crate::draft::Draft;
 use crate::record::Forget;
@@ -20,7 +20,7 @@ pub enum Request {
     Receive { token: Token, wish: Wish, reply: oneshot::Sender<Leased> },
     Cancel { token: Token },
     Ack { group: GroupId, handles: Vec<ReceiptHandle>, reply: oneshot::Sender<Vec<Result<(), LeaseError>>> },
-    Change { group: Arc<Group>, handle: ReceiptHandle, after_ms: u64, attempt: AttemptCount, reply: oneshot::Sender<Result<(), LeaseError>> },
+    Change { group: Arc<Group>, handle: ReceiptHandle, after: After, attempt: AttemptCount, reply: oneshot::Sender<Result<(), LeaseError>> },
     Dead { group: Arc<Group>, handle: ReceiptHandle, reply: oneshot::Sender<Result<(), LeaseError>> },
     Release { handles: Vec<ReceiptHandle> },
     ClientGone { client: ClientId },

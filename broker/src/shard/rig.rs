@@ -1,6 +1,6 @@
 //! A core without a world: a test plays the driver, commits when it wants to, and keeps the log to replay it.
 
-use super::core::{Action, Core, Draft, Entries, Entry, Event, Given, Limits, Reply, Token};
+use super::core::{Action, After, Core, Draft, Entries, Entry, Event, Given, Limits, Reply, Token};
 use super::polls::{Poll, Wanted};
 use super::state::State;
 use crate::record::Record;
@@ -203,7 +203,7 @@ impl Rig {
 
     pub fn change(&mut self, group: &Arc<Group>, given: &Given, after_ms: u64, attempt: AttemptCount) -> Result<(), LeaseError> {
         let token = self.token();
-        self.step(Event::Change { token, group: group.clone(), handle: handle(group, given), after_ms, attempt });
+        self.step(Event::Change { token, group: group.clone(), handle: handle(group, given), after: After { asked_ms: after_ms, failed_ms: 0 }, attempt });
         self.settle();
         match self.replies.remove(&token) {
             Some(Reply::Changed(answer)) => answer,

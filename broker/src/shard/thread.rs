@@ -192,9 +192,9 @@ impl Driver {
                 let token = self.wait_for(Waiter::Ack(reply));
                 self.step(now, Event::Ack { token, group, handles })
             }
-            Request::Change { group, handle, after_ms, attempt, reply } => {
+            Request::Change { group, handle, after, attempt, reply } => {
                 let token = self.wait_for(Waiter::Change(reply));
-                self.step(now, Event::Change { token, group, handle, after_ms, attempt })
+                self.step(now, Event::Change { token, group, handle, after, attempt })
             }
             Request::Dead { group, handle, reply } => {
                 let token = self.wait_for(Waiter::Change(reply));

@@ -133,8 +133,12 @@ impl Connection {
     async fn produce_in_turn(mut self, producer: u32) {
         let template = self.template(producer);
         let mut seq = 0;
-        while self.crew.board.take_ticket() {
-            self.send(StampedSend { template: template.clone(), seq, due: clock::nanos() }, producer).await;
+        loop {
+            let due = clock::nanos();
+            if !self.crew.board.take_ticket(due) {
+                return;
+            }
+            self.send(StampedSend { template: template.clone(), seq, due }, producer).await;
             seq += 1;
         }
     }

@@ -45,6 +45,8 @@ pub struct Board {
     /// Sends that may still begin.
     tickets: AtomicU64,
     sends_over: AtomicBool,
+    /// No send begins, or is due, at or after this time.
+    sends_end_at: AtomicU64,
     /// The warm-up is over.
     measuring: AtomicBool,
     sent: AtomicU64,
@@ -65,6 +67,7 @@ impl Board {
         Board {
             tickets: AtomicU64::new(tickets.unwrap_or(u64::MAX)),
             sends_over: AtomicBool::new(false),
+            sends_end_at: AtomicU64::new(u64::MAX),
             measuring: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -78,13 +81,18 @@ impl Board {
         }
     }
 
-    /// The right to begin one send.
-    pub fn take_ticket(&self) -> bool {
-        !self.sends_are_over() && self.tickets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    /// The right to one send that is due then.
+    pub fn take_ticket(&self, due: u64) -> bool {
+        let open = !self.sends_over.load(Ordering::Relaxed) && self.is_in_time(due);
+        open && self.tickets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
     pub fn sends_are_over(&self) -> bool {
-        self.sends_over.load(Ordering::Relaxed)
+        self.sends_over.load(Ordering::Relaxed) || !self.is_in_time(clock::nanos())
+    }
+
+    fn is_in_time(&self, due: u64) -> bool {
+        due < self.sends_end_at.load(Ordering::Relaxed)
     }
 
     /// Whether the warm-up is over; time before it counts for nothing.
@@ -347,8 +355,7 @@ impl<'a> Phase<'a> {
     /// Waits for the end and takes the samples.
     async fn watch(&self, board: &Arc<Board>, began: Began, crew: Crew, terminal: &mut Terminal) -> Result<Outcome, Failure> {
         let Began { since, sample: before } = began;
-        let deadline = self.settings.duration().map(|time| since + time.as_nanos() as u64);
-        let mut monitor = Monitor { since, deadline, most: 0, seen: (0, since), shown: 0 };
+        let mut monitor = Monitor { since, most: 0, seen: (0, since), shown: 0 };
         let mut tally = Tally::new();
         for part in crew.tallies {
             let mut part = part;
@@ -377,8 +384,7 @@ impl<'a> Phase<'a> {
         if let Some(pid) = self.place.pid {
             monitor.most = monitor.most.max(process::sample(pid).await.map_or(0, |sample| sample.rss_bytes));
         }
-        if monitor.deadline.is_some_and(|deadline| now >= deadline) {
-            board.sends_over.store(true, Ordering::Relaxed);
+        if !board.is_in_time(now) {
             // Nothing was sent and nothing is awaited: then time alone ends the phase.
             if board.producing.load(Ordering::Relaxed) > 0 && board.sent.load(Ordering::Relaxed) == 0 && board.expected == 0 {
                 board.stop();
@@ -408,6 +414,9 @@ impl<'a> Phase<'a> {
     async fn begin_measuring(&self, board: &Board) -> Began {
         let sample = self.sample().await;
         let since = clock::nanos();
+        if let Some(time) = self.settings.duration() {
+            board.sends_end_at.store(since + time.as_nanos() as u64, Ordering::Relaxed);
+        }
         board.measuring.store(true, Ordering::Relaxed);
         Began { since, sample }
     }
@@ -431,7 +440,6 @@ struct Began {
 /// What `look` remembers.
 struct Monitor {
     since: u64,
-    deadline: Option<u64>,
     most: u64,
     /// Progress, and when it was last new.
     seen: (u64, u64),

@@ -39,7 +39,7 @@ pub fn pace(schedule: Schedule, board: &Arc<Board>, lanes: &[mpsc::Sender<u64>])
             }
             std::thread::sleep(Duration::from_nanos(early).min(NAP));
         }
-        if !board.take_ticket() || lane.blocking_send(due).is_err() {
+        if !board.take_ticket(due) || lane.blocking_send(due).is_err() {
             return;
         }
     }

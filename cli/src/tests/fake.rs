@@ -102,6 +102,7 @@ impl Cluster {
         system.queue_id = (number % QUEUES) as i32;
         system.queue_offset = Some((number / QUEUES) as i64);
         system.store_timestamp = at(number);
+        system.born_timestamp = at(number);
         system.delivery_attempt = Some(1);
         system.receipt_handle = Some(format!("handle-{number}"));
         let entry =

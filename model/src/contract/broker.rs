@@ -136,6 +136,8 @@ pub struct VisibilityChange {
     pub handle: ReceiptHandle,
     /// From now; zero makes the message visible at once.
     pub after: Duration,
+    /// An auto-renewed message that failed waits at least this long, whatever `after` says: some clients misread the delays they are given.
+    pub failed_for_at_least: Duration,
     pub attempt: AttemptCount,
 }
 

@@ -4,8 +4,8 @@
 //! deleted, is answered with that code.
 
 use crate::context::Context;
-use crate::shared::Shared;
 use crate::rpc::overall;
+use crate::shared::Shared;
 use crate::status::{self, Refusal};
 use crate::validate;
 use gantry_model::contract::broker::LeaseError;
@@ -17,11 +17,8 @@ pub async fn answer(shared: &Shared, context: Context, request: AckMessageReques
     let names = Names::parse(request.topic.as_ref(), request.group.as_ref(), context.namespace())?;
     validate::ack_entries(request.entries.len())?;
     let mut handles = Vec::with_capacity(request.entries.len());
-    let checked: Vec<Result<(), Refusal>> = request
-        .entries
-        .iter()
-        .map(|entry| names.handle(shared, &entry.receipt_handle).map(|(_, handle)| handles.push(handle)))
-        .collect();
+    let checked: Vec<Result<(), Refusal>> =
+        request.entries.iter().map(|entry| names.handle(shared, &entry.receipt_handle).map(|(_, handle)| handles.push(handle))).collect();
     let group = shared.metadata.group(&names.group);
     let acked = match &group {
         Some(group) if !handles.is_empty() => shared.broker.ack(group, handles).await,

@@ -4,8 +4,8 @@
 //! ignored; the broker has its own count.
 
 use crate::context::Context;
-use crate::shared::Shared;
 use crate::rpc::ack_message::Names;
+use crate::shared::Shared;
 use crate::status::{self, Refusal};
 use gantry_proto::v2::{ForwardMessageToDeadLetterQueueRequest, ForwardMessageToDeadLetterQueueResponse};
 

@@ -20,9 +20,9 @@ pub mod offsets;
 pub mod sync_lite_subscription;
 
 use crate::context::{Context, Headers, Peer};
-use crate::shared::Shared;
 use crate::metrics::Rpc;
 use crate::sessions::Session;
+use crate::shared::Shared;
 use crate::status::Refusal;
 use gantry_platform::clock::timeout;
 use gantry_proto::v2::messaging_service_server::MessagingService;
@@ -101,7 +101,9 @@ pub trait Answer: Send {
 
 macro_rules! answers {
     ($($response:ident),+ $(,)?) => {
-        $(impl Answer for $response {
+        // Some responses are a status and nothing else.
+        $(#[allow(clippy::needless_update)]
+        impl Answer for $response {
             fn refused(refusal: Refusal) -> Self {
                 $response { status: Some(refusal.into()), ..Default::default() }
             }
@@ -226,7 +228,10 @@ impl MessagingService for Messaging {
         self.unary(Rpc::RecallMessage, request, |context, request| recall_message::answer(&self.shared, context, request)).await
     }
 
-    async fn sync_lite_subscription(&self, request: Request<SyncLiteSubscriptionRequest>) -> Result<Response<SyncLiteSubscriptionResponse>, tonic::Status> {
+    async fn sync_lite_subscription(
+        &self,
+        request: Request<SyncLiteSubscriptionRequest>,
+    ) -> Result<Response<SyncLiteSubscriptionResponse>, tonic::Status> {
         self.unary(Rpc::SyncLiteSubscription, request, sync_lite_subscription::answer).await
     }
 }

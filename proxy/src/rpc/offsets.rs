@@ -4,8 +4,8 @@ use crate::context::Context;
 use crate::status::Refusal;
 use crate::validate;
 use gantry_proto::v2::{
-    Code, GetOffsetRequest, GetOffsetResponse, MessageQueue, QueryOffsetPolicy, QueryOffsetRequest, QueryOffsetResponse, Resource, UpdateOffsetRequest,
-    UpdateOffsetResponse,
+    Code, GetOffsetRequest, GetOffsetResponse, MessageQueue, QueryOffsetPolicy, QueryOffsetRequest, QueryOffsetResponse, Resource,
+    UpdateOffsetRequest, UpdateOffsetResponse,
 };
 
 pub async fn update(context: Context, request: UpdateOffsetRequest) -> Result<UpdateOffsetResponse, Refusal> {

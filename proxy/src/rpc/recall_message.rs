@@ -1,8 +1,8 @@
 //! RecallMessage: cancels a delayed message before it is due. Checked here, answered by a later version.
 
 use crate::context::Context;
-use crate::shared::Shared;
 use crate::first_use::existing_topic;
+use crate::shared::Shared;
 use crate::status::Refusal;
 use crate::validate;
 use gantry_proto::v2::{Code, RecallMessageRequest, RecallMessageResponse};

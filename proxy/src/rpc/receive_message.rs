@@ -112,7 +112,10 @@ async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest)
     }
     let kind = if request.auto_renew { ClientType::PushConsumer } else { ClientType::SimpleConsumer };
     context.session.consumes(kind, &group_name, Some(&topic_name));
-    let _open = OpenPoll::enter(shared)?;
+    if shared.metrics.open_polls.get() >= shared.config.limits.open_polls as i64 {
+        return Err(Refusal::polling_full());
+    }
+    let _open = shared.metrics.open_polls.hold();
     let client = context.session.client.clone();
     let wish = ReceiveRequest { group, topic, filter, client, max, lease, wait, attempt_id: request.attempt_id.filter(|id| !id.is_empty()) };
     tokio::select! {
@@ -147,25 +150,6 @@ fn request_timeout(context: &Context) -> Duration {
     let facts = context.session.facts();
     let told = facts.settings.as_ref().and_then(|settings| settings.request_timeout.as_ref()).and_then(validate::duration_ms);
     told.map_or(REQUEST_TIMEOUT, Duration::from_millis)
-}
-
-/// A poll that counts while it waits.
-struct OpenPoll<'a>(&'a Shared);
-
-impl OpenPoll<'_> {
-    fn enter(shared: &Shared) -> Result<OpenPoll<'_>, Refusal> {
-        if shared.metrics.open_polls.get() >= shared.config.limits.open_polls as i64 {
-            return Err(Refusal::polling_full());
-        }
-        shared.metrics.open_polls.add(1);
-        Ok(OpenPoll(shared))
-    }
-}
-
-impl Drop for OpenPoll<'_> {
-    fn drop(&mut self) {
-        self.0.metrics.open_polls.add(-1);
-    }
 }
 
 /// The elements of one answer.

@@ -73,10 +73,10 @@ impl Stream {
             match command {
                 Ok(Some(command)) => {
                     self.seen();
-                    if let Some(Command::Settings(sent)) = command.command {
-                        if !self.settle(sent).await {
-                            return;
-                        }
+                    if let Some(Command::Settings(sent)) = command.command
+                        && !self.settle(sent).await
+                    {
+                        return;
                     }
                 }
                 Ok(None) => return,

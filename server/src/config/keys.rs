@@ -35,6 +35,7 @@ pub const KEYS: &[Key] = &[
     key("tls.key", "", Some("tls-key"), "PEM file with the private key"),
     key("retention.age", "3d", Some("retention-age"), "how long messages are kept; a topic may say otherwise"),
     key("retention.bytes", "unlimited", Some("retention-bytes"), "how many bytes of messages are kept at most"),
+    key("recovery.skip-damaged", "false", Some("skip-damaged"), "goes on over damaged parts of the log at the start: what was in them is lost"),
     key("limits.connections", "10000", None, "open client connections"),
     key("limits.open-polls", "100000", None, "receive calls that wait for messages"),
     key("limits.decode-bytes", "256MiB", None, "bytes of all requests that are being read or worked on"),

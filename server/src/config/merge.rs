@@ -155,7 +155,11 @@ mod tests {
     #[test]
     fn flags_beat_the_environment_which_beats_the_file_which_beats_defaults() {
         let file = document("data: /from/file\nports: {admin: 1, http: 2, messaging: 3}\n");
-        let env = BTreeMap::from([("GANTRY_PORTS_ADMIN".into(), "4".into()), ("GANTRY_PORTS_HTTP".into(), "5".into()), ("GANTRY_ENDPOINT".into(), "x".into())]);
+        let env = BTreeMap::from([
+            ("GANTRY_PORTS_ADMIN".into(), "4".into()),
+            ("GANTRY_PORTS_HTTP".into(), "5".into()),
+            ("GANTRY_ENDPOINT".into(), "x".into()),
+        ]);
         let flags = [("ports.admin".into(), "6".into(), "--admin-port".into())];
         let (merged, problems) = merge(Some(&file), &env, &flags);
         assert_eq!(problems, []);
@@ -171,7 +175,10 @@ mod tests {
     fn every_unknown_key_is_named_with_the_nearest_known_one() {
         check_problems(
             "prots:\n  messaging: 1\ntls:\n  kay: x\n",
-            &["gantry.yaml: unknown key `prots.messaging`, did you mean `ports.messaging`?", "gantry.yaml: unknown key `tls.kay`, did you mean `tls.key`?"],
+            &[
+                "gantry.yaml: unknown key `prots.messaging`, did you mean `ports.messaging`?",
+                "gantry.yaml: unknown key `tls.kay`, did you mean `tls.key`?",
+            ],
         );
     }
 
@@ -180,7 +187,10 @@ mod tests {
         check_problems("", &[]);
         check_problems("# nothing\nports:\n", &[]);
         check_problems("just text", &["gantry.yaml: the document must be a mapping of keys to values, like `data: ./gantry-data`"]);
-        check_problems("data: {", &["gantry.yaml: this is not YAML: did not find expected node content at line 2 column 1, while parsing a flow node"]);
+        check_problems(
+            "data: {",
+            &["gantry.yaml: this is not YAML: did not find expected node content at line 2 column 1, while parsing a flow node"],
+        );
         check_problems("listen: [{a: 1}]", &["gantry.yaml: the value of `listen` is neither a text, a number, yes or no, nor a list of them"]);
         check_problems("data: a\ndata: b\n", &["gantry.yaml: this is not YAML: duplicate entry with key \"data\""]);
     }

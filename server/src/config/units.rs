@@ -141,7 +141,9 @@ mod tests {
 
     #[test]
     fn endpoints_have_a_host_and_a_port() {
-        let check = |text: &str, expected: Option<(&str, u16)>| assert_eq!(endpoint(text).ok(), expected.map(|(host, port)| (host.to_owned(), port)), "`{text}`");
+        let check = |text: &str, expected: Option<(&str, u16)>| {
+            assert_eq!(endpoint(text).ok(), expected.map(|(host, port)| (host.to_owned(), port)), "`{text}`")
+        };
         check("mq.example.com:8081", Some(("mq.example.com", 8081)));
         check("[::1]:8081", Some(("::1", 8081)));
         check("::1:8081", None);
