@@ -1,31 +1,15 @@
-//! What time it is, and a random tag. The only place of this crate that asks the machine.
+//! What time it is in the form of the wire, and numbers that nobody else has.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime};
+use gantry_platform::{Chance, Clock, SystemChance, SystemClock};
+use prost_types::Timestamp;
 
-/// Time since the first call; never goes back.
-#[expect(clippy::disallowed_methods, reason = "a client command runs against real servers: it measures and is never simulated")]
-pub fn mono() -> Duration {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed()
-}
-
-/// Nanoseconds of `mono`, the unit of the histograms.
-pub fn nanos() -> u64 {
-    mono().as_nanos() as u64
-}
-
-/// The wall clock as the wire writes it.
-#[expect(clippy::disallowed_methods, reason = "a client command runs against real servers: it measures and is never simulated")]
-pub fn wall() -> prost_types::Timestamp {
-    prost_types::Timestamp::from(SystemTime::now())
+/// Now, to the millisecond.
+pub fn wall() -> Timestamp {
+    let ms = SystemClock::new().wall_ms();
+    Timestamp { seconds: (ms / 1_000) as i64, nanos: (ms % 1_000 * 1_000_000) as i32 }
 }
 
 /// A number that no other process has: names of clients, of messages and of temporary topics are made from it.
 pub fn random_tag() -> u64 {
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u32(std::process::id());
-    hasher.write_u128(mono().as_nanos());
-    hasher.finish()
+    SystemChance.next_u64()
 }

@@ -1,11 +1,11 @@
 //! From an address to a client: reading addresses, TLS, and the headers by which the server knows who calls.
 
 use crate::clock;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, check_status};
 use crate::global::{Global, TlsMode};
 use gantry_proto::admin::admin_client::AdminClient;
 use gantry_proto::v2::messaging_service_client::MessagingServiceClient;
-use gantry_proto::v2::{AddressScheme, Endpoints, Resource};
+use gantry_proto::v2::{AddressScheme, Endpoints, QueryRouteRequest, Resource};
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
@@ -143,6 +143,15 @@ impl Address {
         let address = gantry_proto::v2::Address { host: self.host.clone(), port: i32::from(self.port) };
         Endpoints { scheme: scheme as i32, addresses: vec![address] }
     }
+}
+
+/// Asks for the topic as every client does before it uses one: a server that makes topics on first use makes it now.
+pub async fn find_topic(client: &mut Messaging, topic: &str, global: &Global) -> Result<(), Failure> {
+    let what = format!("cannot find topic `{topic}`");
+    let endpoints = Some(Address::parse(&global.endpoint, global.tls)?.endpoints());
+    let ask = QueryRouteRequest { topic: Some(resource(global, topic)), endpoints };
+    let answer = client.query_route(request(ask, global)).await.map_err(|status| Failure::from_grpc(&what, &status))?;
+    check_status(&what, answer.into_inner().status.as_ref())
 }
 
 /// A topic or group of the namespace that the user chose.

@@ -58,6 +58,7 @@ pub async fn run(args: Consume, global: &Global, terminal: &mut Terminal) -> Res
     check_filter(&args.filter)?;
     check_invisible(args.invisible)?;
     let mut client = connect::messaging(global, "consume").await?;
+    connect::find_topic(&mut client, &args.topic, global).await?;
     let mut receiver = client.clone();
     let outcome = tokio::select! {
         outcome = receive_all(&args, &mut receiver, global, terminal) => outcome,

@@ -105,7 +105,7 @@ impl From<Start> for StartPosition {
     }
 }
 
-/// How long to wait after a failed delivery: growing delays, or a list of them.
+// How long to wait after a failed delivery: growing delays, or a list of them. (A doc comment would describe the command in its help.)
 #[derive(Debug, Args)]
 struct Retry {
     /// First delay of growing ones

@@ -1,6 +1,5 @@
 //! `gantry group lag`: how many messages a group has not finished, by topic or by queue, once or again and again.
 
-use crate::clock;
 use crate::connect::{Admin, request};
 use crate::failure::Failure;
 use crate::global::{Global, OutputFormat};
@@ -9,6 +8,7 @@ use crate::output::{self, Report, Table, or_dash};
 use crate::terminal::Terminal;
 use crate::value;
 use clap::Args;
+use gantry_platform::{Clock, SystemClock};
 use gantry_proto::admin::{Backlog, GetGroupLagRequest, QueueLag};
 use serde::Serialize;
 use std::io::Write;
@@ -40,6 +40,7 @@ pub struct Lag {
 }
 
 pub async fn run(args: Lag, admin: &mut Admin, global: &Global, terminal: &mut Terminal) -> Result<(), Failure> {
+    let clock = SystemClock::new();
     let mut before: Option<(u64, Duration)> = None;
     loop {
         let mut report = match look(&args, admin, global).await {
@@ -49,7 +50,7 @@ pub async fn run(args: Lag, admin: &mut Admin, global: &Global, terminal: &mut T
         if !args.watch {
             return output::print(&report, global.output, terminal);
         }
-        let now = clock::mono();
+        let now = clock.mono();
         report.change_per_second = before.map(|(lag, then)| (report.total.lag as f64 - lag as f64) / (now - then).as_secs_f64());
         before = Some((report.total.lag, now));
         if global.output == OutputFormat::Table {

@@ -10,6 +10,7 @@ use crate::value::{self, Rate};
 use bytes::Bytes;
 use clap::Args;
 use gantry_model::limits::BODY_MAX;
+use gantry_platform::{Clock, SystemClock};
 use gantry_proto::v2::{Encoding, Message, MessageType, SendMessageRequest, SendResultEntry, SystemProperties};
 use prost_types::Timestamp;
 use serde::Serialize;
@@ -104,9 +105,10 @@ impl Source {
 pub async fn run(args: Produce, global: &Global, terminal: &mut Terminal) -> Result<(), Failure> {
     let source = source(&args, terminal).await?;
     let limit = args.count.unwrap_or(if matches!(source, Source::Lines) { u64::MAX } else { 1 });
-    let client = connect::messaging(global, "produce").await?;
+    let mut client = connect::messaging(global, "produce").await?;
+    connect::find_topic(&mut client, &args.topic, global).await?;
     let quiet = args.quiet || args.count.is_some_and(|count| count > 10);
-    let mut sender = Sender { client, args, global, terminal, quiet, flying: JoinSet::new(), sent: 0, bytes: 0, began: clock::mono(), shown: 0 };
+    let mut sender = Sender { client, args, global, terminal, quiet, flying: JoinSet::new(), sent: 0, bytes: 0, clock: SystemClock::new(), shown: 0 };
     let outcome = tokio::select! {
         outcome = sender.send_all(&source, limit) => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
@@ -165,14 +167,15 @@ struct Sender<'a> {
     flying: JoinSet<Result<SendResultEntry, Failure>>,
     sent: u64,
     bytes: u64,
-    began: Duration,
+    /// Its monotonic time begins with the first message.
+    clock: SystemClock,
     shown: u64,
 }
 
 impl Sender<'_> {
     async fn send_all(&mut self, source: &Source, limit: u64) -> Result<(), Failure> {
         let tag = clock::random_tag();
-        self.began = clock::mono();
+        self.clock = SystemClock::new();
         for number in 0..limit {
             self.keep_rate(number).await;
             let Some(body) = source.next(self.terminal).await? else { break };
@@ -187,8 +190,8 @@ impl Sender<'_> {
     /// Waits until message `number` is due by the rate.
     async fn keep_rate(&self, number: u64) {
         let Some(rate) = self.args.rate else { return };
-        let due = self.began + Duration::from_secs_f64(number as f64 / rate.per_second);
-        tokio::time::sleep(due.saturating_sub(clock::mono())).await;
+        let due = Duration::from_secs_f64(number as f64 / rate.per_second);
+        tokio::time::sleep(due.saturating_sub(self.clock.mono())).await;
     }
 
     fn message(&self, body: Bytes, tag: u64, number: u64) -> Message {
@@ -230,7 +233,7 @@ impl Sender<'_> {
                 };
                 output::print_one(&receipt, self.global.output, self.terminal)?;
             }
-            let second = (clock::mono() - self.began).as_secs();
+            let second = (self.clock.mono()).as_secs();
             if self.quiet && second > self.shown {
                 self.shown = second;
                 self.terminal.progress(&format!("{} messages sent, {} a second", self.sent, self.sent / second))?;
@@ -240,7 +243,7 @@ impl Sender<'_> {
     }
 
     fn finish(self, outcome: Result<(), Failure>) -> Result<(), Failure> {
-        let seconds = (clock::mono() - self.began).as_secs_f64();
+        let seconds = (self.clock.mono()).as_secs_f64();
         if self.shown > 0 {
             self.terminal.progress("")?;
         }

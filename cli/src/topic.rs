@@ -217,7 +217,7 @@ async fn create(args: Create, admin: &mut Admin, global: &Global, terminal: &mut
         settings: args.settings.into_iter().collect(),
         ..Default::default()
     };
-    let ask = CreateTopicRequest { topic: Some(topic), dedup: Some(!args.no_dedup) };
+    let ask = CreateTopicRequest { topic: Some(topic), dedup: args.no_dedup.then_some(false) };
     match admin.create_topic(request(ask, global)).await {
         Ok(answer) => {
             let note = format!("next: gantry produce {0} --body hello, then gantry tail {0} --last 1", args.name);

@@ -22,7 +22,7 @@ pub enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     #[command(flatten)]
-    Client(gantry_cli::Command),
+    Client(Box<gantry_cli::Command>),
 }
 
 /// What `gantry config` can show.

@@ -25,10 +25,12 @@ fn main() -> ExitCode {
     match command {
         Command::Server(args) => process::run(&args),
         Command::Config(command) => process::show(&command),
-        Command::Client(gantry_cli::Command::Completions { shell }) => {
-            gantry_cli::completions(&mut Cli::command(), shell);
-            ExitCode::SUCCESS
-        }
-        Command::Client(command) => gantry_cli::run(command, global),
+        Command::Client(command) => match *command {
+            gantry_cli::Command::Completions { shell } => {
+                gantry_cli::completions(&mut Cli::command(), shell);
+                ExitCode::SUCCESS
+            }
+            command => gantry_cli::run(command, global),
+        },
     }
 }

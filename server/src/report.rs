@@ -51,7 +51,7 @@ impl fmt::Display for Ready {
         writeln!(f, "Try it in another terminal:")?;
         let endpoint = self.endpoint();
         writeln!(f, "  echo hello | gantry produce demo{endpoint}")?;
-        write!(f, "  gantry consume demo-group demo{endpoint}")
+        write!(f, "  gantry consume demo --group demo-group{endpoint}")
     }
 }
 
@@ -117,7 +117,7 @@ gantry 0.1.0 is ready after 41 ms
 
 Try it in another terminal:
   echo hello | gantry produce demo
-  gantry consume demo-group demo";
+  gantry consume demo --group demo-group";
         assert_eq!(ready(&["127.0.0.1:8081", "[::1]:8081"]).to_string(), expected);
     }
 

@@ -135,7 +135,7 @@ fn a_folder_in_use_is_refused_and_its_holder_is_named() {
     let folder = folder();
     let first = Server::start(&mut gantry(folder.path()));
     let output = gantry(folder.path()).output().unwrap();
-    check_refused(output, 1, &format!("process {}; stop that process, or give this one another folder with `--data`", first.child.id()));
+    check_refused(output, 1, &format!("is in use by process {}; stop that process", first.child.id()));
 }
 
 #[test]

@@ -134,8 +134,11 @@ struct Comparison {
 
 impl Comparison {
     fn new(settings: &Settings, rounds: Vec<Round>) -> Comparison {
-        let calls: [(&'static str, fn(&Side) -> Cost); 3] = [("send", |side| side.send), ("receive", |side| side.receive), ("ack", |side| side.ack)];
-        let calls = calls.iter().map(|(name, cost)| compare(name, &rounds, *cost)).collect();
+        let calls = vec![
+            compare("send", &rounds, |side| side.send),
+            compare("receive", &rounds, |side| side.receive),
+            compare("ack", &rounds, |side| side.ack),
+        ];
         Comparison { schema_version: 1, gantry_version: env!("CARGO_PKG_VERSION"), settings: settings.clone(), calls, rounds }
     }
 }

@@ -5,7 +5,6 @@ use super::place::Place;
 use super::stamp::Stamp;
 use super::wire::{Calls, StampedSend, Template, encode_receive};
 use super::{AckStyle, Settings};
-use crate::clock;
 use crate::connect::{self, resource};
 use crate::failure::{Exit, Failure};
 use crate::group::wire;
@@ -134,7 +133,7 @@ impl Connection {
         let template = self.template(producer);
         let mut seq = 0;
         loop {
-            let due = clock::nanos();
+            let due = self.crew.board.now();
             if !self.crew.board.take_ticket(due) {
                 return;
             }
@@ -155,7 +154,7 @@ impl Connection {
             }
             while sends.try_join_next().is_some() {}
             if self.crew.board.measures() {
-                self.tally.borrow_mut().late.record(due, 1);
+                self.tally.borrow_mut().late.record(due, self.crew.board.now(), 1);
             }
             let (mut connection, message) = (self.clone(), StampedSend { template: template.clone(), seq, due });
             sends.spawn_local(async move { connection.send(message, producer).await });
@@ -180,7 +179,7 @@ impl Connection {
                 let mut tally = self.tally.borrow_mut();
                 tally.confirmed.insert(producer, seq);
                 if board.measures() {
-                    tally.send.record(due, 1);
+                    tally.send.record(due, board.now(), 1);
                 }
             }
             Err(error) => {
@@ -206,7 +205,7 @@ impl Connection {
         let mut stopped = self.crew.board.stopped();
         let mut acks = JoinSet::new();
         loop {
-            let began = clock::nanos();
+            let began = self.crew.board.now();
             // A poll that is dropped is withdrawn: it leases nothing that nobody would read.
             let received = tokio::select! {
                 biased;
@@ -250,9 +249,10 @@ impl Connection {
         };
         let mut tally = self.tally.borrow_mut();
         if board.measures() {
-            tally.receive.record(began, messages.len() as u64);
+            let now = board.now();
+            tally.receive.record(began, now, messages.len() as u64);
             for stamp in &stamps {
-                tally.end_to_end.record(stamp.due, 1);
+                tally.end_to_end.record(stamp.due, now, 1);
             }
         }
         drop(tally);
@@ -281,14 +281,14 @@ impl Connection {
 
     async fn ack(&mut self, entries: Vec<AckMessageEntry>) {
         let Crew { place, board, .. } = &self.crew;
-        let (began, messages) = (clock::nanos(), entries.len() as u64);
+        let (began, messages) = (board.now(), entries.len() as u64);
         let group = Some(resource(&place.global, &place.group));
         let request = AckMessageRequest { group, topic: Some(resource(&place.global, &place.topic)), entries };
         match self.calls.ack(&request).await {
             Ok(()) => {
                 board.count_acked(messages);
                 if board.measures() {
-                    self.tally.borrow_mut().ack.record(began, messages);
+                    self.tally.borrow_mut().ack.record(began, board.now(), messages);
                 }
             }
             Err(error) => {

@@ -26,11 +26,12 @@ use crate::connect::Address;
 use crate::failure::{Exit, Failure};
 use crate::global::Global;
 use crate::output;
+use crate::produce;
 use crate::terminal::Terminal;
 use crate::value::{self, Rate};
-use crate::{clock, produce};
 use clap::{Args, ValueEnum};
 use gantry_model::limits::{BODY_MAX, RECEIVE_BATCH_MAX};
+use gantry_platform::{Clock, SystemClock};
 use phase::{Job, Outcome, Phase};
 use place::Place;
 use report::RunReport;
@@ -250,7 +251,7 @@ async fn server_pid(args: &Bench, global: &Global) -> Result<Option<u32>, Failur
 
 /// Runs one scenario.
 async fn measure(scenario: Scenario, place: &Place, settings: &Settings, terminal: &mut Terminal) -> Result<RunReport, Failure> {
-    let began = clock::mono();
+    let clock = SystemClock::new();
     let producers = || (0..settings.connections).map(|_| Job::Produce);
     let consumers = || (0..settings.connections).map(|_| Job::Consume);
     let (outcome, confirmed) = match scenario {
@@ -278,7 +279,7 @@ async fn measure(scenario: Scenario, place: &Place, settings: &Settings, termina
         }
     };
     let verification = confirmed.filter(|_| !place.is_floor()).map(|confirmed| verify(&confirmed, &outcome));
-    Ok(RunReport::new(scenario, place, settings, &outcome, verification, clock::mono() - began))
+    Ok(RunReport::new(scenario, place, settings, &outcome, verification, clock.mono()))
 }
 
 fn verify(confirmed: &Confirmed, outcome: &Outcome) -> Verification {

@@ -12,9 +12,9 @@ use super::process::{self, Sample};
 use super::schedule::{self, Schedule};
 use super::stamp::{Confirmed, Ledger};
 use super::{Settings, stamp};
-use crate::clock;
 use crate::failure::{Exit, Failure};
 use crate::terminal::Terminal;
+use gantry_platform::{Clock, SystemClock};
 use gantry_proto::v2::AckMessageEntry;
 use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,6 +42,7 @@ pub enum Job {
 /// What the threads of a phase share.
 #[derive(Debug)]
 pub struct Board {
+    clock: SystemClock,
     /// Sends that may still begin.
     tickets: AtomicU64,
     sends_over: AtomicBool,
@@ -65,6 +66,7 @@ pub struct Board {
 impl Board {
     fn new(tickets: Option<u64>, producing: u64, expected: u64, run: u64) -> Board {
         Board {
+            clock: SystemClock::new(),
             tickets: AtomicU64::new(tickets.unwrap_or(u64::MAX)),
             sends_over: AtomicBool::new(false),
             sends_end_at: AtomicU64::new(u64::MAX),
@@ -81,6 +83,11 @@ impl Board {
         }
     }
 
+    /// Nanoseconds since the phase was prepared: all times of a phase are in this clock.
+    pub fn now(&self) -> u64 {
+        self.clock.mono().as_nanos() as u64
+    }
+
     /// The right to one send that is due then.
     pub fn take_ticket(&self, due: u64) -> bool {
         let open = !self.sends_over.load(Ordering::Relaxed) && self.is_in_time(due);
@@ -88,7 +95,7 @@ impl Board {
     }
 
     pub fn sends_are_over(&self) -> bool {
-        self.sends_over.load(Ordering::Relaxed) || !self.is_in_time(clock::nanos())
+        self.sends_over.load(Ordering::Relaxed) || !self.is_in_time(self.now())
     }
 
     fn is_in_time(&self, due: u64) -> bool {
@@ -186,9 +193,8 @@ impl Timings {
         Timings { nanos, messages: 0, last: 0 }
     }
 
-    /// Records a call about `messages` messages that began, or was due, at `since`.
-    pub fn record(&mut self, since: u64, messages: u64) {
-        let now = clock::nanos();
+    /// Records a call about `messages` messages that began, or was due, at `since` and is answered `now`.
+    pub fn record(&mut self, since: u64, now: u64, messages: u64) {
         self.nanos.saturating_record(now.saturating_sub(since));
         self.messages += messages;
         self.last = now;
@@ -372,7 +378,7 @@ impl<'a> Phase<'a> {
         let ledger = board.ledger().clone();
         let first_error = board.first_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let errors = board.errors.load(Ordering::Relaxed);
-        let end = if tally.last() > since { tally.last() } else { clock::nanos() };
+        let end = if tally.last() > since { tally.last() } else { board.now() };
         let server = before.0.zip(after.0).map(|(before, after)| (before, after, monitor.most.max(before.rss_bytes).max(after.rss_bytes)));
         let client = before.1.zip(after.1);
         Ok(Outcome { tally, ledger, errors, first_error, since, seconds: (end - since) as f64 / 1e9, server, client })
@@ -380,7 +386,7 @@ impl<'a> Phase<'a> {
 
     /// Ten times a second: memory, end by time, end by silence, progress.
     async fn look(&self, board: &Board, monitor: &mut Monitor, terminal: &mut Terminal) -> Result<(), Failure> {
-        let now = clock::nanos();
+        let now = board.now();
         if let Some(pid) = self.place.pid {
             monitor.most = monitor.most.max(process::sample(pid).await.map_or(0, |sample| sample.rss_bytes));
         }
@@ -413,7 +419,7 @@ impl<'a> Phase<'a> {
     /// From here on calls count.
     async fn begin_measuring(&self, board: &Board) -> Began {
         let sample = self.sample().await;
-        let since = clock::nanos();
+        let since = board.now();
         if let Some(time) = self.settings.duration() {
             board.sends_end_at.store(since + time.as_nanos() as u64, Ordering::Relaxed);
         }

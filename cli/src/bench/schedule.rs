@@ -2,7 +2,6 @@
 //! schedule, and a latency counts from the due time: so the sends that had to wait are in the histogram (no coordinated omission).
 
 use super::phase::Board;
-use crate::clock;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -30,10 +29,10 @@ const NAP: Duration = Duration::from_millis(50);
 /// Hands out due times to connections in turn until the board gives no more tickets. A thread of its own, because a sleep of the kernel
 /// ends within some 60 µs and a timer of tokio within 1 ms. A lane that is full blocks: the sends get late, their due times stay.
 pub fn pace(schedule: Schedule, board: &Arc<Board>, lanes: &[mpsc::Sender<u64>]) {
-    let start = clock::nanos();
+    let start = board.now();
     for (k, lane) in (0..).zip(lanes.iter().cycle()) {
         let due = start + schedule.due(k);
-        while let Some(early) = due.checked_sub(clock::nanos()).filter(|early| *early > 0) {
+        while let Some(early) = due.checked_sub(board.now()).filter(|early| *early > 0) {
             if board.sends_are_over() {
                 return;
             }

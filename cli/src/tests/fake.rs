@@ -157,6 +157,13 @@ impl Cluster {
 type Parts = Vec<Result<v2::ReceiveMessageResponse, Status>>;
 
 stand_in!(Service {
+    async fn query_route(&self, request: Request<v2::QueryRouteRequest>) -> Result<Response<v2::QueryRouteResponse>, Status> {
+        let name = request.into_inner().topic.unwrap_or_default().name;
+        let missing = || status(Code::TopicNotFound, &format!("topic `{name}` does not exist"));
+        let status = if self.state().topics.contains_key(&name) { ok() } else { missing() };
+        Ok(Response::new(v2::QueryRouteResponse { status, message_queues: Vec::new() }))
+    }
+
     async fn send_message(&self, request: Request<v2::SendMessageRequest>) -> Result<Response<v2::SendMessageResponse>, Status> {
         let mut state = self.state();
         state.client_ids.extend(request.metadata().get("x-mq-client-id").map(|id| id.to_str().unwrap().to_owned()));

@@ -463,7 +463,8 @@ impl CommitLog {
         let made = if size > free { Err(io::ErrorKind::StorageFull.into()) } else { self.spares.create(&*self.disk, size) };
         match made {
             Ok(spare) => Ok(spare),
-            Err(error) if is_full(&error) => self.spares.take(0).filter(|_| !data).ok_or(AppendError::Full),
+            Err(error) if is_full(&error) && data => Err(AppendError::Full),
+            Err(error) if is_full(&error) => self.spares.take(0).ok_or(AppendError::Full),
             Err(error) => self.check("making a log segment", Err(error)),
         }
     }

@@ -266,25 +266,21 @@ impl Frames<'_> {
             Some(found) if lsn < found.1 => found.clone(),
             _ => self.segment.insert(self.reader.find(lsn)?).clone(),
         };
-        let shard = self.reader.shared.shard;
-        let mut needed = HEADER;
-        loop {
-            let from = (lsn.0 - self.chunk_at.0) as usize;
-            if self.chunk.len() < from + needed {
-                self.chunk = read(&segment, lsn, end, needed.max(CHUNK)).map_err(|error| failed(&segment, lsn, error))?;
-                self.chunk_at = lsn;
-                if self.chunk.len() < needed {
-                    return Err(damaged(&segment, lsn, Invalid::Length(needed as u32)));
-                }
-                continue;
-            }
-            let bytes = self.chunk.slice(from..);
-            if needed > HEADER {
-                return self.reader.decode(&bytes, &segment, lsn);
-            }
-            let head = bytes.first_chunk().expect("a header was asked for");
-            needed = frame::claimed_len(head, lsn, shard).map_err(|why| damaged(&segment, lsn, why))?.max(HEADER + 1);
+        let head = self.bytes(&segment, end, HEADER)?;
+        let head = head.first_chunk().ok_or_else(|| damaged(&segment, lsn, Invalid::Blank))?;
+        let len = frame::claimed_len(head, lsn, self.reader.shared.shard).map_err(|why| damaged(&segment, lsn, why))?;
+        let bytes = self.bytes(&segment, end, len)?;
+        self.reader.decode(&bytes, &segment, lsn)
+    }
+
+    /// The next `len` bytes, and what else of the chunk follows them; fewer at the end.
+    fn bytes(&mut self, segment: &Segment, end: Lsn, len: usize) -> Result<Bytes, ReadError> {
+        let lsn = self.at;
+        if self.chunk_at.0 + (self.chunk.len() as u64) < lsn.0 + len as u64 {
+            self.chunk = read(segment, lsn, end, len.max(CHUNK)).map_err(|error| failed(segment, lsn, error))?;
+            self.chunk_at = lsn;
         }
+        Ok(self.chunk.slice((lsn.0 - self.chunk_at.0) as usize..))
     }
 }
 
