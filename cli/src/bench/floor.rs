@@ -12,6 +12,7 @@ use crate::global::{Global, TlsMode};
 use crate::terminal::Terminal;
 use bytes::Bytes;
 use clap::Args;
+use gantry_platform::tasks;
 use gantry_proto::v2::messaging_service_server::{MessagingService, MessagingServiceServer};
 use gantry_proto::v2::receive_message_response::Content;
 use gantry_proto::v2::{self, Code};
@@ -74,15 +75,14 @@ pub async fn serve(args: BenchFloor, terminal: &mut Terminal) -> Result<(), Fail
 fn start_thread(number: usize, handler: Floor) -> std::io::Result<mpsc::Sender<TcpStream>> {
     let (lane, connections) = mpsc::channel(64);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(format!("floor-{number}")).spawn(move || {
-        runtime.block_on(async move {
-            let incoming = ReceiverStream::new(connections).map(tokio::net::TcpStream::from_std);
-            let service = MessagingServiceServer::new(handler).max_decoding_message_size(DECODE_LIMIT);
-            let server = tonic::transport::Server::builder().max_concurrent_streams(STREAMS).initial_stream_window_size(WINDOW);
-            // It ends when the lane is dropped; an error of one connection does not come up here.
-            let _ = server.initial_connection_window_size(WINDOW).add_service(service).serve_with_incoming(incoming).await;
-        });
-    })?;
+    let serve = async move {
+        let incoming = ReceiverStream::new(connections).map(tokio::net::TcpStream::from_std);
+        let service = MessagingServiceServer::new(handler).max_decoding_message_size(DECODE_LIMIT);
+        let server = tonic::transport::Server::builder().max_concurrent_streams(STREAMS).initial_stream_window_size(WINDOW);
+        // It ends when the lane is dropped; an error of one connection does not come up here.
+        let _ = server.initial_connection_window_size(WINDOW).add_service(service).serve_with_incoming(incoming).await;
+    };
+    tasks::thread(format!("floor-{number}"), move || runtime.block_on(serve))?;
     Ok(lane)
 }
 

@@ -14,7 +14,7 @@ use super::stamp::{Confirmed, Ledger};
 use super::{Settings, stamp};
 use crate::failure::{Exit, Failure};
 use crate::terminal::Terminal;
-use gantry_platform::{Clock, SystemClock};
+use gantry_platform::{Clock, SystemClock, tasks};
 use gantry_proto::v2::AckMessageEntry;
 use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -326,8 +326,7 @@ impl<'a> Phase<'a> {
         let (Some(rate), false) = (self.settings.rate_per_second, lanes.is_empty()) else { return Ok(()) };
         let board = board.clone();
         // If it fails the lanes close, the producers end, and so does the phase.
-        let pacer = std::thread::Builder::new().name("bench-pacer".to_owned());
-        let started = pacer.spawn(move || schedule::pace(Schedule::new(rate), &board, &lanes));
+        let started = tasks::thread_or("bench-pacer", move || schedule::pace(Schedule::new(rate), &board, &lanes), |_| {});
         started.map(|_| ()).map_err(|error| Failure::new(Exit::Failed, "cannot start a thread").because(error))
     }
 
@@ -346,8 +345,7 @@ impl<'a> Phase<'a> {
             let start = load::Start { ready: tell_ready, go: go.subscribe(), tally: tell_tally };
             let crew = load::Crew::new(self.place, self.settings, board.clone());
             // A thread that fails drops its channels, which ends the phase with an error.
-            let thread = std::thread::Builder::new().name(format!("bench-{number}"));
-            let started = thread.spawn(move || load::run_thread(share, crew, start));
+            let started = tasks::thread_or(format!("bench-{number}"), move || load::run_thread(share, crew, start), |_| {});
             started.map_err(|error| Failure::new(Exit::Failed, "cannot start a thread").because(error))?;
             ready.push(is_ready);
             tallies.push(tally);

@@ -114,13 +114,13 @@ fn one_damaged_frame_costs_one_frame() {
 fn neighbours_that_are_damaged_are_set_aside_together_and_others_apart() {
     let (disk, frames, bases) = make();
     let lsns: Vec<u64> = frames.keys().copied().filter(|lsn| *lsn >= bases[1].0 && *lsn < bases[2].0).collect();
-    let lost = [lsns[1], lsns[2], lsns[4]];
+    let lost = [lsns[1], lsns[2], lsns[5]];
     for lsn in lost {
         overwrite(&*disk, bases[1], FRAMES + lsn - bases[1].0, &[0xff; 44]);
     }
     check_costs(&disk, frames, &lost);
     let names = bad_files(&*disk);
-    let expected = [(lsns[1], lsns[3]), (lsns[4], lsns[5])].map(|(from, to)| format!("{from:020}-{to:020}"));
+    let expected = [(lsns[1], lsns[3]), (lsns[5], lsns[6])].map(|(from, to)| format!("{from:020}-{to:020}"));
     assert_eq!(names, expected.iter().flat_map(|name| [format!("{name}.raw"), format!("{name}.txt")]).collect::<Vec<_>>());
     let raw = disk.open(&Path::new(DIR).join("bad").join(&names[0])).unwrap();
     let mut bytes = vec![0; 44];
@@ -255,8 +255,8 @@ proptest! {
         let genuine = |log: &CommitLog| contents(log).iter().all(|(lsn, bytes)| frames.get(lsn) == Some(bytes));
         if let Ok((log, recovery)) = open_with(&disk, options(), Lsn(0)) {
             prop_assert!(genuine(&log));
-            // Only damage to the marks as well could make acknowledged frames look torn.
-            prop_assert!(contents(&log).len() == frames.len() || recovery.verdict != Verdict::Clean || hits.len() > 1);
+            // One hit can't damage frames and the marks that protect them.
+            prop_assert!(hits.len() > 1 || contents(&log).len() == frames.len(), "{:?}", recovery.verdict);
         }
         if let Ok((log, _)) = open_with(&disk, skipping(), Lsn(0)) {
             prop_assert!(genuine(&log));

@@ -37,8 +37,8 @@ pub(super) fn resume(segment: &Segment, from: Lsn, bound: Lsn) -> io::Result<Opt
     let mut at = Lsn(from.0 + HEADER as u64);
     while let Some(candidate) = window.next_readable_candidate(at, segment.limit()) {
         let (count, first_crc, reached) = run_from(&mut window, candidate, shard);
-        // One frame alone could be bytes of a message that look like one; two that follow each other, or one that ends where the log is
-        // known to go on, are taken for the log.
+        // One frame alone could be bytes of a message that were made to look like one; two that follow each other, or one that ends where
+        // the log is known to go on, are taken for the log. So a lone frame between two damaged ones is lost with them.
         if count > 1 || count == 1 && reached >= bound {
             return Ok(Some((candidate, first_crc)));
         }

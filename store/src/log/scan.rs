@@ -28,10 +28,13 @@ impl<'a> Window<'a> {
 
     /// `len` bytes at `at`; fewer where the segment ends.
     pub fn get(&mut self, at: Lsn, len: usize) -> io::Result<&[u8]> {
-        let len = len.min((self.segment.limit().0.saturating_sub(at.0)) as usize);
+        let most = self.segment.limit().0.saturating_sub(at.0) as usize;
+        let len = len.min(most);
+        if len == 0 {
+            return Ok(&[]);
+        }
         let inside = at >= self.start && at.0 + len as u64 <= self.start.0 + self.buffer.len() as u64;
         if !inside {
-            let most = (self.segment.limit().0 - at.0) as usize;
             self.buffer.resize(len.max(CHUNK).min(most), 0);
             let read = self.segment.file.read_at(self.segment.position(at), &mut self.buffer)?;
             self.buffer.truncate(read);

@@ -1,0 +1,341 @@
+//! A broker and metadata in memory: small, exact about the contracts, and with knobs for the answers that a real one gives rarely.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gantry_model::contract::broker::*;
+use gantry_model::contract::metadata::{Cluster, MetadataError, Version};
+use gantry_model::contract::{Broker, Metadata};
+use gantry_model::group::{GroupChange, GroupSpec};
+use gantry_model::handle::{HandleKey, HandleKeys};
+use gantry_model::message::StoredMessage;
+use gantry_model::topic::{Permission, Queue, Retention, TopicChange, TopicSpec, TopicType};
+use gantry_model::*;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{Notify, watch};
+
+/// Names, definitions and keys in memory.
+#[derive(Debug)]
+pub struct FakeMetadata {
+    topics: Mutex<BTreeMap<TopicName, Arc<Topic>>>,
+    groups: Mutex<BTreeMap<GroupName, Arc<Group>>>,
+    version: watch::Sender<u64>,
+    keys: Arc<HandleKeys>,
+}
+
+impl FakeMetadata {
+    pub fn new() -> FakeMetadata {
+        let keys = HandleKeys::new(&[HandleKey { id: 1, secret: [7; 32] }]).unwrap();
+        FakeMetadata { topics: Mutex::default(), groups: Mutex::default(), version: watch::Sender::new(1), keys: Arc::new(keys) }
+    }
+
+    fn next_id(&self) -> u32 {
+        self.version.send_modify(|version| *version += 1);
+        *self.version.borrow() as u32
+    }
+
+    fn put_topic(&self, spec: TopicSpec) -> Arc<Topic> {
+        let queues = vec![Queue { shard: ShardId(0), state: Default::default() }; spec.queues as usize];
+        let id = TopicId(self.next_id());
+        let topic =
+            Arc::new(Topic { id, name: spec.name, kind: spec.kind, permission: spec.permission, queues, retention: spec.retention, created_ms: 5 });
+        self.topics.lock().unwrap().insert(topic.name.clone(), topic.clone());
+        topic
+    }
+
+    pub fn add_topic(&self, name: &str, kind: TopicType) -> Arc<Topic> {
+        self.add_topic_with(name, kind, Permission::ReadWrite)
+    }
+
+    pub fn add_topic_with(&self, name: &str, kind: TopicType, permission: Permission) -> Arc<Topic> {
+        let name = TopicName::parse("", name).unwrap();
+        self.put_topic(TopicSpec { name, kind, queues: 8, permission, retention: Retention::default() })
+    }
+}
+
+fn unknown(what: impl std::fmt::Display) -> MetadataError {
+    MetadataError::NotFound { what: format!("`{what}`") }
+}
+
+#[async_trait]
+impl Metadata for FakeMetadata {
+    fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        self.topics.lock().unwrap().get(name).cloned()
+    }
+
+    fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.topics.lock().unwrap().values().find(|topic| topic.id == id).cloned()
+    }
+
+    fn group(&self, name: &GroupName) -> Option<Arc<Group>> {
+        self.groups.lock().unwrap().get(name).cloned()
+    }
+
+    fn group_by_id(&self, id: GroupId) -> Option<Arc<Group>> {
+        self.groups.lock().unwrap().values().find(|group| group.id == id).cloned()
+    }
+
+    fn topics(&self, after: Option<&TopicName>, limit: usize) -> Vec<Arc<Topic>> {
+        self.topics.lock().unwrap().values().filter(|topic| after.is_none_or(|after| topic.name > *after)).take(limit).cloned().collect()
+    }
+
+    fn groups(&self, after: Option<&GroupName>, limit: usize) -> Vec<Arc<Group>> {
+        self.groups.lock().unwrap().values().filter(|group| after.is_none_or(|after| group.name > *after)).take(limit).cloned().collect()
+    }
+
+    fn cluster(&self) -> Arc<Cluster> {
+        Arc::new(Cluster { id: "0".repeat(32), name: "test-cluster".into(), shards: 1 })
+    }
+
+    fn handle_keys(&self) -> Arc<HandleKeys> {
+        self.keys.clone()
+    }
+
+    fn version(&self) -> Version {
+        Version(*self.version.borrow())
+    }
+
+    async fn changed(&self, since: Version) -> Version {
+        let version = *self.version.subscribe().wait_for(|version| *version > since.0).await.unwrap();
+        Version(version)
+    }
+
+    async fn create_topic(&self, spec: TopicSpec) -> Result<Arc<Topic>, MetadataError> {
+        match self.topic(&spec.name) {
+            Some(topic) if topic.kind == spec.kind && topic.queues.len() == spec.queues as usize => Ok(topic),
+            Some(topic) => Err(MetadataError::Exists { what: format!("topic `{}`", topic.name) }),
+            None => Ok(self.put_topic(spec)),
+        }
+    }
+
+    async fn update_topic(&self, name: &TopicName, change: TopicChange) -> Result<Arc<Topic>, MetadataError> {
+        let mut topic = (*self.topic(name).ok_or_else(|| unknown(name))?).clone();
+        topic.kind = change.kind.unwrap_or(topic.kind);
+        topic.permission = change.permission.unwrap_or(topic.permission);
+        topic.retention = change.retention.unwrap_or(topic.retention);
+        let topic = Arc::new(topic);
+        self.topics.lock().unwrap().insert(name.clone(), topic.clone());
+        self.next_id();
+        Ok(topic)
+    }
+
+    async fn delete_topic(&self, name: &TopicName) -> Result<(), MetadataError> {
+        self.topics.lock().unwrap().remove(name).map(|_| ()).ok_or_else(|| unknown(name))
+    }
+
+    async fn create_group(&self, spec: GroupSpec) -> Result<Arc<Group>, MetadataError> {
+        if let Some(group) = self.group(&spec.name) {
+            return Ok(group);
+        }
+        let name = TopicName::dead_letter_of(&spec.name);
+        let dead_letter = TopicSpec { name, kind: TopicType::Unchecked, queues: 1, permission: Permission::ReadWrite, retention: Default::default() };
+        let group = Arc::new(Group {
+            id: GroupId(self.next_id()),
+            name: spec.name,
+            order: spec.order,
+            max_attempts: spec.max_attempts,
+            retry: spec.retry,
+            start: spec.start,
+            dead_letter: self.put_topic(dead_letter).id,
+            auto_renew_cap_ms: spec.auto_renew_cap_ms,
+            created_ms: 6,
+        });
+        self.groups.lock().unwrap().insert(group.name.clone(), group.clone());
+        Ok(group)
+    }
+
+    async fn update_group(&self, name: &GroupName, change: GroupChange) -> Result<Arc<Group>, MetadataError> {
+        let mut group = (*self.group(name).ok_or_else(|| unknown(name))?).clone();
+        group.order = change.order.unwrap_or(group.order);
+        group.max_attempts = change.max_attempts.unwrap_or(group.max_attempts);
+        group.retry = change.retry.unwrap_or(group.retry);
+        let group = Arc::new(group);
+        self.groups.lock().unwrap().insert(name.clone(), group.clone());
+        self.next_id();
+        Ok(group)
+    }
+
+    async fn delete_group(&self, name: &GroupName) -> Result<(), MetadataError> {
+        self.groups.lock().unwrap().remove(name).map(|_| ()).ok_or_else(|| unknown(name))
+    }
+}
+
+/// What a fake broker was asked, and what it answers next.
+#[derive(Debug, Default)]
+pub struct State {
+    pub stored: Vec<StoredMessage>,
+    /// Messages before this one were given out.
+    pub given: usize,
+    pub receives: Vec<ReceiveRequest>,
+    pub acked: Vec<ReceiptHandle>,
+    pub changes: Vec<VisibilityChange>,
+    pub dead: Vec<ReceiptHandle>,
+    pub released: Vec<ReceiptHandle>,
+    pub alive: Vec<ClientId>,
+    pub gone: Vec<ClientId>,
+    pub waiting: usize,
+    pub drained: bool,
+    pub send_error: Option<SendError>,
+    pub second_send_error: Option<SendError>,
+    pub receive_error: Option<ReceiveError>,
+    pub lease_error: Option<LeaseError>,
+    pub send_takes: std::time::Duration,
+    pub condition: ShardCondition,
+}
+
+/// Stores messages in memory and leases each once.
+#[derive(Debug, Default)]
+pub struct FakeBroker {
+    state: Mutex<State>,
+    arrived: Notify,
+}
+
+/// Counts a poll while it waits.
+struct Waiting<'a>(&'a FakeBroker);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.with(|state| state.waiting -= 1);
+    }
+}
+
+impl FakeBroker {
+    pub fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.state.lock().unwrap())
+    }
+
+    /// Stores a message behind the edge's back.
+    pub fn put(&self, topic: &Topic, id: &str, body: impl Into<Bytes>) {
+        let message = Message { id: id.into(), body: body.into(), born_ms: 1_000, born_host: "there".into(), ..Message::default() };
+        self.store(topic.id, message);
+    }
+
+    pub fn store(&self, topic: TopicId, message: Message) -> Sent {
+        let sent = self.with(|state| {
+            let offset = Offset(state.stored.len() as u64);
+            state.stored.push(StoredMessage { message, topic, queue: QueueId(3), offset, store_ms: 2_000 + offset.0, origin: None });
+            Sent { queue: QueueId(3), offset }
+        });
+        self.arrived.notify_waiters();
+        sent
+    }
+
+    fn lease(&self, request: &ReceiveRequest) -> Vec<Delivery> {
+        self.with(|state| {
+            let mut deliveries = Vec::new();
+            while let Some(message) = state.stored.get(state.given).filter(|_| deliveries.len() < request.max as usize) {
+                let (topic, group) = (request.topic.id, request.group.id);
+                let lease = LeaseId(state.given as u64);
+                let handle = ReceiptHandle { shard: ShardId(0), topic, group, queue: message.queue, offset: message.offset, lease, reset: 0, attempt: 1 };
+                deliveries.push(Delivery { message: message.clone(), handle, attempt: 1 });
+                state.given += 1;
+            }
+            deliveries
+        })
+    }
+
+    fn lease_answer(&self) -> Result<(), LeaseError> {
+        self.with(|state| state.lease_error.clone().map_or(Ok(()), Err))
+    }
+}
+
+#[async_trait]
+impl Broker for FakeBroker {
+    async fn send(&self, request: SendRequest) -> Vec<Result<Sent, SendError>> {
+        let (first, second, takes) = self.with(|state| (state.send_error.clone(), state.second_send_error.clone(), state.send_takes));
+        tokio::time::sleep(takes).await;
+        let topic = request.topic.id;
+        let answer = |(at, message)| match (at, &first, &second) {
+            (_, Some(error), _) | (1, None, Some(error)) => Err(error.clone()),
+            _ => Ok(self.store(topic, message)),
+        };
+        request.messages.into_iter().enumerate().map(answer).collect()
+    }
+
+    async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError> {
+        let error = self.with(|state| {
+            state.receives.push(request.clone());
+            state.waiting += 1;
+            state.receive_error.clone()
+        });
+        let _waiting = Waiting(self);
+        if let Some(error) = error {
+            return Err(error);
+        }
+        let end = tokio::time::Instant::now() + request.wait;
+        loop {
+            let arrived = self.arrived.notified();
+            let deliveries = self.lease(&request);
+            if !deliveries.is_empty() {
+                return Ok(deliveries);
+            }
+            if tokio::time::timeout_at(end, arrived).await.is_err() {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    async fn ack(&self, _: &Group, handles: Vec<ReceiptHandle>) -> Vec<Result<(), LeaseError>> {
+        let answers = handles.iter().map(|_| self.lease_answer()).collect();
+        self.with(|state| state.acked.extend(handles));
+        answers
+    }
+
+    async fn change_visibility(&self, request: VisibilityChange) -> Result<(), LeaseError> {
+        self.with(|state| state.changes.push(request));
+        self.lease_answer()
+    }
+
+    async fn dead_letter(&self, _: &Group, handle: ReceiptHandle) -> Result<(), LeaseError> {
+        self.with(|state| state.dead.push(handle));
+        self.lease_answer()
+    }
+
+    fn release(&self, handles: Vec<ReceiptHandle>) {
+        self.with(|state| state.released.extend(handles));
+    }
+
+    fn client_alive(&self, client: &ClientId) {
+        self.with(|state| state.alive.push(client.clone()));
+    }
+
+    fn client_gone(&self, client: &ClientId) {
+        self.with(|state| state.gone.push(client.clone()));
+    }
+
+    async fn positions(&self, _: &Group, topic: &Topic) -> Result<Vec<QueuePosition>, LookupError> {
+        let count = self.with(|state| state.stored.iter().filter(|message| message.topic == topic.id).count() as u64);
+        let position = |(queue, _)| match queue {
+            QueueId(3) if count > 0 => {
+                QueuePosition { queue, committed: Offset(1), end: Offset(count), ready: count - 1, oldest_ms: Some(2_001), ..Default::default() }
+            }
+            queue => QueuePosition { queue, ..Default::default() },
+        };
+        Ok(topic.queues().map(position).collect())
+    }
+
+    async fn queues(&self, topic: &Topic) -> Result<Vec<QueueBounds>, LookupError> {
+        Ok(topic.queues().map(|(queue, _)| QueueBounds { queue, min: Offset(0), max: Offset(u64::from(queue.0)) }).collect())
+    }
+
+    async fn find(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError> {
+        let wanted = |message: &&StoredMessage| {
+            message.topic == topic.id
+                && match &query {
+                    Query::MessageId(id) => message.message.id == *id,
+                    Query::Key(key) => message.message.keys.contains(key),
+                    Query::Offset { queue, offset } => message.queue == *queue && message.offset >= *offset,
+                    Query::Stored { from_ms, to_ms } => (*from_ms..*to_ms).contains(&message.store_ms),
+                }
+        };
+        Ok(self.with(|state| state.stored.iter().filter(wanted).take(limit).cloned().collect()))
+    }
+
+    async fn shards(&self) -> Vec<ShardStatus> {
+        vec![ShardStatus { condition: self.with(|state| state.condition), end: 100, durable: 90, disk_free: 7, ..Default::default() }]
+    }
+
+    async fn drain(&self) {
+        self.with(|state| state.drained = true);
+    }
+}

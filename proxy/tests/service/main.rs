@@ -1,0 +1,17 @@
+//! The real service over real sockets, with a broker and metadata in memory: what a client sends, what it gets, and what the broker is asked.
+
+#![allow(clippy::unwrap_used)]
+
+mod fakes;
+mod rig;
+mod route;
+mod send;
+mod receive;
+mod finish;
+mod telemetry;
+mod later;
+mod edge;
+mod hostile;
+mod drain;
+mod admin;
+mod http;
