@@ -40,16 +40,21 @@ pub struct Lag {
 }
 
 pub async fn run(args: Lag, admin: &mut Admin, global: &Global, terminal: &mut Terminal) -> Result<(), Failure> {
+    if !args.watch {
+        let report = look(&args, admin, global).await?;
+        return output::print(&report, global.output, terminal);
+    }
+    tokio::select! {
+        outcome = watch(&args, admin, global, terminal) => outcome,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
+async fn watch(args: &Lag, admin: &mut Admin, global: &Global, terminal: &mut Terminal) -> Result<(), Failure> {
     let clock = SystemClock::new();
     let mut before: Option<(u64, Duration)> = None;
     loop {
-        let mut report = match look(&args, admin, global).await {
-            Ok(report) => report,
-            Err(status) => return Err(failed(Noun::Group, "read the lag of", &args.group, &status, admin, global).await),
-        };
-        if !args.watch {
-            return output::print(&report, global.output, terminal);
-        }
+        let mut report = look(args, admin, global).await?;
         let now = clock.mono();
         report.change_per_second = before.map(|(lag, then)| (report.total.lag as f64 - lag as f64) / (now - then).as_secs_f64());
         before = Some((report.total.lag, now));
@@ -59,15 +64,20 @@ pub async fn run(args: Lag, admin: &mut Admin, global: &Global, terminal: &mut T
         }
         output::print_one(&report, global.output, terminal)?;
         terminal.out.flush()?;
-        tokio::select! {
-            () = tokio::time::sleep(args.interval) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-        }
+        tokio::time::sleep(args.interval).await;
+    }
+}
+
+/// One look; a failure names the group that was meant.
+async fn look(args: &Lag, admin: &mut Admin, global: &Global) -> Result<LagReport, Failure> {
+    match read(args, admin, global).await {
+        Ok(report) => Ok(report),
+        Err(status) => Err(failed(Noun::Group, "read the lag of", &args.group, &status, admin, global).await),
     }
 }
 
 /// Reads all pages.
-async fn look(args: &Lag, admin: &mut Admin, global: &Global) -> Result<LagReport, tonic::Status> {
+async fn read(args: &Lag, admin: &mut Admin, global: &Global) -> Result<LagReport, tonic::Status> {
     let mut ask = GetGroupLagRequest {
         namespace: global.namespace.clone(),
         group: args.group.clone(),

@@ -3,7 +3,7 @@
 use crate::clock;
 use crate::connect::{self, Messaging, request, resource};
 use crate::failure::{Exit, Failure, check_status};
-use crate::global::{Global, OutputFormat};
+use crate::global::Global;
 use crate::output::{self, Report};
 use crate::terminal::Terminal;
 use crate::value::{self, Rate};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use clap::Args;
 use gantry_model::limits::BODY_MAX;
 use gantry_platform::{Clock, SystemClock};
-use gantry_proto::v2::{Encoding, Message, MessageType, SendMessageRequest, SendResultEntry, SystemProperties};
+use gantry_proto::v2::{Code, Encoding, Message, MessageType, SendMessageRequest, SendResultEntry, SystemProperties};
 use prost_types::Timestamp;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -164,7 +164,7 @@ struct Sender<'a> {
     global: &'a Global,
     terminal: &'a mut Terminal,
     quiet: bool,
-    flying: JoinSet<Result<SendResultEntry, Failure>>,
+    flying: JoinSet<Result<(SendResultEntry, u64), Failure>>,
     sent: u64,
     bytes: u64,
     /// Its monotonic time begins with the first message.
@@ -180,9 +180,9 @@ impl Sender<'_> {
             self.keep_rate(number).await;
             let Some(body) = source.next(self.terminal).await? else { break };
             self.settle(usize::from(self.args.in_flight) - 1).await?;
-            self.bytes += body.len() as u64;
+            let size = body.len() as u64;
             let (message, global, mut client) = (self.message(body, tag, number), self.global.clone(), self.client.clone());
-            self.flying.spawn(async move { send(&mut client, message, &global).await });
+            self.flying.spawn(async move { Ok((send(&mut client, message, &global).await?, size)) });
         }
         Ok(())
     }
@@ -222,8 +222,9 @@ impl Sender<'_> {
     async fn settle(&mut self, allowed: usize) -> Result<(), Failure> {
         while self.flying.len() > allowed {
             let Some(joined) = self.flying.join_next().await else { return Ok(()) };
-            let entry = joined.map_err(|error| Failure::new(Exit::Failed, "a send broke off").because(error))??;
+            let (entry, size) = joined.map_err(|error| Failure::new(Exit::Failed, "a send broke off").because(error))??;
             self.sent += 1;
+            self.bytes += size;
             if !self.quiet {
                 let receipt = Receipt {
                     message_id: entry.message_id,
@@ -249,12 +250,12 @@ impl Sender<'_> {
         }
         let summary =
             Summary { topic: self.args.topic, messages: self.sent, bytes: self.bytes, seconds, messages_per_second: self.sent as f64 / seconds };
-        if self.quiet && (outcome.is_ok() || self.global.output == OutputFormat::Table) {
+        if self.quiet && (outcome.is_ok() || self.sent > 0) {
             output::print(&summary, self.global.output, self.terminal)?;
         }
         outcome.map_err(|failure| match self.sent {
             0 => failure,
-            sent => Failure { what: format!("{} after {sent} messages", failure.what), ..failure },
+            sent => Failure { what: format!("{} after {}", failure.what, messages(sent)), ..failure },
         })
     }
 }
@@ -266,10 +267,24 @@ fn later(born: Timestamp, delay: Duration) -> Timestamp {
     due
 }
 
+/// Waits between sends that the server is too busy for: 50 ms, 100 ms … 1.6 s, about 3 s in all.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_millis(1_600);
+
 async fn send(client: &mut Messaging, message: Message, global: &Global) -> Result<SendResultEntry, Failure> {
     let what = format!("cannot send to topic `{}`", message.topic.as_ref().map_or("", |topic| &topic.name));
-    let answer = client.send_message(request(SendMessageRequest { messages: vec![message] }, global)).await;
-    let answer = answer.map_err(|status| Failure::from_grpc(&what, &status))?.into_inner();
+    let ask = SendMessageRequest { messages: vec![message] };
+    let mut pause = FIRST_PAUSE;
+    let answer = loop {
+        let answer = client.send_message(request(ask.clone(), global)).await.map_err(|status| Failure::from_grpc(&what, &status))?.into_inner();
+        // Told to come back later, and nothing is stored: do so, as RocketMQ's clients do.
+        let throttled = answer.status.as_ref().is_some_and(|status| status.code == Code::TooManyRequests as i32);
+        if !throttled || pause > LAST_PAUSE {
+            break answer;
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    };
     // The entry is about the message; the status above it says the same unless there is no entry.
     let entry = answer.entries.into_iter().next();
     check_status(&what, entry.as_ref().and_then(|entry| entry.status.as_ref()).or(answer.status.as_ref()))?;
@@ -301,11 +316,15 @@ struct Summary {
     messages_per_second: f64,
 }
 
+fn messages(count: u64) -> String {
+    if count == 1 { "1 message".to_owned() } else { format!("{count} messages") }
+}
+
 impl Report for Summary {
     fn table(&self) -> String {
         let size = value::show_size(self.bytes);
         let took = value::show_duration(Duration::from_millis((self.seconds * 1e3) as u64));
-        format!("sent {} messages ({size}) to `{}` in {took}, {:.0} a second\n", self.messages, self.topic, self.messages_per_second)
+        format!("sent {} ({size}) to `{}` in {took}, {:.0} a second\n", messages(self.messages), self.topic, self.messages_per_second)
     }
 }
 

@@ -129,20 +129,14 @@ impl Proxy {
 
     /// Serves the messaging service on connections that somebody else accepts, on the runtime that calls it; one call per core. Ends after
     /// `stop`, when its connections have ended.
-    pub async fn serve_messaging(&self, mut incoming: mpsc::Receiver<std::net::TcpStream>, stop: Stop) {
+    pub async fn serve_messaging(&self, incoming: mpsc::Receiver<std::net::TcpStream>, stop: Stop) {
         self.set_health(ServingStatus::Serving).await;
-        let accept = async || {
-            let stream = incoming.recv().await?;
-            // Only a socket that is broken already can't be registered with the runtime.
-            Some(stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)).ok())
-        };
-        tokio::join!(self.serve(&self.messaging, accept, &stop), self.upkeep(&stop));
+        tokio::join!(self.serve(&self.messaging, Incoming::Dealt(incoming), &stop), self.upkeep(&stop));
     }
 
     /// Serves the administration API.
     pub async fn serve_admin(&self, listener: Listener, stop: Stop) {
-        let accept = async || Some(accept(&listener).await);
-        self.serve(&self.administration, accept, &stop).await;
+        self.serve(&self.administration, Incoming::Accepted(listener), &stop).await;
     }
 
     /// Serves `/livez`, `/readyz` and `/metrics` over HTTP/1.
@@ -150,20 +144,20 @@ impl Proxy {
         http::serve(self.shared.clone(), listener, stop).await;
     }
 
-    async fn serve(&self, door: &Door, mut accept: impl AsyncFnMut() -> Option<Option<TcpStream>>, stop: &Stop) {
+    async fn serve(&self, door: &Door, mut incoming: Incoming, stop: &Stop) {
         let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
         loop {
             let accepted = tokio::select! {
-                accepted = accept() => accepted,
+                accepted = incoming.next() => accepted,
                 () = stop.stopped() => break,
             };
             match accepted {
-                Some(Some(stream)) => self.edge.start(stream, door, stop, alive.clone()),
-                Some(None) => {}
-                None => break,
+                Accepted::Connection(stream) => self.edge.start(stream, door, stop, alive.clone()),
+                Accepted::Nothing => {}
+                Accepted::End => break,
             }
         }
-        drop(alive);
+        drop((alive, incoming));
         // Nothing is ever sent: the channel closes when the last connection is gone. Without new connections those that are there may stay
         // until `stop`, and a little longer.
         let gone = all_gone.recv();
@@ -230,6 +224,34 @@ fn base_routes(health: &HealthReporter) -> Routes {
     Routes::new(HealthServer::new(HealthService::from_health_reporter(health.clone())))
         .add_service(reflection().build_v1().expect(invariant))
         .add_service(reflection().build_v1alpha().expect(invariant))
+}
+
+/// Where connections come from.
+enum Incoming {
+    /// Somebody else accepts them.
+    Dealt(mpsc::Receiver<std::net::TcpStream>),
+    Accepted(Listener),
+}
+
+enum Accepted {
+    Connection(TcpStream),
+    /// There was none to be had; ask again.
+    Nothing,
+    End,
+}
+
+impl Incoming {
+    async fn next(&mut self) -> Accepted {
+        let stream = match self {
+            Incoming::Dealt(incoming) => match incoming.recv().await {
+                // Only a socket that is broken already can't be registered with the runtime.
+                Some(stream) => stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)).ok(),
+                None => return Accepted::End,
+            },
+            Incoming::Accepted(listener) => accept(listener).await,
+        };
+        stream.map_or(Accepted::Nothing, Accepted::Connection)
+    }
 }
 
 /// The next connection; `None` after a pause if there was none to be had.

@@ -215,14 +215,8 @@ impl Sessions {
         });
     }
 
-    /// All sessions, in the order of their client ids.
+    /// All sessions, in any order.
     pub fn all(&self) -> Vec<Arc<Session>> {
-        let mut all: Vec<_> = self.table().values().cloned().collect();
-        all.sort_by(|a, b| a.client.cmp(&b.client));
-        all
-    }
-
-    pub fn count(&self) -> usize {
-        self.table().len()
+        self.table().values().cloned().collect()
     }
 }

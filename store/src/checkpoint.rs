@@ -44,9 +44,14 @@ pub struct Checkpoint {
 /// Why a checkpoint was not written. The checkpoints before are untouched; the next one has to bring every bucket.
 #[derive(Debug)]
 pub enum WriteError {
-    Io { path: PathBuf, error: io::Error },
+    Io {
+        path: PathBuf,
+        error: io::Error,
+    },
     /// A bucket was given as unchanged, but there is no readable checkpoint that has it.
-    NoPrevious { bucket: u16 },
+    NoPrevious {
+        bucket: u16,
+    },
 }
 
 impl fmt::Display for WriteError {

@@ -46,14 +46,28 @@ pub enum LastRun {
 /// Why a folder can't be used.
 #[derive(Debug)]
 pub enum FolderError {
-    Io { path: PathBuf, error: io::Error },
+    Io {
+        path: PathBuf,
+        error: io::Error,
+    },
     /// Another process has it.
-    Locked { root: PathBuf, pid: String },
+    Locked {
+        root: PathBuf,
+        pid: String,
+    },
     /// It holds other things and no `node` file.
-    NotOurs { root: PathBuf, found: String },
+    NotOurs {
+        root: PathBuf,
+        found: String,
+    },
     /// The `node` file can't be read.
-    Damaged { path: PathBuf },
-    Newer { root: PathBuf, format: u32 },
+    Damaged {
+        path: PathBuf,
+    },
+    Newer {
+        root: PathBuf,
+        format: u32,
+    },
 }
 
 impl fmt::Display for FolderError {
@@ -61,7 +75,11 @@ impl fmt::Display for FolderError {
         match self {
             FolderError::Io { path, error } => write!(f, "`{}`: {error}", path.display()),
             FolderError::Locked { root, pid } => {
-                write!(f, "the data folder `{}` is in use by process {pid}; stop that process, or choose another folder with `--data`", root.display())
+                write!(
+                    f,
+                    "the data folder `{}` is in use by process {pid}; stop that process, or choose another folder with `--data`",
+                    root.display()
+                )
             }
             FolderError::NotOurs { root, found } => {
                 write!(f, "`{}` is not a data folder: it holds `{found}` and no `node` file; choose an empty folder with `--data`", root.display())

@@ -61,8 +61,32 @@ pub enum Kind {
 const KINDS: [Kind; 26] = {
     use Kind::*;
     [
-        EpochStart, End, Message, Half, TxnEnd, CheckSent, Delayed, Release, Recall, Lease, Ack, SetVisible, Expire, Dead, Seek, OffsetCommit,
-        LiteCreate, LiteDrop, QueueSeal, Trim, TierDone, StateDigest, Noop, Cursor, Forget, Gap,
+        EpochStart,
+        End,
+        Message,
+        Half,
+        TxnEnd,
+        CheckSent,
+        Delayed,
+        Release,
+        Recall,
+        Lease,
+        Ack,
+        SetVisible,
+        Expire,
+        Dead,
+        Seek,
+        OffsetCommit,
+        LiteCreate,
+        LiteDrop,
+        QueueSeal,
+        Trim,
+        TierDone,
+        StateDigest,
+        Noop,
+        Cursor,
+        Forget,
+        Gap,
     ]
 };
 
@@ -161,7 +185,10 @@ pub enum Invalid {
     /// The `End` frame counts other frames than there are.
     Count,
     /// A later version wrote it, and it must not be skipped.
-    Newer { kind: u8, version: u8 },
+    Newer {
+        kind: u8,
+        version: u8,
+    },
 }
 
 impl fmt::Display for Invalid {

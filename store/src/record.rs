@@ -379,7 +379,8 @@ mod tests {
         fn any_message_comes_back(
             id in ".{1,40}", tag in prop::option::of(".{0,20}"), keys in prop::collection::vec(".{0,20}", 0..4),
             properties in prop::collection::vec((".{0,20}", ".{0,200}"), 0..6), body in prop::collection::vec(any::<u8>(), 0..200),
-            group in prop::option::of(".{1,30}"), priority in prop::option::of(0u8..255), born_ms: u64, deliver_ms in prop::option::of(1u64..), digest: [u8; 20],
+            group in prop::option::of(".{1,30}"), priority in prop::option::of(0u8..255), born_ms: u64,
+            deliver_ms in prop::option::of(1u64..), digest: [u8; 20],
         ) {
             let message = Message { id, tag, keys, properties, group, priority, born_ms, deliver_ms, digest, body: body.into(), ..sample() };
             let view = MessageView::parse(&payload(&message)).unwrap();

@@ -77,7 +77,7 @@ fn build(disk: &SharedDisk) {
     log.write().unwrap();
     log.sync().unwrap();
     for number in 0..6u8 {
-        log.stage(Kind::Lease, Flags::default(), TIME + 20, &[&vec![number; 200]]).unwrap();
+        log.stage(Kind::Lease, Flags::default(), TIME + 20, &[&[number; 200]]).unwrap();
     }
     log.close().unwrap();
     let state = shard.dir().join("state");

@@ -84,7 +84,7 @@ fn cost(what: &str, outcome: &Outcome, messages: u64) -> Result<Cost, Failure> {
     if messages == 0 {
         return Err(failed("no message went through".to_owned()));
     }
-    let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
+    let cpu = after.cpu_since(&before).as_secs_f64();
     Ok(Cost { messages, messages_per_second: messages as f64 / outcome.seconds, cpu_us_per_message: cpu * 1e6 / messages as f64 })
 }
 
@@ -149,8 +149,8 @@ fn compare(name: &'static str, rounds: &[Round], cost: fn(&Side) -> Cost) -> Com
         values.sort_by(f64::total_cmp);
         values
     };
-    // A floor of less than one tick would divide by zero; the smallest time we can read stands for it.
-    let ratios = each(&|gantry, floor| gantry.cpu_us_per_message / floor.cpu_us_per_message.max(10_000.0 / floor.messages as f64));
+    // A floor of nothing at all would divide by zero.
+    let ratios = each(&|gantry, floor| gantry.cpu_us_per_message / floor.cpu_us_per_message.max(1e-3));
     Compared {
         name,
         gantry_us_per_message: median(&each(&|gantry, _| gantry.cpu_us_per_message)),

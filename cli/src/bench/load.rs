@@ -153,7 +153,7 @@ impl Connection {
                 sends.join_next().await;
             }
             while sends.try_join_next().is_some() {}
-            if self.crew.board.measures() {
+            if self.crew.board.measures(due) {
                 self.tally.borrow_mut().late.record(due, self.crew.board.now(), 1);
             }
             let (mut connection, message) = (self.clone(), StampedSend { template: template.clone(), seq, due });
@@ -178,7 +178,8 @@ impl Connection {
                 board.count_sent();
                 let mut tally = self.tally.borrow_mut();
                 tally.confirmed.insert(producer, seq);
-                if board.measures() {
+                // By the time when it was due, so that sends held up in the warm-up don't count as sends of the measured time.
+                if board.measures(due) {
                     tally.send.record(due, board.now(), 1);
                 }
             }
@@ -205,6 +206,10 @@ impl Connection {
         let mut stopped = self.crew.board.stopped();
         let mut acks = JoinSet::new();
         loop {
+            if self.crew.place.is_floor() && !self.crew.board.has_backlog() && !*stopped.borrow() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
             let began = self.crew.board.now();
             // A poll that is dropped is withdrawn: it leases nothing that nobody would read.
             let received = tokio::select! {
@@ -248,8 +253,8 @@ impl Connection {
             messages.iter().filter_map(|message| ledger.note(&message.body)).collect()
         };
         let mut tally = self.tally.borrow_mut();
-        if board.measures() {
-            let now = board.now();
+        let now = board.now();
+        if board.measures(now) {
             tally.receive.record(began, now, messages.len() as u64);
             for stamp in &stamps {
                 tally.end_to_end.record(stamp.due, now, 1);
@@ -287,7 +292,7 @@ impl Connection {
         match self.calls.ack(&request).await {
             Ok(()) => {
                 board.count_acked(messages);
-                if board.measures() {
+                if board.measures(board.now()) {
                     self.tally.borrow_mut().ack.record(began, board.now(), messages);
                 }
             }

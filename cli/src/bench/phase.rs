@@ -48,8 +48,8 @@ pub struct Board {
     sends_over: AtomicBool,
     /// No send begins, or is due, at or after this time.
     sends_end_at: AtomicU64,
-    /// The warm-up is over.
-    measuring: AtomicBool,
+    /// The end of the warm-up; never, as long as nobody knows it.
+    measured_from: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
     acked: AtomicU64,
@@ -70,7 +70,7 @@ impl Board {
             tickets: AtomicU64::new(tickets.unwrap_or(u64::MAX)),
             sends_over: AtomicBool::new(false),
             sends_end_at: AtomicU64::new(u64::MAX),
-            measuring: AtomicBool::new(false),
+            measured_from: AtomicU64::new(u64::MAX),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             acked: AtomicU64::new(0),
@@ -102,9 +102,9 @@ impl Board {
         due < self.sends_end_at.load(Ordering::Relaxed)
     }
 
-    /// Whether the warm-up is over; time before it counts for nothing.
-    pub fn measures(&self) -> bool {
-        self.measuring.load(Ordering::Relaxed)
+    /// Whether what happened, or was due, at this time counts: the warm-up was over.
+    pub fn measures(&self, time: u64) -> bool {
+        time >= self.measured_from.load(Ordering::Relaxed)
     }
 
     pub fn count_sent(&self) {
@@ -134,6 +134,11 @@ impl Board {
         if known && self.producing.load(Ordering::SeqCst) == 0 && self.received.load(Ordering::SeqCst) >= wanted {
             self.stop();
         }
+    }
+
+    /// Whether fewer messages came than were sent. A server without memory, the floor, must be asked only then, or it is asked forever.
+    pub fn has_backlog(&self) -> bool {
+        self.received.load(Ordering::Relaxed) < self.expected.max(self.sent.load(Ordering::Relaxed))
     }
 
     /// Ends sends and polls.
@@ -259,6 +264,8 @@ pub struct Outcome {
     /// Samples at both ends, and the most memory in between.
     pub server: Option<(Sample, Sample, u64)>,
     pub client: Option<(Sample, Sample)>,
+    /// The server's memory before the connections were made.
+    pub unconnected: Option<u64>,
 }
 
 /// What to do, before it is done.
@@ -295,6 +302,7 @@ impl<'a> Phase<'a> {
         let board = Arc::new(Board::new(self.settings.messages, producing + held_open, self.expected, self.place.run));
         let _guard = StopOnDrop(board.clone());
         let lanes = self.pace_jobs();
+        let unconnected = self.sample().await.0.map(|sample| sample.rss_bytes);
         let crew = self.hire(&board).await?;
         let measured = if self.settings.warmup().is_zero() { Some(self.begin_measuring(&board).await) } else { None };
         crew.go.send_replace(true);
@@ -306,7 +314,8 @@ impl<'a> Phase<'a> {
                 self.begin_measuring(&board).await
             }
         };
-        self.watch(&board, began, crew, terminal).await
+        let outcome = self.watch(&board, began, crew, terminal).await?;
+        Ok(Outcome { unconnected, ..outcome })
     }
 
     /// Gives each producer a lane of due times when there is a rate.
@@ -379,7 +388,7 @@ impl<'a> Phase<'a> {
         let end = if tally.last() > since { tally.last() } else { board.now() };
         let server = before.0.zip(after.0).map(|(before, after)| (before, after, monitor.most.max(before.rss_bytes).max(after.rss_bytes)));
         let client = before.1.zip(after.1);
-        Ok(Outcome { tally, ledger, errors, first_error, since, seconds: (end - since) as f64 / 1e9, server, client })
+        Ok(Outcome { tally, ledger, errors, first_error, since, seconds: (end - since) as f64 / 1e9, server, client, unconnected: None })
     }
 
     /// Ten times a second: memory, end by time, end by silence, progress.
@@ -421,7 +430,7 @@ impl<'a> Phase<'a> {
         if let Some(time) = self.settings.duration() {
             board.sends_end_at.store(since + time.as_nanos() as u64, Ordering::Relaxed);
         }
-        board.measuring.store(true, Ordering::Relaxed);
+        board.measured_from.store(since, Ordering::Relaxed);
         Began { since, sample }
     }
 

@@ -110,6 +110,8 @@ pub struct ProcessUse {
     /// Absent when there were no messages.
     cpu_us_per_message: Option<f64>,
     cpu_seconds_per_million_messages: Option<f64>,
+    /// Before the connections of the measured phase were made.
+    rss_bytes_unconnected: Option<u64>,
     rss_bytes_before: u64,
     rss_bytes_after: u64,
     rss_bytes_most: u64,
@@ -117,7 +119,7 @@ pub struct ProcessUse {
 
 impl ProcessUse {
     fn new(pid: Option<u32>, before: Sample, after: Sample, most: u64, seconds: f64, messages: u64) -> ProcessUse {
-        let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
+        let cpu = after.cpu_since(&before).as_secs_f64();
         let per_message = (messages > 0).then(|| cpu * 1e6 / messages as f64);
         ProcessUse {
             pid,
@@ -126,6 +128,7 @@ impl ProcessUse {
             cpu_us_per_message: per_message,
             // Microseconds a message and seconds a million messages are the same number.
             cpu_seconds_per_million_messages: per_message,
+            rss_bytes_unconnected: None,
             rss_bytes_before: before.rss_bytes,
             rss_bytes_after: after.rss_bytes,
             rss_bytes_most: most,
@@ -135,7 +138,9 @@ impl ProcessUse {
     fn words(&self) -> String {
         let size = value::show_size;
         let each = self.cpu_us_per_message.map(|us| format!("{us:.2} µs a message ({us:.2} s a million), ")).unwrap_or_default();
-        let memory = format!("memory {} to {}, at most {}", size(self.rss_bytes_before), size(self.rss_bytes_after), size(self.rss_bytes_most));
+        let unconnected = self.rss_bytes_unconnected.map(|bytes| format!("{} unconnected, ", size(bytes))).unwrap_or_default();
+        let memory =
+            format!("memory {unconnected}{} to {}, at most {}", size(self.rss_bytes_before), size(self.rss_bytes_after), size(self.rss_bytes_most));
         format!("{each}{:.2} s CPU ({:.0} %), {memory}", self.cpu_seconds, self.cpu_percent)
     }
 }
@@ -152,7 +157,10 @@ impl RunReport {
         let tally = &outcome.tally;
         let calls = |timings: &Timings| Calls::new(timings, outcome.since, settings.size_bytes);
         let messages = tally.send.messages.max(tally.receive.messages);
-        let server = outcome.server.map(|(before, after, most)| ProcessUse::new(place.pid, before, after, most, outcome.seconds, messages));
+        let server = outcome.server.map(|(before, after, most)| ProcessUse {
+            rss_bytes_unconnected: outcome.unconnected,
+            ..ProcessUse::new(place.pid, before, after, most, outcome.seconds, messages)
+        });
         let own = outcome
             .client
             .map(|(before, after)| ProcessUse::new(None, before, after, after.rss_bytes.max(before.rss_bytes), outcome.seconds, messages));
@@ -199,6 +207,9 @@ impl RunReport {
 
     fn setting(&self) -> String {
         let settings = &self.settings;
+        if self.scenario == Scenario::Idle {
+            return format!("{} connections, {} polls on each, {}", settings.connections, settings.polls, self.endpoint);
+        }
         let loop_kind = match settings.rate_per_second {
             Some(rate) => format!("open loop at {}/s", value::trim(rate)),
             None => format!("{} in flight", settings.in_flight),
@@ -223,7 +234,9 @@ impl Report for RunReport {
                 table.row([name.to_owned(), String::new(), String::new(), String::new()].into_iter().chain(latency.cells()));
             }
         }
-        text.push_str(&table.render());
+        if self.scenario != Scenario::Idle {
+            text.push_str(&format!("{}\n", table.render()));
+        }
         let mut pairs = vec![("measured", format!("{:.2} s", self.seconds))];
         pairs.push((
             "server",
@@ -234,7 +247,7 @@ impl Report for RunReport {
         pairs.extend(self.verification.as_ref().map(|check| ("check", check_words(check))));
         let error = self.first_error.as_deref().unwrap_or("none");
         pairs.extend((self.errors > 0).then(|| ("errors", format!("{}, the first: {error}", self.errors))));
-        format!("{text}\n{}", Table::of_pairs(pairs).render())
+        format!("{text}{}", Table::of_pairs(pairs).render())
     }
 }
 

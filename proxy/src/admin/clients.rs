@@ -9,7 +9,8 @@ use tonic::Status;
 
 pub fn list(shared: &Shared, request: ListClientsRequest) -> Result<ListClientsResponse, Status> {
     let page = Page::read(request.page_size, &request.page_token)?;
-    let sessions = shared.sessions.all();
+    let mut sessions = shared.sessions.all();
+    sessions.sort_unstable_by(|a, b| a.client.cmp(&b.client));
     let behind = |session: &Session| page.after.as_ref().is_none_or(|after| session.client.as_str() > after.as_str());
     let wanted = sessions.iter().filter(|session| behind(session) && shows(&request, &session.facts()));
     let mut clients: Vec<Client> = wanted.take(page.size + 1).map(|session| to_wire(shared, session)).collect();

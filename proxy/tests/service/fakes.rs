@@ -226,7 +226,8 @@ impl FakeBroker {
             while let Some(message) = state.stored.get(state.given).filter(|_| deliveries.len() < request.max as usize) {
                 let (topic, group) = (request.topic.id, request.group.id);
                 let lease = LeaseId(state.given as u64);
-                let handle = ReceiptHandle { shard: ShardId(0), topic, group, queue: message.queue, offset: message.offset, lease, reset: 0, attempt: 1 };
+                let handle =
+                    ReceiptHandle { shard: ShardId(0), topic, group, queue: message.queue, offset: message.offset, lease, reset: 0, attempt: 1 };
                 deliveries.push(Delivery { message: message.clone(), handle, attempt: 1 });
                 state.given += 1;
             }

@@ -37,8 +37,12 @@ async fn change(rig: &Rig, topic: &str, group: &str, handle: &str, duration: Opt
 }
 
 async fn forward(rig: &Rig, topic: &str, group: &str, handle: &str) -> Code {
-    let request =
-        ForwardMessageToDeadLetterQueueRequest { group: resource(group), topic: resource(topic), receipt_handle: handle.into(), ..Default::default() };
+    let request = ForwardMessageToDeadLetterQueueRequest {
+        group: resource(group),
+        topic: resource(topic),
+        receipt_handle: handle.into(),
+        ..Default::default()
+    };
     rig.client.clone().forward_message_to_dead_letter_queue(call(request)).await.unwrap().into_inner().status.unwrap().code()
 }
 

@@ -52,7 +52,9 @@ async fn pulling_messages_answers_one_element() {
 async fn offsets() {
     let (rig, _) = Rig::with_topic().await;
     let queue = |topic: &str| Some(MessageQueue { topic: resource(topic), ..Default::default() });
-    for (topic, group, expected) in [("orders", "group", Code::NotImplemented), ("a.b", "group", Code::IllegalTopic), ("orders", "", Code::IllegalConsumerGroup)] {
+    for (topic, group, expected) in
+        [("orders", "group", Code::NotImplemented), ("a.b", "group", Code::IllegalTopic), ("orders", "", Code::IllegalConsumerGroup)]
+    {
         let request = UpdateOffsetRequest { group: resource(group), message_queue: queue(topic), offset: 1 };
         assert_eq!(rig.client.clone().update_offset(call(request)).await.unwrap().into_inner().status.unwrap().code(), expected);
         let request = GetOffsetRequest { group: resource(group), message_queue: queue(topic) };
@@ -73,7 +75,8 @@ async fn lite_subscriptions() {
         ("orders", "a.b", "chat-1", Code::IllegalConsumerGroup),
         ("a.b", "group", "chat-1", Code::IllegalTopic),
     ] {
-        let request = SyncLiteSubscriptionRequest { topic: resource(topic), group: resource(group), lite_topic_set: vec![lite.into()], ..Default::default() };
+        let request =
+            SyncLiteSubscriptionRequest { topic: resource(topic), group: resource(group), lite_topic_set: vec![lite.into()], ..Default::default() };
         assert_eq!(rig.client.clone().sync_lite_subscription(call(request)).await.unwrap().into_inner().status.unwrap().code(), expected);
     }
 }

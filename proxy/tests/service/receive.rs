@@ -46,7 +46,10 @@ async fn a_delivered_message_has_everything_that_some_client_needs() {
     assert_eq!(message.user_properties, [("a".to_owned(), "b".to_owned())].into());
     let system = message.system_properties.as_ref().unwrap();
     let digest = Digest { r#type: DigestType::Sha1 as i32, checksum: "A9".repeat(20) };
-    assert_eq!((system.tag.as_deref(), &system.keys[..], &system.body_digest), (Some("tag"), &["k 1".to_owned(), "k2".to_owned()][..], &Some(digest)));
+    assert_eq!(
+        (system.tag.as_deref(), &system.keys[..], &system.body_digest),
+        (Some("tag"), &["k 1".to_owned(), "k2".to_owned()][..], &Some(digest))
+    );
     assert_eq!((system.message_id.as_str(), system.body_encoding(), system.message_type()), ("id-1", Encoding::Gzip, MessageType::Normal));
     assert_eq!(system.born_timestamp, Some(prost_types::Timestamp { seconds: 12, nanos: 345_000_000 }));
     assert_eq!((system.born_host.as_str(), system.store_host.clone()), ("host", rig.messaging.to_string()));
@@ -135,7 +138,12 @@ async fn the_wait_is_what_the_client_asks_within_bounds() {
 async fn the_broker_is_asked_for_what_the_client_wants() {
     let (rig, topic) = Rig::with_topic().await;
     let filter = |expression: &str| Some(FilterExpression { r#type: FilterType::Tag as i32, expression: expression.into() });
-    let request = ReceiveMessageRequest { filter_expression: filter("b || a"), attempt_id: Some("try-1".into()), batch_size: 0, ..simple_poll("orders", "group", 0) };
+    let request = ReceiveMessageRequest {
+        filter_expression: filter("b || a"),
+        attempt_id: Some("try-1".into()),
+        batch_size: 0,
+        ..simple_poll("orders", "group", 0)
+    };
     let wish = asked(&rig, call_from("me", request)).await;
     assert_eq!((wish.topic.id, wish.group.name.name.as_str(), wish.client.as_str(), wish.max), (topic.id, "group", "me", 1));
     assert_eq!((&*wish.filter, wish.attempt_id.as_deref()), (&Filter::Tags(vec!["a".into(), "b".into()]), Some("try-1")));

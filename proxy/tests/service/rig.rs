@@ -43,6 +43,13 @@ impl Rig {
     }
 
     pub async fn with(config: Config) -> Rig {
+        let rig = Rig::lazily(config).await;
+        let client = MessagingServiceClient::new(channel(rig.messaging).await);
+        Rig { client, ..rig }
+    }
+
+    /// A rig whose client connects only when it is used.
+    pub async fn lazily(config: Config) -> Rig {
         let (broker, metadata) = (Arc::new(FakeBroker::default()), Arc::new(FakeMetadata::new()));
         let proxy = Proxy::new(config, broker.clone(), metadata.clone(), Arc::new(SystemClock::new())).unwrap();
         let ((messaging_listener, messaging), (admin_listener, admin), (http_listener, http)) = (listen(), listen(), listen());
@@ -61,7 +68,7 @@ impl Rig {
         tasks.spawn("admin", async move { service.serve_admin(admin_listener, stop).await });
         let (service, stop) = (proxy.clone(), tasks.signal());
         tasks.spawn("http", async move { service.serve_http(http_listener, stop).await });
-        let client = MessagingServiceClient::new(channel(messaging).await);
+        let client = MessagingServiceClient::new(Endpoint::from_shared(format!("http://{messaging}")).unwrap().connect_lazy());
         Rig { proxy, broker, metadata, messaging, admin, http, tasks, client }
     }
 
@@ -71,6 +78,23 @@ impl Rig {
         let topic = rig.metadata.add_topic("orders", TopicType::Mixed);
         rig.metadata.create_group(gantry_model::group::GroupSpec::new(GroupName::parse("", "group").unwrap())).await.unwrap();
         (rig, topic)
+    }
+
+    /// A number of `/metrics` without labels.
+    pub async fn gauge(&self, name: &str) -> i64 {
+        let text = self.proxy.metrics_text().await;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap().parse().unwrap()
+    }
+
+    /// Waits until a number of `/metrics` has come down to this.
+    pub async fn until_at_most(&self, name: &str, most: i64) {
+        for _ in 0..500 {
+            if self.gauge(name).await <= most {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("`{name}` stays above {most}");
     }
 
     /// The text of a handle that this cluster would sign.

@@ -101,10 +101,14 @@ async fn properties_have_bounds() {
 #[tokio::test]
 async fn tags_and_keys_are_checked() {
     let (rig, _) = Rig::with_topic().await;
-    for (tag, expected) in [("", Code::Ok), ("ok", Code::Ok), (" ", Code::IllegalMessageTag), ("a|b", Code::IllegalMessageTag), ("a\n", Code::IllegalMessageTag)] {
+    for (tag, expected) in
+        [("", Code::Ok), ("ok", Code::Ok), (" ", Code::IllegalMessageTag), ("a|b", Code::IllegalMessageTag), ("a\n", Code::IllegalMessageTag)]
+    {
         check(&rig, changed("orders", |_, system| system.tag = Some(tag.into())), expected).await;
     }
-    for (key, expected) in [("", Code::Ok), ("a b", Code::Ok), ("\t", Code::IllegalMessageKey), (" ", Code::IllegalMessageKey), ("a\u{85}", Code::IllegalMessageKey)] {
+    for (key, expected) in
+        [("", Code::Ok), ("a b", Code::Ok), ("\t", Code::IllegalMessageKey), (" ", Code::IllegalMessageKey), ("a\u{85}", Code::IllegalMessageKey)]
+    {
         check(&rig, changed("orders", |_, system| system.keys = vec!["ok".into(), key.into()]), expected).await;
     }
     let long = changed("orders", |_, system| (system.tag, system.keys) = (Some("t".into()), vec!["k".repeat(16 * 1024)]));
@@ -114,7 +118,13 @@ async fn tags_and_keys_are_checked() {
 #[tokio::test]
 async fn message_ids_are_opaque_but_not_blank() {
     let (rig, _) = Rig::with_topic().await;
-    for (id, expected) in [("x".to_owned(), Code::Ok), ("i".repeat(255), Code::Ok), ("i".repeat(256), Code::IllegalMessageId), (" ".into(), Code::IllegalMessageId), (String::new(), Code::IllegalMessageId)] {
+    for (id, expected) in [
+        ("x".to_owned(), Code::Ok),
+        ("i".repeat(255), Code::Ok),
+        ("i".repeat(256), Code::IllegalMessageId),
+        (" ".into(), Code::IllegalMessageId),
+        (String::new(), Code::IllegalMessageId),
+    ] {
         check(&rig, changed("orders", |_, system| system.message_id = id.clone()), expected).await;
     }
     check(&rig, Message { system_properties: None, ..message("orders") }, Code::IllegalMessageId).await;

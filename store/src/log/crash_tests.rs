@@ -194,3 +194,42 @@ fn frames_that_were_never_synced_are_made_durable_before_they_count() {
     let lost = CrashStates::new(&ops).at(ops.len()).materialize(|_| false);
     assert_eq!(open(&shared(lost)).0.end(), end);
 }
+
+#[test]
+fn a_frame_of_another_history_is_not_taken_in() {
+    let make = |number: u64| {
+        let disk = shared(MemoryDisk::new());
+        let (mut log, _) = open(&disk);
+        stage(&mut log, number, 60);
+        let second = stage(&mut log, 9, 60);
+        log.write().unwrap();
+        (disk, second)
+    };
+    let ((one, second), (other, _)) = (make(1), make(2));
+    let mut stale = vec![0; 104];
+    file_of(&*one, Lsn(0)).read_at(FRAMES + second.0, &mut stale).unwrap();
+    overwrite(&*other, Lsn(0), FRAMES + second.0, &stale);
+    let (log, _) = open(&other);
+    assert_eq!(log.end(), second, "address and checksum are right, the predecessor is not");
+}
+
+#[test]
+fn an_end_that_counts_other_frames_closes_nothing() {
+    let disk = shared(MemoryDisk::new());
+    let (mut log, _) = open(&disk);
+    for number in 0..5 {
+        stage(&mut log, number, 1000);
+    }
+    let next = log.active_base();
+    drop(log);
+    disk.remove(&segment::path_of(&Path::new(DIR).join("log"), next)).unwrap();
+    let at = FRAMES + next.0 - END_FRAME;
+    let mut end = vec![0; END_FRAME as usize];
+    file_of(&*disk, Lsn(0)).read_at(at, &mut end).unwrap();
+    end[frame::HEADER] += 1;
+    let crc = frame::checksum(&end[..frame::HEADER + 12]);
+    end[4..8].copy_from_slice(&crc.to_le_bytes());
+    overwrite(&*disk, Lsn(0), at, &end);
+    let (log, recovery) = open(&disk);
+    assert_eq!((log.end().0, recovery.verdict), (next.0 - END_FRAME, Verdict::UnorderedTail { at: log.end() }));
+}

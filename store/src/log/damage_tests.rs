@@ -99,7 +99,7 @@ fn one_damaged_frame_costs_one_frame() {
     for (at, lsn) in frames.keys().enumerate() {
         // Payload, length, checksum, address, chain: with some the next frame must be searched for.
         for hurt in [frame::HEADER as u64, 0, 4, 16, 8] {
-            if (at + hurt as usize) % 3 != 0 {
+            if !(at + hurt as usize).is_multiple_of(3) {
                 continue;
             }
             let (disk, frames, _) = make();

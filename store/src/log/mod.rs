@@ -131,6 +131,8 @@ pub struct CommitLog {
     staging: Vec<u8>,
     /// Behind the last staged frame.
     staged: Position,
+    /// Room in the active segment that is promised to messages of this round.
+    reserved: u64,
     /// Where the batch that is being staged began: position and length of `staging`.
     batch: Option<(Position, usize)>,
     written: Lsn,
@@ -183,6 +185,7 @@ impl CommitLog {
             next: None,
             staging: Vec::new(),
             staged,
+            reserved: 0,
             batch: None,
             written: staged.at,
             durable: staged.at,
@@ -206,8 +209,12 @@ impl CommitLog {
             self.withdraw_batch();
             return Err(AppendError::TooLarge { bytes, most: self.frame_max() });
         }
-        if bytes > self.room() {
+        let promised = if kind.is_data() { 0 } else { self.reserved };
+        if bytes + promised > self.room() && !inside {
             self.roll(kind.is_data())?;
+        }
+        if kind.is_data() {
+            self.reserved = self.reserved.saturating_sub(bytes);
         }
         match step {
             Part::First => self.batch = Some((self.staged, self.staging.len())),
@@ -217,28 +224,34 @@ impl CommitLog {
         Ok(self.put(kind, flags, time, epoch, payload))
     }
 
-    /// Makes sure that messages of so many bytes, frames and all, can be staged without meeting `Full`, and that a batch of them stays in one
-    /// segment. Rolls when the batch would not fit.
+    /// Makes sure that messages whose frames have so many bytes together can be staged before the next write without meeting `Full`, and that
+    /// a batch of them stays in one segment. Rolls when they would not fit.
     pub fn reserve(&mut self, bytes: usize) -> Result<(), AppendError> {
         self.usable()?;
-        let bytes = bytes as u64;
+        assert!(self.batch.is_none(), "room is reserved before a batch begins");
+        // The zeros behind each frame: at most 7 bytes, and the smallest message has 88.
+        let bytes = bytes as u64 + bytes as u64 / 8 + frame::ALIGN as u64;
         if bytes > self.batch_max() {
             return Err(AppendError::TooLarge { bytes, most: self.batch_max() });
         }
         let control = CONTROL_ROOM.min((self.active.limit().0 - self.active.base().0) / 4);
-        if bytes + control <= self.room() {
-            return Ok(());
+        if bytes + control > self.room() {
+            if self.next.is_none() {
+                self.next = Some(self.obtain(true)?);
+            }
+            if bytes > self.room() {
+                self.roll(true)?;
+            }
         }
-        if self.next.is_none() {
-            self.next = Some(self.obtain(true)?);
-        }
-        if bytes > self.room() { self.roll(true) } else { Ok(()) }
+        self.reserved = bytes;
+        Ok(())
     }
 
     /// Writes what is staged, and lets readers see it. Returns the new end, which is not durable yet.
     pub fn write(&mut self) -> Result<Lsn, AppendError> {
         self.usable()?;
         assert!(self.batch.is_none(), "a batch is written whole");
+        self.reserved = 0;
         if self.staging.is_empty() {
             return Ok(self.written);
         }
@@ -296,8 +309,8 @@ impl CommitLog {
         Ok(())
     }
 
-    /// Drops the whole segments before an address. Their files become spares if some are wanted and nobody reads them, else they are removed; readers that still hold
-    /// frames keep the bytes.
+    /// Drops the whole segments before an address. Their files become spares if some are wanted and nobody reads them, else they are
+    /// removed; readers that still hold frames keep the bytes.
     pub fn trim(&mut self, before: Lsn) -> io::Result<()> {
         while let Some(segment) = self.shared.drop_oldest(before) {
             let Header { size, generation, .. } = segment.header;

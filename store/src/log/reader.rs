@@ -91,12 +91,24 @@ impl fmt::Debug for Shared {
 #[derive(Debug)]
 pub enum ReadError {
     /// The log begins later.
-    Trimmed { lsn: Lsn },
+    Trimmed {
+        lsn: Lsn,
+    },
     /// Nothing was written there yet.
-    Beyond { lsn: Lsn },
+    Beyond {
+        lsn: Lsn,
+    },
     /// What is there is not the frame that was written, or the address is not that of a frame.
-    Damaged { segment: PathBuf, lsn: Lsn, why: Invalid },
-    Io { segment: PathBuf, lsn: Lsn, error: io::Error },
+    Damaged {
+        segment: PathBuf,
+        lsn: Lsn,
+        why: Invalid,
+    },
+    Io {
+        segment: PathBuf,
+        lsn: Lsn,
+        error: io::Error,
+    },
 }
 
 impl ReadError {
@@ -152,7 +164,7 @@ impl LogReader {
     pub fn frame(&self, lsn: Lsn) -> Result<Frame, ReadError> {
         let (segment, end) = self.find(lsn)?;
         if self.is_recent(lsn) {
-            return self.from_map(&segment, lsn, end);
+            return self.take_from_map(&segment, lsn, end);
         }
         let (mut bytes, mut len) = (Bytes::new(), FIRST_READ);
         loop {
@@ -173,7 +185,7 @@ impl LogReader {
     pub fn try_frame(&self, lsn: Lsn, len: u32) -> Result<Option<Frame>, ReadError> {
         let (segment, end) = self.find(lsn)?;
         if self.is_recent(lsn) {
-            return self.from_map(&segment, lsn, end).map(Some);
+            return self.take_from_map(&segment, lsn, end).map(Some);
         }
         let mut len = if len == 0 { FIRST_READ } else { len as usize };
         loop {
@@ -216,7 +228,7 @@ impl LogReader {
         lsn >= self.shared.opened && lsn.0 + TAIL >= self.shared.end.load(Ordering::Relaxed)
     }
 
-    fn from_map(&self, segment: &Segment, lsn: Lsn, end: Lsn) -> Result<Frame, ReadError> {
+    fn take_from_map(&self, segment: &Segment, lsn: Lsn, end: Lsn) -> Result<Frame, ReadError> {
         let mut head = [0; HEADER];
         let position = segment.position(lsn);
         segment.map.read(position, &mut head).ok_or_else(|| damaged(segment, lsn, Invalid::Blank))?;

@@ -52,16 +52,39 @@ pub enum Verdict {
 /// Why a log can't be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    Io { path: PathBuf, error: io::Error },
+    Io {
+        path: PathBuf,
+        error: io::Error,
+    },
     /// What was durable can't be read any more. `offset` is the place in the file; frames in `from..to` are lost.
-    Damaged { segment: PathBuf, offset: u64, from: Lsn, to: Lsn, why: String },
-    Header { segment: PathBuf, error: HeaderError },
+    Damaged {
+        segment: PathBuf,
+        offset: u64,
+        from: Lsn,
+        to: Lsn,
+        why: String,
+    },
+    Header {
+        segment: PathBuf,
+        error: HeaderError,
+    },
     /// Segments are missing between others, or all of them behind the checkpoint.
-    Missing { from: Lsn, to: Lsn },
+    Missing {
+        from: Lsn,
+        to: Lsn,
+    },
     /// A later version wrote this, and skipping it would give a wrong state.
-    Newer { segment: PathBuf, lsn: Lsn, kind: u8, version: u8 },
+    Newer {
+        segment: PathBuf,
+        lsn: Lsn,
+        kind: u8,
+        version: u8,
+    },
     /// The last segment is full, and there is no room for another one.
-    NoRoom { dir: PathBuf, bytes: u64 },
+    NoRoom {
+        dir: PathBuf,
+        bytes: u64,
+    },
 }
 
 impl fmt::Display for OpenError {
@@ -74,16 +97,13 @@ impl fmt::Display for OpenError {
                  start with `--skip-damaged` to set the range aside in `bad/` and go on without it",
                 segment.display()
             ),
-            OpenError::Header { segment, error: HeaderError::Damaged } => write!(
-                f,
-                "the header of `{}` is damaged; restore the file, or start with `--skip-damaged` to make it anew",
-                segment.display()
-            ),
+            OpenError::Header { segment, error: HeaderError::Damaged } => {
+                write!(f, "the header of `{}` is damaged; restore the file, or start with `--skip-damaged` to make it anew", segment.display())
+            }
             OpenError::Header { segment, error } => write!(f, "`{}` can't be used: {error}", segment.display()),
-            OpenError::Missing { from, to } => write!(
-                f,
-                "the log lacks addresses {from} to {to}; restore the missing files, or start with `--skip-damaged` to go on without them"
-            ),
+            OpenError::Missing { from, to } => {
+                write!(f, "the log lacks addresses {from} to {to}; restore the missing files, or start with `--skip-damaged` to go on without them")
+            }
             OpenError::Newer { segment, lsn, kind, version } => write!(
                 f,
                 "`{}` holds a record at {lsn} of kind `{kind}` in version `{version}`, which is newer than this program; start the newer version",
@@ -122,14 +142,7 @@ pub(super) fn open(disk: SharedDisk, shard_dir: &Path, options: Options, known: 
     let spares = Arc::new(Spares::new(&dir, found, options.spares, size));
     let segments = segments.into_iter().map(Arc::new).collect();
     let log = CommitLog::assemble(Parts { disk, dir, options, spares, segments, position, closed, mark_number })?;
-    let recovery = Recovery {
-        end: log.end(),
-        last_epoch: position.chain.epoch,
-        last_time: position.chain.time,
-        verdict,
-        set_aside,
-        bytes_scanned,
-    };
+    let recovery = Recovery { end: log.end(), last_epoch: position.chain.epoch, last_time: position.chain.time, verdict, set_aside, bytes_scanned };
     Ok((log, recovery))
 }
 
@@ -278,14 +291,8 @@ impl Work<'_> {
                     return Err(OpenError::Newer { segment: segment.path.clone(), lsn, kind, version });
                 }
                 _ if position.at >= durable => {
-                    let closed = matches!(stop, Stop::Closed);
-                    let verdict = match stop {
-                        Stop::Closed => Verdict::Clean,
-                        Stop::Invalid { at, .. } => tail_verdict(segment, position.at, at),
-                        Stop::Unreadable { .. } => Verdict::TornTail { at: position.at },
-                    };
-                    settle(segment, position.at, mark, closed).map_err(failed())?;
-                    return Ok(Some(Tail { position, closed, mark_number, verdict }));
+                    let verdict = settle(segment, position.at, mark, &stop).map_err(failed())?;
+                    return Ok(Some(Tail { position, closed: matches!(stop, Stop::Closed), mark_number, verdict }));
                 }
                 // Whole segments behind this one are gone.
                 Stop::Closed => position.at,
@@ -313,14 +320,14 @@ impl Work<'_> {
 
     /// Nothing can be read behind the damage: the log ends before it, and what was there is set aside.
     fn give_up_tail(&mut self, position: Position, durable: Lsn, stop: &Stop, error: &OpenError) -> Result<Tail, OpenError> {
-        let Some(segment) = self.segments.last() else { unreachable!("a tail has a segment") };
+        let segment = self.segments.last().expect("the tail is that of a segment");
         let failed = || io_at(&segment.path);
         let closed = matches!(stop, Stop::Closed);
         if !closed {
             let to = durable.min(segment.limit());
             repair::set_aside(self.disk, &self.shard_dir.join("bad"), segment, position.at, to, &error.to_string()).map_err(failed())?;
         }
-        settle(segment, position.at, segment.base(), closed).map_err(failed())?;
+        settle(segment, position.at, segment.base(), stop).map_err(failed())?;
         repair::forget_marks(segment).map_err(failed())?;
         self.set_aside.push((position.at, durable));
         Ok(Tail { position, closed, mark_number: 0, verdict: Verdict::TornTail { at: position.at } })
@@ -346,28 +353,40 @@ fn chain_before(segment: &Segment, at: Lsn) -> Chain {
     position.chain
 }
 
-/// What an end that is not damaged looks like; nothing counts from `end` on, and `broken` is where reading stopped. In a recycled file
-/// something follows always, but nothing that carries its own address as a frame does.
-fn tail_verdict(segment: &Segment, end: Lsn, broken: Lsn) -> Verdict {
+/// What is behind the last frame that counts.
+struct Behind {
+    verdict: Verdict,
+    /// How far to zero, so that no frame of a torn write can ever follow a new one: over the last place that carries its own address as a
+    /// frame does.
+    barrier: Lsn,
+}
+
+/// Looks at everything from `end` to the end of the file; reading stopped at `broken`. In a recycled file something follows always, but
+/// nothing that carries its own address.
+fn look_behind(segment: &Segment, end: Lsn, broken: Lsn) -> Behind {
     let mut window = Window::new(segment);
-    let mut torn = broken > end;
-    let mut at = broken;
+    let mut verdict = if broken > end { Verdict::TornTail { at: end } } else { Verdict::Clean };
+    let (mut last, mut at) = (broken, broken);
     while let Some(lsn) = window.next_readable_candidate(at, segment.limit()) {
-        torn = true;
-        if window.frame(lsn, segment.header.owner.shard).is_ok_and(|frame| frame.is_ok()) {
-            return Verdict::UnorderedTail { at: end };
+        let sound = window.frame(lsn, segment.header.owner.shard).is_ok_and(|frame| frame.is_ok());
+        if sound {
+            verdict = Verdict::UnorderedTail { at: end };
+        } else if verdict == Verdict::Clean {
+            verdict = Verdict::TornTail { at: end };
         }
-        at = Lsn(lsn.0 + 8);
+        (last, at) = (lsn, Lsn(lsn.0 + 8));
     }
-    if torn { Verdict::TornTail { at: end } } else { Verdict::Clean }
+    Behind { verdict, barrier: Lsn((last.0 + BARRIER).min(segment.limit().0)) }
 }
 
 /// Puts a zeroed barrier behind the end and makes everything before it durable, whatever the last process left undone.
-fn settle(segment: &Segment, end: Lsn, mark: Lsn, closed: bool) -> io::Result<()> {
-    let mut changed = false;
-    if !closed {
-        let barrier = barrier_end(segment, end);
-        changed = zero(segment, end, barrier)?;
+fn settle(segment: &Segment, end: Lsn, mark: Lsn, stop: &Stop) -> io::Result<Verdict> {
+    let (mut verdict, mut changed) = (Verdict::Clean, false);
+    if let Stop::Invalid { at: broken, .. } | Stop::Unreadable { at: broken, .. } = stop {
+        let behind = look_behind(segment, end, *broken);
+        let unreadable = matches!(stop, Stop::Unreadable { .. }) && behind.verdict == Verdict::Clean;
+        verdict = if unreadable { Verdict::TornTail { at: end } } else { behind.verdict };
+        changed = zero(segment, end, behind.barrier)?;
     }
     // Frames behind the mark may be in the page cache only, perhaps after a sync that failed: then the kernel takes the pages for
     // clean and would not write them. So they are written again.
@@ -379,18 +398,10 @@ fn settle(segment: &Segment, end: Lsn, mark: Lsn, closed: bool) -> io::Result<()
         at = Lsn(at.0 + bytes.len() as u64);
         changed = true;
     }
-    if changed { segment.file.sync_data() } else { Ok(()) }
-}
-
-/// How far to zero: over the last place that carries its own address as a frame does, so that no frame of the torn write can ever follow
-/// a new one.
-fn barrier_end(segment: &Segment, end: Lsn) -> Lsn {
-    let mut window = Window::new(segment);
-    let (mut last, mut at) = (end, end);
-    while let Some(lsn) = window.next_readable_candidate(at, segment.limit()) {
-        (last, at) = (lsn, Lsn(lsn.0 + 8));
+    if changed {
+        segment.file.sync_data()?;
     }
-    Lsn((last.0 + BARRIER).min(segment.limit().0))
+    Ok(verdict)
 }
 
 /// Zeros a range; answers whether there was anything else in it.

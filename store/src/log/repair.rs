@@ -176,4 +176,3 @@ pub(super) fn forget_marks(segment: &Segment) -> io::Result<()> {
     segment.file.write_at(MARKS, &[IoSlice::new(&vec![0; (FRAMES - MARKS) as usize])])?;
     segment.file.sync_data()
 }
-

@@ -52,7 +52,11 @@ pub fn contents(log: &CommitLog) -> BTreeMap<u64, Vec<u8>> {
         assert_eq!(reader.try_frame(*lsn, frame.header.len).unwrap().unwrap(), *frame);
         assert_eq!(reader.try_frame(*lsn, 0).unwrap().unwrap(), *frame);
     }
-    frames.iter().filter(|(_, frame)| !matches!(frame.header.kind, Kind::End | Kind::Gap)).map(|(lsn, frame)| (lsn.0, frame.payload.to_vec())).collect()
+    frames
+        .iter()
+        .filter(|(_, frame)| !matches!(frame.header.kind, Kind::End | Kind::Gap))
+        .map(|(lsn, frame)| (lsn.0, frame.payload.to_vec()))
+        .collect()
 }
 
 pub fn log_files(disk: &dyn Disk) -> Vec<String> {

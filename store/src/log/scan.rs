@@ -10,6 +10,9 @@ use std::io;
 const CHUNK: usize = 1024 * 1024;
 /// How far to step when a place can't be read: a page.
 const UNREADABLE: u64 = 4096;
+/// Where a frame's header has its address.
+const ADDRESS: usize = 16;
+const ZEROS: [u8; 4096] = [0; 4096];
 
 /// A segment's bytes, read forward through one buffer.
 pub(super) struct Window<'a> {
@@ -71,16 +74,13 @@ impl<'a> Window<'a> {
         let mut at = from;
         while at.0 + HEADER as u64 <= to.0 {
             let chunk = self.get(at, CHUNK.min((to.0 - at.0) as usize))?;
-            let places = chunk.len().saturating_sub(HEADER) / frame::ALIGN + 1;
             if chunk.len() < HEADER {
                 return Ok(None);
             }
-            for place in 0..places {
-                let (off, lsn) = (place * frame::ALIGN, at.0 + (place * frame::ALIGN) as u64);
-                if chunk[off + 16..off + 24] == lsn.to_le_bytes() && chunk[off..off + 4] != [0; 4] {
-                    return Ok(Some(Lsn(lsn)));
-                }
+            if let Some(off) = candidate_in(chunk, at) {
+                return Ok(Some(Lsn(at.0 + off as u64)));
             }
+            let places = (chunk.len() - HEADER) / frame::ALIGN + 1;
             at = Lsn(at.0 + (places * frame::ALIGN) as u64);
         }
         Ok(None)
@@ -96,6 +96,28 @@ impl<'a> Window<'a> {
         }
         None
     }
+}
+
+/// Where in `chunk`, which begins at `at`, something carries its own address as a frame does.
+fn candidate_in(chunk: &[u8], at: Lsn) -> Option<usize> {
+    let mut off = 0;
+    while off + HEADER <= chunk.len() {
+        // Most of what is behind the end of a log is zeros, which are skipped a page at a time; no address but the first is zero.
+        let ahead = &chunk[off + ADDRESS..];
+        if ahead.len() >= ZEROS.len() && at.0 + off as u64 > 0 && ahead[..ZEROS.len()] == ZEROS {
+            off += ZEROS.len();
+            continue;
+        }
+        let page_end = (off + ZEROS.len()).min(chunk.len() - HEADER + 1);
+        for off in (off..page_end).step_by(frame::ALIGN) {
+            let lsn = at.0 + off as u64;
+            if chunk[off + ADDRESS..off + ADDRESS + 8] == lsn.to_le_bytes() && chunk[off..off + 4] != [0; 4] {
+                return Some(off);
+            }
+        }
+        off += ZEROS.len();
+    }
+    None
 }
 
 /// How far a segment could be read.

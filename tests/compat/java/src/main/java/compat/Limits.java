@@ -163,7 +163,7 @@ final class Limits {
 
     private static void refuseGroup(Run run, String topic, String what, String group) {
         expectRefused(what, List.of(ILLEGAL_CONSUMER_GROUP),
-            () -> run.simpleConsumer(group, topic).receive(1, Duration.ofSeconds(10)));
+            () -> run.simpleConsumerThatStartsOnce(group, topic).receive(1, Duration.ofSeconds(10)));
     }
 
     static void unknownTopic(Run run) throws Exception {

@@ -50,6 +50,7 @@ final class Run {
     private final String scenario;
     private final String id;
     private final ClientConfiguration configuration;
+    private final ClientConfiguration startingOnce;
     private volatile String doing = "starting";
 
     /** What the registry maps names to. */
@@ -70,6 +71,7 @@ final class Run {
         this.scenario = scenario;
         this.id = id;
         this.configuration = ClientConfiguration.newBuilder().setEndpoints(endpoint).enableSsl(tls).build();
+        this.startingOnce = ClientConfiguration.newBuilder().setEndpoints(endpoint).enableSsl(tls).setMaxStartupAttempts(1).build();
     }
 
     // ---- the log and the runner
@@ -153,7 +155,19 @@ final class Run {
     }
 
     SimpleConsumer simpleConsumer(String group, String topic, String expression) throws Exception {
-        return opened(PROVIDER.newSimpleConsumerBuilder().setClientConfiguration(configuration).setConsumerGroup(group)
+        return simpleConsumer(configuration, group, topic, expression);
+    }
+
+    /**
+     * A consumer whose start may be refused. By default the client tries three times, and from the second time on it writes to the stream
+     * that the refusal has ended and reports only that.
+     */
+    SimpleConsumer simpleConsumerThatStartsOnce(String group, String topic) throws Exception {
+        return simpleConsumer(startingOnce, group, topic, "*");
+    }
+
+    private SimpleConsumer simpleConsumer(ClientConfiguration with, String group, String topic, String expression) throws Exception {
+        return opened(PROVIDER.newSimpleConsumerBuilder().setClientConfiguration(with).setConsumerGroup(group)
             .setAwaitDuration(AWAIT).setSubscriptionExpressions(Map.of(topic, tags(expression))).build());
     }
 
