@@ -6,12 +6,8 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 const ROOT: &str = "proto";
-const FILES: [&str; 4] = [
-    "apache/rocketmq/v2/definition.proto",
-    "apache/rocketmq/v2/service.proto",
-    "apache/rocketmq/v2/admin.proto",
-    "gantry/admin/v1/admin.proto",
-];
+const FILES: [&str; 4] =
+    ["apache/rocketmq/v2/definition.proto", "apache/rocketmq/v2/service.proto", "apache/rocketmq/v2/admin.proto", "gantry/admin/v1/admin.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={ROOT}");

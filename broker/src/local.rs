@@ -200,7 +200,10 @@ impl Broker for LocalBroker {
         let count = own.len();
         let answers = self.ask(|reply| Request::Ack { group: id, handles: own, reply }).await.unwrap_or_else(|| vec![Err(stopped()); count]);
         let mut answers = answers.into_iter();
-        handles.iter().map(|handle| if handle.group == id { answers.next().unwrap_or_else(|| Err(stopped())) } else { Err(LeaseError::Foreign) }).collect()
+        handles
+            .iter()
+            .map(|handle| if handle.group == id { answers.next().unwrap_or_else(|| Err(stopped())) } else { Err(LeaseError::Foreign) })
+            .collect()
     }
 
     async fn change_visibility(&self, request: VisibilityChange) -> Result<(), LeaseError> {

@@ -87,7 +87,13 @@ impl LocalBroker {
         let (inbox, requests) = Inbox::new();
         let status = Arc::new(Status::default());
         let (clock, shift) = ShardClock::after(options.clock.clone(), recovered.last_time);
-        let place = Place { disk: options.disk.clone(), dir: options.dir.clone(), metadata: options.metadata.clone(), retention: options.retention, checkpoint_bytes: options.sizes.checkpoint };
+        let place = Place {
+            disk: options.disk.clone(),
+            dir: options.dir.clone(),
+            metadata: options.metadata.clone(),
+            retention: options.retention,
+            checkpoint_bytes: options.sizes.checkpoint,
+        };
         let upkeep = Upkeep::start(place, inbox.clone(), recovered.checkpoint).map_err(failed)?;
         recovered.seals.into_iter().for_each(|job| upkeep.give(Job::Seal(job)));
         let reader = recovered.log.reader();
@@ -138,7 +144,8 @@ pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
     let Sizes { first_segment, max_segment, .. } = options.sizes;
     let settings =
         log::Options { first_segment, max_segment, skip_damaged: options.skip_damaged, ..log::Options::new(options.shard, options.cluster) };
-    let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings, at.filter(|_| restored.is_some()).unwrap_or_default()).map_err(failed)?;
+    let (log, recovery) =
+        CommitLog::open(disk.clone(), &options.dir, settings, at.filter(|_| restored.is_some()).unwrap_or_default()).map_err(failed)?;
     let (checkpoint, (state, slots)) = match (at, restored) {
         (Some(at), Some((state, slots))) if at <= log.end() => (at, (state, Some(slots))),
         _ => (log.start(), (State::default(), None)),
@@ -209,10 +216,13 @@ impl Replay {
             return if given == offset {
                 Ok(())
             } else {
-                Err(OpenError(format!("queue {queue:?} has offset {offset} at {lsn} where {given} was expected; please report this with the data folder")))
+                Err(OpenError(format!(
+                    "queue {queue:?} has offset {offset} at {lsn} where {given} was expected; please report this with the data folder"
+                )))
             };
         }
-        let record = Record::decode(frame.header.kind, &frame.payload).map_err(|error| OpenError(format!("at {lsn}: {error}; run the version that wrote it")))?;
+        let record = Record::decode(frame.header.kind, &frame.payload)
+            .map_err(|error| OpenError(format!("at {lsn}: {error}; run the version that wrote it")))?;
         let Some(record) = record else { return Ok(()) };
         self.state.apply(&record);
         match record {

@@ -395,7 +395,15 @@ mod tests {
         check(Record::Forget(Forget::Topic(TopicId(1))));
         check(Record::Forget(Forget::Group(group)));
         let dead = Dead {
-            group, queue, offset, attempts: 16, reason: DeadReason::Forwarded, dead_queue: queue, dead_offset: Offset(0), original: Lsn(64), copy: vec![1, 2],
+            group,
+            queue,
+            offset,
+            attempts: 16,
+            reason: DeadReason::Forwarded,
+            dead_queue: queue,
+            dead_offset: Offset(0),
+            original: Lsn(64),
+            copy: vec![1, 2],
         };
         assert_eq!(Record::Dead(dead.clone()).encode().len(), Dead::FIXED + 2);
         check(Record::Dead(dead));

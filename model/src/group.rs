@@ -30,9 +30,15 @@ pub enum StartPosition {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryPolicy {
-    Exponential { initial_ms: u64, max_ms: u64, multiplier: f32 },
+    Exponential {
+        initial_ms: u64,
+        max_ms: u64,
+        multiplier: f32,
+    },
     /// The delay after attempt `n` is entry `n - 1`; past the end the last one repeats. Never empty.
-    Customized { delays_ms: Vec<u64> },
+    Customized {
+        delays_ms: Vec<u64>,
+    },
 }
 
 impl Default for RetryPolicy {

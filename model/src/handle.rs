@@ -170,7 +170,16 @@ mod tests {
     }
 
     fn handle() -> ReceiptHandle {
-        ReceiptHandle { shard: ShardId(1), topic: TopicId(2), group: GroupId(3), queue: QueueId(4), offset: Offset(5), lease: LeaseId(6), reset: 7, attempt: 8 }
+        ReceiptHandle {
+            shard: ShardId(1),
+            topic: TopicId(2),
+            group: GroupId(3),
+            queue: QueueId(4),
+            offset: Offset(5),
+            lease: LeaseId(6),
+            reset: 7,
+            attempt: 8,
+        }
     }
 
     #[test]

@@ -7,9 +7,7 @@
 use gantry_proto::FILE_DESCRIPTOR_SET;
 use prost::Message;
 use prost_types::field_descriptor_proto::Label;
-use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, ServiceDescriptorProto,
-};
+use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, ServiceDescriptorProto};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
@@ -36,11 +34,7 @@ fn a_listing_that_differs_is_noticed() {
         official.insert(subject.to_owned(), official_facts.to_owned());
         assert_eq!(differences(&official, &our_listing()), [expected]);
     }
-    check(
-        "field Message.body",
-        "5 TYPE_BYTES - single",
-        "field Message.body: official `5 TYPE_BYTES - single`, ours `4 TYPE_BYTES - single`",
-    );
+    check("field Message.body", "5 TYPE_BYTES - single", "field Message.body: official `5 TYPE_BYTES - single`, ours `4 TYPE_BYTES - single`");
     check(
         "field Subscription.fifo",
         "3 TYPE_BOOL - single",

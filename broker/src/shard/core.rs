@@ -49,24 +49,67 @@ pub struct After {
 /// What happens to a shard.
 #[derive(Debug)]
 pub enum Event<D> {
-    Send { token: Token, topic: Arc<Topic>, drafts: Vec<D> },
-    Receive { token: Token, poll: Poll },
+    Send {
+        token: Token,
+        topic: Arc<Topic>,
+        drafts: Vec<D>,
+    },
+    Receive {
+        token: Token,
+        poll: Poll,
+    },
     /// The caller of a receive went away.
-    Cancel { token: Token },
-    Ack { token: Token, group: GroupId, handles: Vec<ReceiptHandle> },
-    Change { token: Token, group: Arc<Group>, handle: ReceiptHandle, after: After, attempt: AttemptCount },
-    Dead { token: Token, group: Arc<Group>, handle: ReceiptHandle },
-    Release { handles: Vec<ReceiptHandle> },
-    ClientGone { client: ClientId },
-    Positions { token: Token, group: Arc<Group>, topic: Arc<Topic> },
-    Queues { token: Token, topic: Arc<Topic> },
+    Cancel {
+        token: Token,
+    },
+    Ack {
+        token: Token,
+        group: GroupId,
+        handles: Vec<ReceiptHandle>,
+    },
+    Change {
+        token: Token,
+        group: Arc<Group>,
+        handle: ReceiptHandle,
+        after: After,
+        attempt: AttemptCount,
+    },
+    Dead {
+        token: Token,
+        group: Arc<Group>,
+        handle: ReceiptHandle,
+    },
+    Release {
+        handles: Vec<ReceiptHandle>,
+    },
+    ClientGone {
+        client: ClientId,
+    },
+    Positions {
+        token: Token,
+        group: Arc<Group>,
+        topic: Arc<Topic>,
+    },
+    Queues {
+        token: Token,
+        topic: Arc<Topic>,
+    },
     /// A group's definition as the controller has it now.
-    GroupKnown { group: Arc<Group> },
-    Forget { what: Forget },
+    GroupKnown {
+        group: Arc<Group>,
+    },
+    Forget {
+        what: Forget,
+    },
     /// Time for retention: the log should begin at `start`, these queues at these offsets.
-    Trim { start: Lsn, queues: Vec<(QueueKey, u64)> },
+    Trim {
+        start: Lsn,
+        queues: Vec<(QueueKey, u64)>,
+    },
     /// Everything appended up to this number is durable on enough replicas.
-    Committed { appended: u64 },
+    Committed {
+        appended: u64,
+    },
     /// Nothing else to do: collect what was put off.
     Settle,
     Tick,
@@ -78,9 +121,19 @@ pub enum Event<D> {
 #[derive(Debug)]
 pub enum Action<D> {
     /// Append a message with the place it was given.
-    Store { queue: QueueKey, offset: Offset, batch: BatchPart, draft: D },
-    Append { record: Record },
-    Reply { token: Token, reply: Reply },
+    Store {
+        queue: QueueKey,
+        offset: Offset,
+        batch: BatchPart,
+        draft: D,
+    },
+    Append {
+        record: Record,
+    },
+    Reply {
+        token: Token,
+        reply: Reply,
+    },
 }
 
 /// Where a message stands in a batch that is stored as a whole or not at all.

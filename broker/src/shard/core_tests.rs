@@ -2,8 +2,8 @@
 
 use super::core::{Event, Given};
 use super::rig::{Rig, group, handle, topic};
-use super::state::snapshot::{decode_bucket, decode_head, encode_bucket, encode_head};
 use super::state::State;
+use super::state::snapshot::{decode_bucket, decode_head, encode_bucket, encode_head};
 use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm};
 use gantry_model::{ClientId, Filter, QueueKey};
 use proptest::prelude::*;

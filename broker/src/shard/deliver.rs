@@ -234,10 +234,11 @@ impl<D: Draft> Core<D> {
             return;
         }
         let (id, owned) = (LeaseId(self.state.head.last_lease + 1), poll.term == LeaseTerm::WhileClientLives);
-        let deadline = self.now + match poll.term {
-            LeaseTerm::For(time) => time.as_millis() as u64,
-            LeaseTerm::WhileClientLives => poll.group.auto_renew_cap_ms,
-        };
+        let deadline = self.now
+            + match poll.term {
+                LeaseTerm::For(time) => time.as_millis() as u64,
+                LeaseTerm::WhileClientLives => poll.group.auto_renew_cap_ms,
+            };
         let places: Vec<(QueueKey, u64, u32)> =
             queues.iter().flat_map(|part| part.leased.iter().map(|&(offset, attempt)| (part.queue, offset, attempt))).collect();
         let attempt_id = poll.attempt_id.clone().filter(|_| !places.is_empty());

@@ -15,7 +15,10 @@ const PER_CURSOR: usize = 1_000;
 /// What a handle refers to.
 enum Holder {
     /// The delivery may still be finished or changed.
-    Holds { queue: QueueKey, attempt: u32 },
+    Holds {
+        queue: QueueKey,
+        attempt: u32,
+    },
     Finished,
     Lost,
 }
@@ -192,7 +195,8 @@ impl<D: Draft> Core<D> {
         }
         let Some(cursor) = self.state.cursor(group_id, queue) else { return };
         let used_up = |&(_, attempts): &(u64, u32)| attempts >= group.max_attempts;
-        let dead: Vec<(u64, u32)> = cursor.due(self.now).map(|(offset, waiting)| (offset, waiting.attempts)).filter(used_up).take(PER_CURSOR).collect();
+        let dead: Vec<(u64, u32)> =
+            cursor.due(self.now).map(|(offset, waiting)| (offset, waiting.attempts)).filter(used_up).take(PER_CURSOR).collect();
         let due = cursor.due(self.now).next().is_some();
         for (offset, attempts) in dead {
             self.bury(&group, queue, offset, attempts, DeadReason::MaxAttempts, entries);

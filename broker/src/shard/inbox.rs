@@ -16,24 +16,77 @@ use tokio::sync::oneshot;
 /// What a shard is asked to do.
 #[derive(Debug)]
 pub enum Request {
-    Send { topic: Arc<Topic>, drafts: Vec<Draft>, permit: Permit, reply: oneshot::Sender<Vec<Result<Sent, SendError>>> },
-    Receive { token: Token, wish: Wish, reply: oneshot::Sender<Leased> },
-    Cancel { token: Token },
-    Ack { group: GroupId, handles: Vec<ReceiptHandle>, reply: oneshot::Sender<Vec<Result<(), LeaseError>>> },
-    Change { group: Arc<Group>, handle: ReceiptHandle, after: After, attempt: AttemptCount, reply: oneshot::Sender<Result<(), LeaseError>> },
-    Dead { group: Arc<Group>, handle: ReceiptHandle, reply: oneshot::Sender<Result<(), LeaseError>> },
-    Release { handles: Vec<ReceiptHandle> },
-    ClientGone { client: ClientId },
-    Positions { group: Arc<Group>, topic: Arc<Topic>, reply: oneshot::Sender<Vec<QueuePosition>> },
-    Queues { topic: Arc<Topic>, reply: oneshot::Sender<Vec<QueueBounds>> },
-    Find { find: Find, limit: usize, reply: oneshot::Sender<Vec<Found>> },
-    GroupKnown { group: Arc<Group> },
-    Forget { what: Forget },
+    Send {
+        topic: Arc<Topic>,
+        drafts: Vec<Draft>,
+        permit: Permit,
+        reply: oneshot::Sender<Vec<Result<Sent, SendError>>>,
+    },
+    Receive {
+        token: Token,
+        wish: Wish,
+        reply: oneshot::Sender<Leased>,
+    },
+    Cancel {
+        token: Token,
+    },
+    Ack {
+        group: GroupId,
+        handles: Vec<ReceiptHandle>,
+        reply: oneshot::Sender<Vec<Result<(), LeaseError>>>,
+    },
+    Change {
+        group: Arc<Group>,
+        handle: ReceiptHandle,
+        after: After,
+        attempt: AttemptCount,
+        reply: oneshot::Sender<Result<(), LeaseError>>,
+    },
+    Dead {
+        group: Arc<Group>,
+        handle: ReceiptHandle,
+        reply: oneshot::Sender<Result<(), LeaseError>>,
+    },
+    Release {
+        handles: Vec<ReceiptHandle>,
+    },
+    ClientGone {
+        client: ClientId,
+    },
+    Positions {
+        group: Arc<Group>,
+        topic: Arc<Topic>,
+        reply: oneshot::Sender<Vec<QueuePosition>>,
+    },
+    Queues {
+        topic: Arc<Topic>,
+        reply: oneshot::Sender<Vec<QueueBounds>>,
+    },
+    Find {
+        find: Find,
+        limit: usize,
+        reply: oneshot::Sender<Vec<Found>>,
+    },
+    GroupKnown {
+        group: Arc<Group>,
+    },
+    Forget {
+        what: Forget,
+    },
     /// The upkeep thread finished a job.
-    Sealed { run: Result<Run, RunError> },
-    Checkpointed { at: Lsn, error: Option<String> },
-    Spared { error: Option<String> },
-    Drain { reply: oneshot::Sender<()> },
+    Sealed {
+        run: Result<Run, RunError>,
+    },
+    Checkpointed {
+        at: Lsn,
+        error: Option<String>,
+    },
+    Spared {
+        error: Option<String>,
+    },
+    Drain {
+        reply: oneshot::Sender<()>,
+    },
     Stop,
 }
 
@@ -76,10 +129,19 @@ impl From<Entry> for Found {
 #[derive(Clone, Debug)]
 pub enum Find {
     /// Positions of frames with this key hash, in any queue of the topic.
-    Key { hash: u64 },
-    From { queue: QueueKey, offset: u64 },
+    Key {
+        hash: u64,
+    },
+    From {
+        queue: QueueKey,
+        offset: u64,
+    },
     /// Stored in this time, over all queues of the topic.
-    Stored { topic: Arc<Topic>, from_ms: u64, to_ms: u64 },
+    Stored {
+        topic: Arc<Topic>,
+        from_ms: u64,
+        to_ms: u64,
+    },
 }
 
 /// A cheap handle to a shard's thread.

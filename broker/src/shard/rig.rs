@@ -203,7 +203,13 @@ impl Rig {
 
     pub fn change(&mut self, group: &Arc<Group>, given: &Given, after_ms: u64, attempt: AttemptCount) -> Result<(), LeaseError> {
         let token = self.token();
-        self.step(Event::Change { token, group: group.clone(), handle: handle(group, given), after: After { asked_ms: after_ms, failed_ms: 0 }, attempt });
+        self.step(Event::Change {
+            token,
+            group: group.clone(),
+            handle: handle(group, given),
+            after: After { asked_ms: after_ms, failed_ms: 0 },
+            attempt,
+        });
         self.settle();
         match self.replies.remove(&token) {
             Some(Reply::Changed(answer)) => answer,

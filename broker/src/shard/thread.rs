@@ -413,7 +413,9 @@ impl Driver {
                 Ok(Some(entry)) => messages.push((given, Found::from(entry))),
                 // Retention took the message between the grant and now: the group is finished with it.
                 Ok(None) => self.own.push_back(Event::Ack { token: Token(0), group, handles: vec![handle(self.core.shard, group, &given)] }),
-                Err(error) => tracing::error!(queue = ?given.queue, offset = given.offset, %error, "the index can't be read; the message comes again"),
+                Err(error) => {
+                    tracing::error!(queue = ?given.queue, offset = given.offset, %error, "the index can't be read; the message comes again")
+                }
             }
         }
         if let Err(Leased::Messages(messages)) = reply.send(Leased::Messages(messages)) {

@@ -228,7 +228,8 @@ impl Upkeep {
 
     /// A slice of the queues: their messages that are older than their topic allows.
     fn by_age(&mut self, now: u64, state: &State, index: &Index, moved: &mut BTreeMap<QueueKey, u64>) {
-        let mut keys: Vec<(QueueKey, super::state::Bounds)> = state.queues().filter(|(queue, bounds)| *queue >= self.next_queue && bounds.min < bounds.next).collect();
+        let mut keys: Vec<(QueueKey, super::state::Bounds)> =
+            state.queues().filter(|(queue, bounds)| *queue >= self.next_queue && bounds.min < bounds.next).collect();
         let more = keys.len() > RETENTION_SLICE;
         if more {
             keys.select_nth_unstable_by_key(RETENTION_SLICE, |(queue, _)| *queue);
@@ -315,7 +316,8 @@ fn perform(place: &Place, job: Job) -> Request {
         Job::Seal(job) => Request::Sealed { run: job.write(&*place.disk) },
         Job::Spare(maker) => Request::Spared { error: maker.make().err().map(|error| error.to_string()) },
         Job::Checkpoint(frozen) => {
-            let states = frozen.buckets.iter().map(|(number, bucket)| (*number, bucket.as_ref().map(|bucket| bytes::Bytes::from(encode_bucket(bucket)))));
+            let states =
+                frozen.buckets.iter().map(|(number, bucket)| (*number, bucket.as_ref().map(|bucket| bytes::Bytes::from(encode_bucket(bucket)))));
             let rest = [(SLOTS, Some(frozen.slots.clone())), (HEAD, Some(bytes::Bytes::from(encode_head(&frozen.head))))];
             let written = checkpoint::write(&*place.disk, &place.dir.join("state"), frozen.at, states.chain(rest));
             Request::Checkpointed { at: frozen.at, error: written.err().map(|error| error.to_string()) }

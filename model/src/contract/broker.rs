@@ -7,8 +7,8 @@
 //! - Every call ends: the implementation bounds its waits by the times in the request.
 //! - Requests carry the topic or group as the caller sees it; the implementation trusts only the ids in it.
 
-use crate::{ClientId, Filter, Group, Message, Offset, QueueId, ReceiptHandle, ShardId, Topic};
 use crate::message::StoredMessage;
+use crate::{ClientId, Filter, Group, Message, Offset, QueueId, ReceiptHandle, ShardId, Topic};
 use async_trait::async_trait;
 use std::fmt;
 use std::sync::Arc;
@@ -126,7 +126,9 @@ pub enum ReceiveError {
     TooManyPolls,
     /// The topic can't be read.
     NoReadableQueue,
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 /// A move of the time at which a delivery ends.
@@ -157,7 +159,9 @@ pub enum LeaseError {
     /// The handle names another group or topic.
     Foreign,
     Busy,
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 /// Where a group stands on one queue.
@@ -193,9 +197,15 @@ pub enum Query {
     MessageId(String),
     Key(String),
     /// From this offset on.
-    Offset { queue: QueueId, offset: Offset },
+    Offset {
+        queue: QueueId,
+        offset: Offset,
+    },
     /// Stored in this time, ms since the Unix epoch, end excluded; over all queues.
-    Stored { from_ms: u64, to_ms: u64 },
+    Stored {
+        from_ms: u64,
+        to_ms: u64,
+    },
 }
 
 /// Why a look-up failed.
@@ -235,7 +245,6 @@ pub enum ShardCondition {
     Failed,
     Draining,
 }
-
 
 macro_rules! error_text {
     ($name:ident { $($pattern:pat => $text:expr),+ $(,)? }) => {

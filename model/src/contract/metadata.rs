@@ -65,12 +65,20 @@ pub struct Cluster {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetadataError {
     /// It exists with another definition.
-    Exists { what: String },
-    NotFound { what: String },
+    Exists {
+        what: String,
+    },
+    NotFound {
+        what: String,
+    },
     /// The definition itself is wrong.
-    Invalid { why: String },
+    Invalid {
+        why: String,
+    },
     /// The controller can't decide now; try again.
-    Unavailable { why: String },
+    Unavailable {
+        why: String,
+    },
 }
 
 impl fmt::Display for MetadataError {

@@ -34,7 +34,12 @@ pub fn recovered<'a>(disk: MemoryDisk, told: impl Iterator<Item = &'a Fact>) -> 
                 if offset.0 < shard.state.bounds(key).min {
                     continue;
                 }
-                let entry = shard.index.lookup(key, *offset).ok().flatten().ok_or_else(|| format!("an acknowledged message is gone: {key:?} {offset} {id}"))?;
+                let entry = shard
+                    .index
+                    .lookup(key, *offset)
+                    .ok()
+                    .flatten()
+                    .ok_or_else(|| format!("an acknowledged message is gone: {key:?} {offset} {id}"))?;
                 let frame = reader.frame(entry.position).map_err(|error| error.to_string())?;
                 let view = MessageView::parse(&draft::message_of(&frame)).ok_or("no message in the frame")?;
                 let message = view.message().ok_or("no text in the message")?;

@@ -141,7 +141,16 @@ impl Run {
         let Some(handle) = self.pick() else { return };
         let group = self.catalogue.group.clone();
         // Retention may have taken the message meanwhile; then the shard says so.
-        let _ = self.broker.change_visibility(VisibilityChange { group, handle, after: Duration::ZERO, failed_for_at_least: Duration::ZERO, attempt: AttemptCount::Counts }).await;
+        let _ = self
+            .broker
+            .change_visibility(VisibilityChange {
+                group,
+                handle,
+                after: Duration::ZERO,
+                failed_for_at_least: Duration::ZERO,
+                attempt: AttemptCount::Counts,
+            })
+            .await;
     }
 
     async fn bury(&mut self) {

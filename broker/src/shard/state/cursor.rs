@@ -144,7 +144,8 @@ impl Cursor {
             return 0;
         }
         let unfinished = (self.leases.range(..min).count() + self.waiting.range(..min).count()) as u64 + min.saturating_sub(self.next);
-        let gone: Vec<u64> = self.leases.range(..min).map(|(&offset, _)| offset).chain(self.waiting.range(..min).map(|(&offset, _)| offset)).collect();
+        let gone: Vec<u64> =
+            self.leases.range(..min).map(|(&offset, _)| offset).chain(self.waiting.range(..min).map(|(&offset, _)| offset)).collect();
         for offset in gone {
             self.end_lease(offset);
             self.end_waiting(offset);

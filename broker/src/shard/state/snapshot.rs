@@ -1,9 +1,9 @@
 //! The state as bytes, for checkpoints. `docs/design/003-records.md` draws them; the version byte comes first and an unknown one is refused, so
 //! that the state is computed from the log again.
 
-use crate::codec::{Reader, Writer};
 use super::cursor::{Cursor, Lease, Waiting};
 use super::{Bounds, Bucket, Head};
+use crate::codec::{Reader, Writer};
 use gantry_model::{ClientId, GroupId, LeaseId, QueueKey, TopicId};
 use std::sync::Arc;
 
@@ -34,7 +34,9 @@ pub fn encode_head(head: &Head) -> Vec<u8> {
 pub fn decode_head(bytes: &[u8]) -> Option<Head> {
     let mut input = versioned(bytes)?;
     let mut head = Head { epoch: input.varint32()?, ..Head::default() };
-    for field in [&mut head.last_lease, &mut head.messages, &mut head.delivered, &mut head.acked, &mut head.dead_letters, &mut head.expired_unfinished] {
+    for field in
+        [&mut head.last_lease, &mut head.messages, &mut head.delivered, &mut head.acked, &mut head.dead_letters, &mut head.expired_unfinished]
+    {
         *field = input.varint()?;
     }
     for _ in 0..input.varint()? {
