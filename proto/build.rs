@@ -9,6 +9,7 @@ const ROOT: &str = "proto";
 const FILES: [&str; 4] =
     ["apache/rocketmq/v2/definition.proto", "apache/rocketmq/v2/service.proto", "apache/rocketmq/v2/admin.proto", "gantry/admin/v1/admin.proto"];
 
+#[expect(clippy::disallowed_methods, reason = "a build script writes what it generates")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={ROOT}");
     println!("cargo:rerun-if-changed=build.rs");

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use gantry_model::contract::Metadata;
 use gantry_model::message::{BodyDigest, Message, Origin, StoredMessage};
 use gantry_model::{Lsn, Offset, QueueKey, TopicId};
-use gantry_store::frame::{Frame, HEADER, Kind};
+use gantry_store::frame::{Frame, HEADER, Kind, padded};
 use gantry_store::index::{Entry, KeyKind, key_hash};
 use gantry_store::record::{FIXED, Fixed, MessageView, Name, encode_properties, tag_hash};
 use sha1::{Digest, Sha1};
@@ -57,7 +57,7 @@ impl Draft {
 
 impl crate::shard::core::Draft for Draft {
     fn size(&self) -> usize {
-        HEADER + FIXED + self.properties.len() + self.body.len()
+        padded(HEADER + FIXED + self.properties.len() + self.body.len())
     }
 }
 

@@ -303,7 +303,7 @@ impl<D: Draft> Core<D> {
     }
 
     pub fn open_polls(&self) -> usize {
-        self.polls.len()
+        self.polls.count()
     }
 
     pub fn now(&self) -> u64 {

@@ -24,7 +24,7 @@ impl<D: Draft> Core<D> {
         if self.draining() {
             return self.end_poll(token);
         }
-        if self.polls.len() >= self.limits.polls {
+        if self.polls.count() >= self.limits.polls {
             return self.reply(token, Reply::TooManyPolls);
         }
         self.know(poll.group.clone());

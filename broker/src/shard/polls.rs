@@ -102,7 +102,8 @@ pub struct Polls {
 }
 
 impl Polls {
-    pub fn len(&self) -> usize {
+    /// How many receives wait.
+    pub fn count(&self) -> usize {
         self.polls.len()
     }
 

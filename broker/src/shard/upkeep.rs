@@ -6,7 +6,7 @@
 use super::core::Core;
 use super::inbox::{Inbox, Request, Status};
 use super::state::snapshot::{encode_bucket, encode_head};
-use super::state::{Bucket, Head, State};
+use super::state::{FrozenBuckets, Head, State};
 use crate::draft::Draft;
 use crate::record::{Forget, Trim};
 use gantry_model::contract::Metadata;
@@ -49,7 +49,7 @@ pub enum Job {
 pub struct Frozen {
     at: Lsn,
     head: Head,
-    buckets: Vec<(u16, Option<Arc<Bucket>>)>,
+    buckets: FrozenBuckets,
     slots: bytes::Bytes,
 }
 

@@ -53,6 +53,9 @@ pub struct Head {
     pub attempts: BTreeMap<AttemptKey, Vec<(QueueKey, u64, LeaseId)>>,
 }
 
+/// Buckets by number as they were at one moment; `None` for one that did not change since the moment before.
+pub type FrozenBuckets = Vec<(u16, Option<Arc<Bucket>>)>;
+
 /// The state of one shard.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -247,7 +250,7 @@ impl State {
     }
 
     /// Takes the whole state as it is now, and which buckets changed since the last time.
-    pub fn freeze(&mut self) -> (Head, Vec<(u16, Option<Arc<Bucket>>)>) {
+    pub fn freeze(&mut self) -> (Head, FrozenBuckets) {
         let dirty = std::mem::take(&mut self.dirty);
         let buckets = (0..BUCKETS as u16)
             .filter(|&index| dirty.contains(&index) || !self.buckets[index as usize].is_empty())
