@@ -40,6 +40,9 @@ pub use segment::HeaderError;
 pub use spares::SpareMaker;
 
 const MIB: u64 = 1024 * 1024;
+/// The unit of the page cache.
+const PAGE: u64 = 4096;
+static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 /// Messages leave this much of a segment to the frames that must not be refused, unless the next segment is in hand already.
 const CONTROL_ROOM: u64 = 2 * MIB;
 
@@ -257,7 +260,11 @@ impl CommitLog {
         }
         self.mark()?;
         let at = self.active.position(self.written);
-        let written = self.active.file.write_at(at, &[IoSlice::new(&self.staging)]);
+        // Whole pages: the kernel need not read a page of a fresh file from the disk before a part of it changes. What is behind the end is zeros
+        // anyway.
+        let end = at + self.staging.len() as u64;
+        let rest = (end.next_multiple_of(PAGE) - end).min(self.active.position(self.active.limit()) - end) as usize;
+        let written = self.active.file.write_at(at, &[IoSlice::new(&self.staging), IoSlice::new(&ZEROS[..rest])]);
         self.check("writing the log", written)?;
         self.staging.clear();
         self.written = self.staged.at;
