@@ -3,6 +3,7 @@
 use crate::admission::{Admission, Lane};
 use crate::alive::Alive;
 use crate::draft::Draft;
+use crate::post::{PostOffice, ReplyTo};
 use crate::read::Messages;
 use crate::shard::core::{After, Draft as _, Given, Token};
 use crate::shard::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
@@ -22,7 +23,6 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// Bytes that an acknowledgement or a similar small request counts for while it is under way.
 const CONTROL_BYTES: usize = 128;
@@ -33,6 +33,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub struct LocalBroker {
     pub(crate) shard: ShardId,
     pub(crate) inbox: Inbox,
+    pub(crate) posts: PostOffice,
     pub(crate) messages: Messages,
     pub(crate) admission: Admission,
     pub(crate) alive: Arc<Alive>,
@@ -63,14 +64,14 @@ impl LocalBroker {
     }
 
     /// Asks the shard something small and waits for its answer.
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
+    async fn ask<T>(&self, request: impl FnOnce(ReplyTo<T>) -> Request) -> Option<T> {
+        let (reply, answer) = self.posts.reply(&self.inbox);
         self.inbox.put(request(reply));
         answer.await.ok()
     }
 
     async fn receive_once(&self, request: &ReceiveRequest, wait: Duration) -> Result<Vec<Delivery>, ReceiveError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = self.posts.reply(&self.inbox);
         let token = self.inbox.token();
         let mut withdraw = Withdraw { inbox: &self.inbox, token, shard: self.shard, group: request.group.id, given: None };
         let wish = Wish {
@@ -109,7 +110,7 @@ impl LocalBroker {
             }
         }
         if !finished.is_empty() {
-            let (reply, _) = oneshot::channel();
+            let (reply, _) = self.posts.reply(&self.inbox);
             self.inbox.put(Request::Ack { group: request.group.id, handles: finished, reply });
         }
         deliveries

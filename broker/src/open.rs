@@ -6,6 +6,7 @@ use crate::admission::Admission;
 use crate::alive::Alive;
 use crate::draft;
 use crate::local::LocalBroker;
+use crate::post::PostOffice;
 use crate::read::Messages;
 use crate::record::{Forget, Record};
 use crate::shard::clock::ShardClock;
@@ -107,6 +108,7 @@ impl LocalBroker {
         Ok(Arc::new(LocalBroker {
             shard: options.shard,
             inbox,
+            posts: PostOffice::default(),
             messages: Messages::new(reader, options.metadata),
             admission: Admission::new(INBOX_BYTES),
             alive,

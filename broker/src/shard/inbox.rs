@@ -3,6 +3,7 @@
 use super::core::{After, Given, Token};
 use crate::admission::Permit;
 use crate::draft::Draft;
+use crate::post::ReplyTo;
 use crate::record::Forget;
 use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
 use gantry_model::{ClientId, Filter, Group, GroupId, Lsn, QueueKey, ReceiptHandle, Topic};
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// What a shard is asked to do.
 #[derive(Debug)]
@@ -20,12 +20,12 @@ pub enum Request {
         topic: Arc<Topic>,
         drafts: Vec<Draft>,
         permit: Permit,
-        reply: oneshot::Sender<Vec<Result<Sent, SendError>>>,
+        reply: ReplyTo<Vec<Result<Sent, SendError>>>,
     },
     Receive {
         token: Token,
         wish: Wish,
-        reply: oneshot::Sender<Leased>,
+        reply: ReplyTo<Leased>,
     },
     Cancel {
         token: Token,
@@ -33,19 +33,19 @@ pub enum Request {
     Ack {
         group: GroupId,
         handles: Vec<ReceiptHandle>,
-        reply: oneshot::Sender<Vec<Result<(), LeaseError>>>,
+        reply: ReplyTo<Vec<Result<(), LeaseError>>>,
     },
     Change {
         group: Arc<Group>,
         handle: ReceiptHandle,
         after: After,
         attempt: AttemptCount,
-        reply: oneshot::Sender<Result<(), LeaseError>>,
+        reply: ReplyTo<Result<(), LeaseError>>,
     },
     Dead {
         group: Arc<Group>,
         handle: ReceiptHandle,
-        reply: oneshot::Sender<Result<(), LeaseError>>,
+        reply: ReplyTo<Result<(), LeaseError>>,
     },
     Release {
         handles: Vec<ReceiptHandle>,
@@ -56,16 +56,16 @@ pub enum Request {
     Positions {
         group: Arc<Group>,
         topic: Arc<Topic>,
-        reply: oneshot::Sender<Vec<QueuePosition>>,
+        reply: ReplyTo<Vec<QueuePosition>>,
     },
     Queues {
         topic: Arc<Topic>,
-        reply: oneshot::Sender<Vec<QueueBounds>>,
+        reply: ReplyTo<Vec<QueueBounds>>,
     },
     Find {
         find: Find,
         limit: usize,
-        reply: oneshot::Sender<Vec<Found>>,
+        reply: ReplyTo<Vec<Found>>,
     },
     GroupKnown {
         group: Arc<Group>,
@@ -85,7 +85,7 @@ pub enum Request {
         error: Option<String>,
     },
     Drain {
-        reply: oneshot::Sender<()>,
+        reply: ReplyTo<()>,
     },
     Stop,
 }

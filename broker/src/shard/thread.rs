@@ -14,6 +14,7 @@ use super::upkeep::{Job, Upkeep};
 use crate::admission::Permit;
 use crate::alive::Alive;
 use crate::draft::{self, Draft};
+use crate::post::{Letter, Post, ReplyTo};
 use crate::record::Record;
 use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
 use gantry_model::{GroupId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId};
@@ -25,7 +26,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// Most requests of one round, and most bytes staged before a write; both only bound the latency of the first.
 const ROUND_REQUESTS: usize = 4_096;
@@ -35,12 +35,12 @@ const IDLE: Duration = Duration::from_millis(1_000);
 
 /// Who waits for an answer.
 enum Waiter {
-    Send { reply: oneshot::Sender<Vec<Result<Sent, SendError>>>, _permit: Permit },
-    Receive { reply: oneshot::Sender<Leased>, group: GroupId },
-    Ack(oneshot::Sender<Vec<Result<(), LeaseError>>>),
-    Change(oneshot::Sender<Result<(), LeaseError>>),
-    Positions(oneshot::Sender<Vec<QueuePosition>>),
-    Queues(oneshot::Sender<Vec<QueueBounds>>),
+    Send { reply: ReplyTo<Vec<Result<Sent, SendError>>>, _permit: Permit },
+    Receive { reply: ReplyTo<Leased>, group: GroupId },
+    Ack(ReplyTo<Vec<Result<(), LeaseError>>>),
+    Change(ReplyTo<Result<(), LeaseError>>),
+    Positions(ReplyTo<Vec<QueuePosition>>),
+    Queues(ReplyTo<Vec<QueueBounds>>),
 }
 
 /// Everything a shard's thread owns.
@@ -241,7 +241,7 @@ impl Driver {
         topic: Arc<gantry_model::Topic>,
         drafts: Vec<Draft>,
         permit: Permit,
-        reply: oneshot::Sender<Vec<Result<Sent, SendError>>>,
+        reply: ReplyTo<Vec<Result<Sent, SendError>>>,
     ) -> Result<(), AppendError> {
         let bytes: usize = drafts.iter().map(super::core::Draft::size).sum();
         if let Some(used_percent) = self.upkeep.full(&mut self.log, bytes)? {
@@ -253,7 +253,7 @@ impl Driver {
         self.step(now, Event::Send { token, topic, drafts })
     }
 
-    fn take_receive(&mut self, now: u64, token: Token, wish: Wish, reply: oneshot::Sender<Leased>) -> Result<(), AppendError> {
+    fn take_receive(&mut self, now: u64, token: Token, wish: Wish, reply: ReplyTo<Leased>) -> Result<(), AppendError> {
         self.waiters.insert(token, Waiter::Receive { reply, group: wish.group.id });
         let poll = Poll {
             group: wish.group,
@@ -352,9 +352,7 @@ impl Driver {
             self.log.write()?;
             self.log.sync()?;
         }
-        for (token, reply) in std::mem::take(&mut self.pending) {
-            self.answer(token, reply);
-        }
+        self.send_answers();
         self.upkeep.checkpoint_if_due(&mut self.core, &self.index, self.log.end());
         let (now, appended) = (self.core.now(), self.core.appended());
         self.step(now, Event::Committed { appended })
@@ -392,21 +390,41 @@ impl Driver {
         numbers.into_iter().for_each(|(place, number)| place.store(number, Ordering::Relaxed));
     }
 
-    fn answer(&mut self, token: Token, reply: Reply) {
-        // A caller that went away leaves a closed channel behind; only deliveries must then be taken back.
-        match (self.waiters.remove(&token), reply) {
-            (Some(Waiter::Send { reply, _permit }), Reply::Sent(answers)) => drop(reply.send(answers)),
-            (Some(Waiter::Ack(reply)), Reply::Acked(answers)) => drop(reply.send(answers)),
-            (Some(Waiter::Change(reply)), Reply::Changed(answer)) => drop(reply.send(answer)),
-            (Some(Waiter::Positions(reply)), Reply::Positions(positions)) => drop(reply.send(positions)),
-            (Some(Waiter::Queues(reply)), Reply::Queues(bounds)) => drop(reply.send(bounds)),
-            (Some(Waiter::Receive { reply, .. }), Reply::TooManyPolls) => drop(reply.send(Leased::TooManyPolls)),
-            (Some(Waiter::Receive { reply, group }), Reply::Delivered { lease, .. }) => self.deliver(reply, group, lease),
-            _ => {}
+    /// The letter that answers a request, unless nobody asked any more.
+    fn answer(&mut self, token: Token, reply: Reply) -> Option<Letter> {
+        let shard = self.core.shard;
+        match (self.waiters.remove(&token)?, reply) {
+            (Waiter::Send { reply, _permit }, Reply::Sent(answers)) => Some(Letter::Sent(reply, answers)),
+            (Waiter::Ack(reply), Reply::Acked(answers)) => Some(Letter::Acked(reply, answers)),
+            (Waiter::Change(reply), Reply::Changed(answer)) => Some(Letter::Changed(reply, answer)),
+            (Waiter::Positions(reply), Reply::Positions(positions)) => Some(Letter::Positions(reply, positions)),
+            (Waiter::Queues(reply), Reply::Queues(bounds)) => Some(Letter::Queues(reply, bounds)),
+            (Waiter::Receive { reply, group }, Reply::TooManyPolls) => Some(Letter::Leased { reply, leased: Leased::TooManyPolls, shard, group }),
+            (Waiter::Receive { reply, group }, Reply::Delivered { lease, .. }) => {
+                let leased = Leased::Messages(self.places(group, lease));
+                Some(Letter::Leased { reply, leased, shard, group })
+            }
+            _ => None,
         }
     }
 
-    fn deliver(&mut self, reply: oneshot::Sender<Leased>, group: GroupId, lease: Vec<Given>) {
+    /// Sends what rests on the last commit, one envelope for each thread that waits.
+    fn send_answers(&mut self) {
+        let mut envelopes: Vec<(Arc<Post>, Vec<Letter>)> = Vec::new();
+        for (token, reply) in std::mem::take(&mut self.pending) {
+            let Some(letter) = self.answer(token, reply) else { continue };
+            match envelopes.iter_mut().find(|(post, _)| Arc::ptr_eq(post, letter.post())) {
+                Some((_, letters)) => letters.push(letter),
+                None => envelopes.push((letter.post().clone(), vec![letter])),
+            }
+        }
+        for (post, letters) in envelopes {
+            post.send(letters, &self.inbox);
+        }
+    }
+
+    /// Where the leased messages are.
+    fn places(&mut self, group: GroupId, lease: Vec<Given>) -> Vec<(Given, Found)> {
         let mut messages = Vec::with_capacity(lease.len());
         for given in lease {
             match self.index.lookup(given.queue, Offset(given.offset)) {
@@ -418,16 +436,7 @@ impl Driver {
                 }
             }
         }
-        if let Err(Leased::Messages(messages)) = reply.send(Leased::Messages(messages)) {
-            self.take_back(group, messages.into_iter().map(|(given, _)| given).collect());
-        }
-    }
-
-    fn take_back(&mut self, group: GroupId, lease: Vec<Given>) {
-        if !lease.is_empty() {
-            let handles = lease.iter().map(|given| handle(self.core.shard, group, given)).collect();
-            self.own.push_back(Event::Release { handles });
-        }
+        messages
     }
 
     fn find(&self, find: &Find, limit: usize) -> Vec<Found> {

@@ -6,8 +6,8 @@ use gantry_platform::{RealDisk, SystemChance};
 use gantry_store::data_folder::DataFolder;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::io::{IoSlice, Write};
-use std::net::SocketAddr;
+use std::io::{IoSlice, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -101,6 +101,16 @@ impl Server {
         let found = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
         let kib: u64 = found.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
         kib * 1024
+    }
+
+    /// A number of `/metrics`.
+    pub fn metric(&self, name: &str) -> u64 {
+        let mut stream = TcpStream::connect(self.address("http")).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        let line = page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+        line.unwrap_or_else(|| panic!("no `{name}` in {page}")).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     /// Runs a client command with this input; it must succeed. Answers what it printed.
