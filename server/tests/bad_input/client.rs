@@ -66,12 +66,12 @@ impl Client {
         self.service.send_message(ask).await.unwrap().into_inner().status.unwrap()
     }
 
-    /// One poll of this time: its status and what it brought.
-    pub async fn receive(&mut self, wait: Duration) -> Result<(v2::Status, Vec<Delivered>), tonic::Status> {
+    /// One poll of this time for at most so many messages: its status and what it brought.
+    pub async fn receive(&mut self, wait: Duration, most: usize) -> Result<(v2::Status, Vec<Delivered>), tonic::Status> {
         let ask = self.request(v2::ReceiveMessageRequest {
             group: resource("readers"),
             message_queue: Some(v2::MessageQueue { topic: resource(self.topic), ..Default::default() }),
-            batch_size: 32,
+            batch_size: most.min(32) as i32,
             invisible_duration: Some(prost_types::Duration { seconds: 300, nanos: 0 }),
             long_polling_timeout: Some(prost_types::Duration { seconds: wait.as_secs() as i64, nanos: wait.subsec_nanos() as i32 }),
             ..Default::default()
@@ -105,7 +105,7 @@ impl Client {
     pub async fn take(&mut self, count: usize) -> Vec<String> {
         let mut ids = Vec::new();
         while ids.len() < count {
-            let (status, delivered) = self.receive(Duration::from_secs(10)).await.unwrap();
+            let (status, delivered) = self.receive(Duration::from_secs(10), count - ids.len()).await.unwrap();
             assert_eq!(status.code, OK, "after {} of {count}: {}", ids.len(), status.message);
             self.ack(&delivered).await;
             ids.extend(delivered.into_iter().map(|one| one.id));

@@ -24,7 +24,7 @@ async fn sigterm_ends_waiting_polls_in_order_and_the_process_within_seconds() {
         let client = Client::connect(server.address("messaging"), "waiting").await;
         for _ in 0..POLLS_EACH {
             let mut client = client.clone();
-            polls.push(tasks::spawn("poll", async move { client.receive(Duration::from_secs(20)).await }));
+            polls.push(tasks::spawn("poll", async move { client.receive(Duration::from_secs(20), 1).await }));
         }
     }
     until("all polls wait", || (server.metric("gantry_shard_open_polls") == (CLIENTS * POLLS_EACH) as u64).then_some(())).await;

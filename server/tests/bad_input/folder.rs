@@ -24,7 +24,10 @@ fn a_folder_of_a_newer_format_is_left_to_the_newer_version() {
     new_folder(&data);
     change_node(&data, "format 1", "format 2");
     let before = content(&data);
-    check_refused(&data, &[data.to_str().unwrap(), "has format 2, this program knows formats up to 1", "nothing was changed, start the newer version"]);
+    check_refused(
+        &data,
+        &[data.to_str().unwrap(), "has format 2, this program knows formats up to 1", "nothing was changed, start the newer version"],
+    );
     let mut after = content(&data);
     // Who holds the folder is not part of its content.
     after.insert(data.join("lock"), before[&data.join("lock")].clone());

@@ -159,7 +159,6 @@ fn a_log_that_fills_the_disk_can_be_consumed_to_its_end() {
         let half = producer.sent.len() / 2;
         take(&mut producer.client, &producer.sent, &mut taken, half).await;
         assert!(server.lives(), "{}", server.log());
-        eprintln!("DEBUG {} {}", producer.sent.len(), server.log());
         server.stop().await;
         server = Server::start(&data).await;
         producer.client = Client::connect(server.address("messaging"), "full").await;

@@ -103,12 +103,18 @@ impl Server {
         kib * 1024
     }
 
-    /// A number of `/metrics`.
-    pub fn metric(&self, name: &str) -> u64 {
+    /// What `/metrics` says.
+    pub fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(self.address("http")).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).unwrap();
+        page
+    }
+
+    /// A number of `/metrics`.
+    pub fn metric(&self, name: &str) -> u64 {
+        let page = self.metrics();
         let line = page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
         line.unwrap_or_else(|| panic!("no `{name}` in {page}")).rsplit(' ').next().unwrap().parse().unwrap()
     }

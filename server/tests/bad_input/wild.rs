@@ -12,16 +12,13 @@ use std::sync::Arc;
 
 /// Messages inside messages.
 const DEPTH: usize = 7;
-const NUMBERS: [u64; 12] =
-    [0, 1, 2, 16, 255, 1 << 20, i32::MAX as u64, i32::MIN as u64, u32::MAX as u64, i64::MAX as u64, i64::MIN as u64, u64::MAX];
+const NUMBERS: [u64; 12] = [0, 1, 2, 16, 255, 1 << 20, i32::MAX as u64, i32::MIN as u64, u32::MAX as u64, i64::MAX as u64, i64::MIN as u64, u64::MAX];
 /// Names that exist, that nearly exist, and that can't. The topic of the client that goes on working is none of them.
-const TEXTS: [&str; 16] = [
+const TEXTS: [&str; 14] = [
     "",
     "wild",
-    "wild",
-    "wild-group",
-    "%DLQ%wild-group",
-    "%RETRY%wild-group",
+    "%DLQ%wild",
+    "%RETRY%wild",
     "*",
     "a || b",
     "a ||",
@@ -37,8 +34,17 @@ const TEXTS: [&str; 16] = [
 /// What can be called, and of what its requests are made.
 pub struct Protocol {
     messages: HashMap<String, DescriptorProto>,
-    /// Path and type of the request.
-    pub rpcs: Vec<(String, String)>,
+    pub rpcs: Vec<Rpc>,
+}
+
+/// One call that a service offers.
+#[derive(Clone)]
+pub struct Rpc {
+    pub path: String,
+    /// Which of the server's ports offers it.
+    pub port: &'static str,
+    /// The type of its request.
+    kind: String,
 }
 
 impl Protocol {
@@ -48,8 +54,13 @@ impl Protocol {
         for file in files {
             let package = file.package().to_owned();
             for service in &file.service {
+                let port = if service.name() == "Admin" { "admin" } else { "messaging" };
                 let path = |method: &str| format!("/{package}.{}/{method}", service.name());
-                protocol.rpcs.extend(service.method.iter().map(|method| (path(method.name()), method.input_type().to_owned())));
+                protocol.rpcs.extend(service.method.iter().map(|method| Rpc {
+                    path: path(method.name()),
+                    port,
+                    kind: method.input_type().to_owned(),
+                }));
             }
             file.message_type.into_iter().for_each(|message| protocol.learn(&format!(".{package}"), message));
         }
@@ -70,11 +81,12 @@ pub struct Wild {
 }
 
 impl Wild {
-    /// A request of this type: as often sound as not.
-    pub fn request(&mut self, kind: &str) -> Vec<u8> {
-        match self.chance.below(8) {
+    /// A request of this type, mostly sound.
+    pub fn request(&mut self, rpc: &Rpc) -> Vec<u8> {
+        let kind = &rpc.kind;
+        match self.chance.below(10) {
             0 => self.noise(300),
-            1..4 => {
+            1..3 => {
                 let mut bytes = self.message(kind, DEPTH);
                 self.damage(&mut bytes);
                 bytes
@@ -112,7 +124,7 @@ impl Wild {
         for field in &protocol.messages[kind].field {
             let times = match field.label() {
                 Label::Repeated => [0, 1, 2, 40][self.chance.below(if depth == DEPTH { 4 } else { 3 }) as usize],
-                _ => usize::from(self.chance.ratio(4, 5)),
+                _ => usize::from(self.chance.ratio(9, 10)),
             };
             (0..times).for_each(|_| self.field(field, depth, &mut out));
         }
@@ -123,7 +135,7 @@ impl Wild {
         let tag = |wire: u64, out: &mut Vec<u8>| encode_varint((field.number() as u64) << 3 | wire, out);
         let bytes = match field.r#type() {
             Type::Message => self.message(field.type_name(), depth - 1),
-            Type::String => self.text(),
+            Type::String => self.text(field.name()),
             Type::Bytes => self.noise(200),
             Type::Double | Type::Fixed64 | Type::Sfixed64 => {
                 tag(1, out);
@@ -151,7 +163,15 @@ impl Wild {
         }
     }
 
-    fn text(&mut self) -> Vec<u8> {
+    /// Mostly a name that exists where one is expected, or nothing would get past the first check.
+    fn text(&mut self, field: &str) -> Vec<u8> {
+        if self.chance.ratio(9, 10) {
+            match field {
+                "name" | "topic" | "group" => return b"wild".to_vec(),
+                "resource_namespace" | "namespace" => return Vec::new(),
+                _ => {}
+            }
+        }
         match self.chance.below(8) {
             0 => self.noise(40),
             1 => vec![b'w'; self.chance.below(400) as usize],
