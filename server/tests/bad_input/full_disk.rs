@@ -19,7 +19,7 @@ use std::time::Duration;
 const INSIDE: &str = "GANTRY_TEST_DISK";
 /// Room for the first segment (16 MiB), two spares (32 MiB each) and some ballast.
 const DISK_MIB: usize = 160;
-const BODY: [u8; 512 * 1024] = [7; 512 * 1024];
+static BODY: [u8; 512 * 1024] = [7; 512 * 1024];
 
 /// Runs a test of this file with a small disk of its own.
 fn with_small_disk<F: Future<Output = ()>>(name: &str, test: impl FnOnce(PathBuf) -> F) {

@@ -43,6 +43,10 @@ impl Ranges {
             base = base.max(end);
             self.ends.remove(&start);
         }
+        if self.ends.is_empty() {
+            // An empty tree keeps its last node.
+            self.ends = BTreeMap::new();
+        }
         base
     }
 
