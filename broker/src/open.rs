@@ -148,6 +148,9 @@ pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
         log::Options { first_segment, max_segment, skip_damaged: options.skip_damaged, ..log::Options::new(options.shard, options.cluster) };
     let (log, recovery) =
         CommitLog::open(disk.clone(), &options.dir, settings, at.filter(|_| restored.is_some()).unwrap_or_default()).map_err(failed)?;
+    for (from, to) in &recovery.set_aside {
+        tracing::error!(%from, %to, "a damaged range of the log was set aside in `bad/`; what was in it is lost");
+    }
     let (checkpoint, (state, slots)) = match (at, restored) {
         (Some(at), Some((state, slots))) if at <= log.end() => (at, (state, Some(slots))),
         _ => (log.start(), (State::default(), None)),
@@ -210,11 +213,14 @@ impl Replay {
     }
 
     fn apply(&mut self, lsn: Lsn, frame: &Frame) -> Result<(), OpenError> {
+        if frame.header.kind == Kind::Gap {
+            self.state.expect_holes();
+        }
         if frame.header.kind == Kind::Message {
             let Some((Entry { queue, offset, .. }, _)) = draft::entry_of(lsn, frame) else {
                 return Err(OpenError(format!("the message at {lsn} can't be read by this version; run the version that wrote it")));
             };
-            let given = self.state.apply_message(queue);
+            let given = self.state.apply_message_at(queue, offset);
             return if given == offset {
                 Ok(())
             } else {
@@ -252,7 +258,15 @@ impl Driver {
 }
 
 /// Follows the catalogue: tells the shard which groups there are, and what was deleted.
-async fn watch(metadata: Arc<dyn Metadata>, inbox: Inbox, mut known: Known) {
+///
+/// What was unknown to the catalogue at the start is kept: ids are never used again, so it harms nobody, and if the catalogue lost something, the
+/// messages must not go as well.
+async fn watch(metadata: Arc<dyn Metadata>, inbox: Inbox, held: Known) {
+    let mut known = Known::default();
+    let lost = held.topics.iter().filter(|topic| metadata.topic_by_id(**topic).is_none()).count();
+    if lost > 0 {
+        tracing::warn!(topics = lost, "the shard holds messages of topics that the catalogue does not know; they are kept");
+    }
     loop {
         let version = metadata.version();
         tell(&*metadata, &inbox, &mut known);

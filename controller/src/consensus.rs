@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use log::JOURNAL_MAX;
+pub use log::{JOURNAL_MAX, LastEnd};
 
 /// Proposals that wait for the writer; more make the proposers wait.
 const INBOX: usize = 1_024;
@@ -92,9 +92,10 @@ impl Consensus {
         disk: SharedDisk,
         dir: &Path,
         journal_max: u64,
+        end: LastEnd,
         first: impl FnOnce(&State) -> Result<Vec<Event>, OpenError>,
     ) -> Result<Consensus, OpenError> {
-        let (mut log, mut state) = Log::open(disk, dir, journal_max)?;
+        let (mut log, mut state) = Log::open(disk, dir, journal_max, end)?;
         let events = first(&state)?;
         if !events.is_empty() {
             log.append(&events).map_err(|error| OpenError::io(dir, error))?;

@@ -3,7 +3,7 @@
 //! A wish is checked against the newest state before it is proposed, so that only what can succeed reaches the journal; the final word
 //! is said when the event is applied.
 
-use crate::consensus::{Consensus, JOURNAL_MAX, OpenError};
+use crate::consensus::{Consensus, JOURNAL_MAX, LastEnd, OpenError};
 use crate::state::check::Checked;
 use crate::state::event::{Event, Secret};
 use crate::state::{Effect, State};
@@ -35,6 +35,7 @@ pub struct Options {
     pub cluster_id: Option<String>,
     /// How many shards a new cluster has; an old one must have as many.
     pub shards: u32,
+    pub last_end: LastEnd,
 }
 
 /// The controller in this process.
@@ -60,7 +61,7 @@ impl Controller {
         options: Options,
     ) -> Result<Arc<Controller>, OpenError> {
         let now_ms = clock.wall_ms();
-        let consensus = Consensus::open(disk, dir, JOURNAL_MAX, |state| first_events(state, &options, now_ms, chance.as_mut()))?;
+        let consensus = Consensus::open(disk, dir, JOURNAL_MAX, options.last_end, |state| first_events(state, &options, now_ms, chance.as_mut()))?;
         Ok(Arc::new(Controller { consensus, clock, chance: Mutex::new(chance) }))
     }
 

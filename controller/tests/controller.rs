@@ -33,7 +33,7 @@ impl Machine {
 }
 
 fn standalone() -> Options {
-    Options { cluster_name: None, cluster_id: None, shards: 1 }
+    Options { cluster_name: None, cluster_id: None, shards: 1, last_end: Default::default() }
 }
 
 fn topic(name: &str) -> TopicName {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 const DIR: &str = "/data/controller";
 
 fn open(disk: Arc<MemoryDisk>) -> Arc<Controller> {
-    let options = Options { cluster_name: None, cluster_id: None, shards: 3 };
+    let options = Options { cluster_name: None, cluster_id: None, shards: 3, last_end: Default::default() };
     Controller::open(disk, Path::new(DIR), Arc::new(ManualClock::new(2_000)), Box::new(SeededChance::new(1)), options).unwrap()
 }
 

@@ -1,21 +1,26 @@
 //! A bound on the memory that requests take while they are read and worked on.
 //!
-//! A gRPC message announces its length in its first five bytes. That much is taken from the budget before the message is read, and given
-//! back when the call is answered; a call that finds too little left is answered `42900` and not read.
+//! What arrives is taken from the budget as it arrives, and given back when the call is answered; a call that finds too little left is answered
+//! `42900` and not read on. What a message claims to be long costs nothing, and a request that stops arriving is given up after a while, so that
+//! nobody can hold a part of the budget without sending.
 
 use crate::metrics::Gauge;
 use crate::shared::Shared;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use gantry_platform::clock::sleep;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Sleep;
 
-/// Flag and length that go before each gRPC message.
-const PREFIX: usize = 5;
+/// From the first pause of a request to its last byte.
+const READ_TIME: Duration = Duration::from_secs(20);
 /// Part of the whole budget that one connection may use, so that one client can't take it all.
 const CONNECTION_SHARE: usize = 4;
 
@@ -72,7 +77,7 @@ impl Charge {
 
     fn take(&self, bytes: usize) -> Result<(), OverBudget> {
         if self.budget.take(bytes) {
-            self.bytes.store(bytes, Ordering::Relaxed);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
             return Ok(());
         }
         self.refused.store(true, Ordering::Relaxed);
@@ -98,32 +103,23 @@ impl fmt::Display for OverBudget {
 
 impl std::error::Error for OverBudget {}
 
-/// The body of a call with one message, charged before it is read.
-#[derive(Debug)]
+/// The body of a call with one message, charged as it arrives.
 pub struct Charged {
     body: Incoming,
     charge: Arc<Charge>,
-    /// Most that one message may have; a longer one is refused by its reader, and not charged.
-    most: usize,
-    prefix: [u8; PREFIX],
-    seen: usize,
+    /// Set while the body keeps us waiting.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl fmt::Debug for Charged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Charged {{ charge: {:?} }}", self.charge)
+    }
 }
 
 impl Charged {
-    pub fn new(body: Incoming, charge: Arc<Charge>, most: usize) -> Charged {
-        Charged { body, charge, most, prefix: [0; PREFIX], seen: 0 }
-    }
-
-    fn look(&mut self, mut data: &[u8]) -> Result<(), OverBudget> {
-        while self.seen < PREFIX && data.has_remaining() {
-            self.prefix[self.seen] = data.get_u8();
-            self.seen += 1;
-            if self.seen == PREFIX {
-                let [_, length @ ..] = self.prefix;
-                return self.charge.take((u32::from_be_bytes(length) as usize).min(self.most));
-            }
-        }
-        Ok(())
+    pub fn new(body: Incoming, charge: Arc<Charge>) -> Charged {
+        Charged { body, charge, patience: None }
     }
 }
 
@@ -132,11 +128,15 @@ impl Body for Charged {
     type Error = tonic::Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(READ_TIME)));
+            ready!(patience.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(tonic::Status::deadline_exceeded("the request did not arrive in time"))));
+        };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                let looked = frame.data_ref().map_or(Ok(()), |data| self.look(data));
-                Some(looked.map(|()| frame).map_err(|error| tonic::Status::resource_exhausted(error.to_string())))
+                let taken = frame.data_ref().map_or(Ok(()), |data| self.charge.take(data.len()));
+                Some(taken.map(|()| frame).map_err(|error| tonic::Status::resource_exhausted(error.to_string())))
             }
             Some(Err(error)) => Some(Err(tonic::Status::from_error(Box::new(error)))),
             None => None,

@@ -317,7 +317,7 @@ impl Calls {
             return response;
         }
         let charge = Charge::new(self.budget.clone());
-        let request = request.map(|body| Charged::new(body, charge.clone(), most));
+        let request = request.map(|body| Charged::new(body, charge.clone()));
         let Ok(response) = Service::call(&mut server, request).await;
         if charge.was_refused() { self.over_budget(rpc) } else { response }
     }

@@ -8,7 +8,7 @@ use crate::listeners::{self, ADMIN, HTTP, ListenError, MESSAGING, METRICS};
 use crate::report::{Endpoints, Ready};
 use crate::workers::Workers;
 use gantry_broker::LocalBroker;
-use gantry_controller::Controller;
+use gantry_controller::{Controller, LastEnd};
 use gantry_model::ShardId;
 use gantry_model::contract::Metadata;
 use gantry_platform::clock::{SharedClock, sleep, timeout};
@@ -18,7 +18,7 @@ use gantry_platform::tasks::{ShutdownError, Stop, TaskGroup};
 use gantry_platform::{RealDisk, SystemChance};
 use gantry_proxy::Proxy;
 use gantry_proxy::edge::Limits;
-use gantry_store::data_folder::{DataFolder, FolderError};
+use gantry_store::data_folder::{DataFolder, FolderError, LastRun};
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
@@ -141,6 +141,7 @@ fn open_controller(config: &Config, folder: &DataFolder, disk: &SharedDisk, cloc
         cluster_name: config.cluster_name.clone(),
         cluster_id: Some(folder.cluster.iter().map(|byte| format!("{byte:02x}")).collect()),
         shards: 1,
+        last_end: if folder.last_run == LastRun::Clean { LastEnd::Clean } else { LastEnd::Unknown },
     };
     let dir = data.join("controller");
     Controller::open(disk.clone(), &dir, clock.clone(), Box::new(SystemChance), options).map_err(StartError::Controller)

@@ -132,6 +132,8 @@ impl DataFolder {
     /// process from that of the machine.
     pub fn open(disk: SharedDisk, root: &Path, boot_id: &str, chance: &mut dyn Chance) -> Result<DataFolder, FolderError> {
         disk.create_dir_all(root).map_err(at(root))?;
+        // A folder of somebody else's is left alone, to its lock file.
+        read_node(&*disk, root)?;
         let lock = lock(&*disk, root)?;
         let node = match read_node(&*disk, root)? {
             Some(node) => node,

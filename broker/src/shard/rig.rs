@@ -7,7 +7,9 @@ use crate::record::Record;
 use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueuePosition};
 use gantry_model::group::{GroupSpec, Order};
 use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicType};
-use gantry_model::{ClientId, Filter, Group, GroupId, GroupName, Lsn, QueueKey, ReceiptHandle, RetryPolicy, ShardId, Topic, TopicId, TopicName};
+use gantry_model::{
+    ClientId, Filter, Group, GroupId, GroupName, Lsn, Offset, QueueKey, ReceiptHandle, RetryPolicy, ShardId, Topic, TopicId, TopicName,
+};
 use gantry_store::record::tag_hash;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +45,7 @@ impl Entries for Notes {
 /// What the log holds, for a replay.
 #[derive(Clone, Debug)]
 pub enum Logged {
-    Message(QueueKey),
+    Message(QueueKey, Offset),
     Record(Record),
 }
 
@@ -132,7 +134,7 @@ impl Rig {
                     let entries = self.notes.0.entry(queue).or_default();
                     assert_eq!(entries.len() as u64, offset.0, "offsets are dense");
                     entries.push(Entry { lsn, tag_hash: draft.tag.map_or(0, tag_hash), time: self.now });
-                    self.log.push(Logged::Message(queue));
+                    self.log.push(Logged::Message(queue, offset));
                 }
                 Action::Append { record } => {
                     if let Record::Dead(dead) = &record {
@@ -241,7 +243,7 @@ pub fn handle(group: &Group, given: &Given) -> ReceiptHandle {
         topic: given.queue.topic(),
         group: group.id,
         queue: given.queue.queue(),
-        offset: gantry_model::Offset(given.offset),
+        offset: Offset(given.offset),
         lease: given.lease,
         reset: given.reset,
         attempt: given.attempt,
@@ -250,10 +252,13 @@ pub fn handle(group: &Group, given: &Given) -> ReceiptHandle {
 
 /// The state that a log amounts to.
 pub fn replay(log: &[Logged]) -> State {
-    let mut state = State::default();
+    replay_over(State::default(), log)
+}
+
+pub fn replay_over(mut state: State, log: &[Logged]) -> State {
     for logged in log {
         match logged {
-            Logged::Message(queue) => drop(state.apply_message(*queue)),
+            Logged::Message(queue, offset) => assert_eq!(state.apply_message_at(*queue, *offset), *offset),
             Logged::Record(record) => state.apply(record),
         }
     }

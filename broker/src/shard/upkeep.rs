@@ -93,6 +93,8 @@ pub struct Upkeep {
     checkpointing: bool,
     sparing: bool,
     watermark: Watermark,
+    /// Whether the last try found no room for another segment.
+    no_segment: bool,
     used_percent: u8,
     next_queue: QueueKey,
 }
@@ -117,6 +119,7 @@ impl Upkeep {
             checkpointing: false,
             sparing: false,
             watermark: Watermark::Ok,
+            no_segment: false,
             used_percent: 0,
             next_queue: QueueKey(0),
         })
@@ -195,8 +198,14 @@ impl Upkeep {
             return Ok(Some(self.used_percent));
         }
         match log.reserve(bytes) {
-            Ok(()) => Ok(None),
-            Err(AppendError::Full) => Ok(Some(self.used_percent.max(99))),
+            Ok(()) => {
+                self.no_segment = false;
+                Ok(None)
+            }
+            Err(AppendError::Full) => {
+                self.no_segment = true;
+                Ok(Some(self.used_percent))
+            }
             Err(error) => Err(error),
         }
     }
@@ -212,7 +221,7 @@ impl Upkeep {
             tracing::error!(used_percent = self.used_percent, "the disk is nearly full: sends are refused until there is room; consuming goes on");
             status.set_condition(ShardCondition::Full);
         }
-        if self.watermark < Watermark::RefuseSends && status.condition() == ShardCondition::Full {
+        if self.watermark < Watermark::RefuseSends && !self.no_segment && status.condition() == ShardCondition::Full {
             tracing::info!("the disk has room again: sends are taken");
             status.set_condition(ShardCondition::Ready);
         }

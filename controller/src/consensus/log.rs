@@ -26,6 +26,16 @@ const FORMAT: u32 = 1;
 /// Snapshots are written in pieces of this size.
 const PIECE: usize = 1024 * 1024;
 
+/// How the run before this one ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LastEnd {
+    /// In order: nothing was under way.
+    Clean,
+    /// By a crash, for all that is known: the last write may be torn.
+    #[default]
+    Unknown,
+}
+
 /// The files, owned by the one thread that writes them.
 #[derive(Debug)]
 pub struct Log {
@@ -61,7 +71,7 @@ struct Batch<'a> {
 
 impl Log {
     /// Reads what the folder holds, or begins an empty log in it.
-    pub fn open(disk: SharedDisk, dir: &Path, journal_max: u64) -> Result<(Log, State), OpenError> {
+    pub fn open(disk: SharedDisk, dir: &Path, journal_max: u64, end: LastEnd) -> Result<(Log, State), OpenError> {
         let files = Files {
             journal: dir.join("journal"),
             journal_new: dir.join("journal.new"),
@@ -72,7 +82,7 @@ impl Log {
         let (state, snapshot_len) = read_snapshot(&disk, &files.snapshot)?;
         let journal = open_journal(&disk, &files, state.version().0)?;
         let mut log = Log { disk, files, journal, end: 0, last: 0, tail_unknown: false, journal_max, snapshot_len };
-        let state = log.replay(state)?;
+        let state = log.replay(state, end)?;
         Ok((log, state))
     }
 
@@ -118,7 +128,7 @@ impl Log {
         Ok(())
     }
 
-    fn replay(&mut self, mut state: State) -> Result<State, OpenError> {
+    fn replay(&mut self, mut state: State, end: LastEnd) -> Result<State, OpenError> {
         let bytes = read_all(self.journal.as_ref()).map_err(|error| OpenError::io(&self.files.journal, error))?;
         let in_snapshot = state.version().0;
         let mut at = 0;
@@ -143,7 +153,7 @@ impl Log {
         }
         self.last = last;
         self.end = at as u64;
-        self.cut_tail(&bytes, at)?;
+        self.cut_tail(&bytes, at, end)?;
         Ok(state)
     }
 
@@ -162,9 +172,12 @@ impl Log {
     }
 
     /// Removes what follows the last sound frame, unless it is more than one torn write can leave.
-    fn cut_tail(&mut self, bytes: &[u8], at: usize) -> Result<(), OpenError> {
+    fn cut_tail(&mut self, bytes: &[u8], at: usize, end: LastEnd) -> Result<(), OpenError> {
         if at == bytes.len() {
             return Ok(());
+        }
+        if end == LastEnd::Clean {
+            return Err(self.damaged(at, "the last run ended cleanly, so all that it wrote was acknowledged".into()));
         }
         if let Some(sound) = frame::next_after(bytes, at) {
             return Err(self.damaged(at, format!("acknowledged changes follow at byte {sound}")));

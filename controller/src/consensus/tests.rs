@@ -23,7 +23,7 @@ fn topic(text: &str) -> Event {
 
 fn open(disk: &FaultyDisk) -> Consensus {
     let first = |state: &State| Ok(if state.cluster().is_none() { vec![founded()] } else { Vec::new() });
-    Consensus::open(Arc::new(disk.clone()), Path::new("/controller"), JOURNAL_MAX, first).unwrap()
+    Consensus::open(Arc::new(disk.clone()), Path::new("/controller"), JOURNAL_MAX, LastEnd::Unknown, first).unwrap()
 }
 
 fn disk() -> FaultyDisk {

@@ -12,12 +12,17 @@ fn body(number: usize) -> String {
     format!("message-{number:05}")
 }
 
-/// Sends messages as a person would, and ends the server in order.
-async fn send_all(data: &Path) {
+/// Sends messages as a person would.
+async fn send_to(data: &Path) -> Server {
     let server = Server::start(data).await;
     let lines: String = (0..MESSAGES).map(|number| body(number) + "\n").collect();
     server.command(&["produce", "demo", "--quiet", "--in-flight", "16"], &lines);
-    server.stop().await;
+    server
+}
+
+/// The same, and ends the server in order.
+async fn send_all(data: &Path) {
+    send_to(data).await.stop().await;
 }
 
 /// What a new group finds, in order of the bodies.
@@ -85,5 +90,39 @@ async fn a_damaged_segment_is_set_aside_when_the_operator_says_so() {
     let server = Server::start(&data).await;
     server.command(&["produce", "demo", "--body", &body(VICTIM)], "");
     assert_eq!(consume(&server), [body(VICTIM)]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_range_that_was_never_in_a_checkpoint_can_be_set_aside_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = send_to(&data).await;
+    server.signal("-KILL");
+    server.ended().await;
+    let (segment, at) = victim(&data);
+    write(&segment, at, b"M");
+    check_refused(&data, &["acknowledged messages can't be read", "--skip-damaged"]);
+    let server = Server::start_by(gantry_server(&data).arg("--skip-damaged")).await;
+    assert!(server.log().contains("was set aside in `bad/`"), "{}", server.log());
+    let others: Vec<String> = (0..MESSAGES).filter(|number| *number != VICTIM).map(body).collect();
+    assert_eq!(consume(&server), others);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_catalogue_is_refused_rather_than_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    send_all(&data).await;
+    let journal = data.join("controller/journal");
+    let bytes = read(&journal);
+    // The newest change is the one that looks like a torn write.
+    let at = bytes.len() - 8;
+    write(&journal, at as u64, &[bytes[at] ^ 1]);
+    check_refused(&data, &["controller/journal", "ended cleanly"]);
+    write(&journal, at as u64, &[bytes[at]]);
+    let server = Server::start(&data).await;
+    assert_eq!(consume(&server).len(), MESSAGES);
     server.stop().await;
 }

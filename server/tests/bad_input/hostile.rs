@@ -292,3 +292,23 @@ async fn attack(mut attacker: Attacker, rpcs: Vec<Rpc>, mut wild: Wild) -> usize
     }
     answered
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lengths_that_never_come_starve_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder.path().join("data")).await;
+    let worker = Worker::start(&server).await;
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        let mut attacker = Attacker { address: server.address("messaging"), connection: None };
+        for _ in 0..4 {
+            let request = attacker.request("/apache.rocketmq.v2.MessagingService/SendMessage").body(()).unwrap();
+            let (answer, mut stream) = attacker.ready().await.send_request(request, false).unwrap();
+            _ = stream.send_data(grpc(0, 16 << 20, &[10; 100]).into(), false);
+            open.push((answer, stream));
+        }
+    }
+    sleep(Duration::from_secs(2)).await;
+    worker.finish().await;
+    server.stop().await;
+}

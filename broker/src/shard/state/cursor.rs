@@ -84,6 +84,17 @@ impl Cursor {
         self.leases.insert(offset, lease);
     }
 
+    /// Ends whatever is known of an offset that is given out again, because the record of its end was lost.
+    pub fn forget(&mut self, offset: u64) {
+        self.end_lease(offset);
+        self.end_waiting(offset);
+        self.done.remove(offset);
+        if offset < self.base {
+            self.done.insert(offset + 1, self.base);
+            self.base = offset;
+        }
+    }
+
     /// Moves `next`; what lies between and is neither leased nor kept for others was filtered, and is finished.
     pub fn pass_to(&mut self, next: u64, kept: &[u64]) {
         assert!(next >= self.next, "deliveries never move back");

@@ -62,6 +62,8 @@ pub struct State {
     pub head: Head,
     buckets: Vec<Arc<Bucket>>,
     dirty: BTreeSet<u16>,
+    /// Whether records are missing, so that what follows may contradict what is known.
+    holes: bool,
     /// Which groups have a cursor on which topic; derived.
     pub groups_of: BTreeMap<TopicId, BTreeSet<GroupId>>,
 }
@@ -69,7 +71,7 @@ pub struct State {
 impl Default for State {
     fn default() -> State {
         let empty = Arc::new(Bucket::default());
-        State { head: Head::default(), buckets: vec![empty; BUCKETS], dirty: BTreeSet::new(), groups_of: BTreeMap::new() }
+        State { head: Head::default(), buckets: vec![empty; BUCKETS], dirty: BTreeSet::new(), holes: false, groups_of: BTreeMap::new() }
     }
 }
 
@@ -99,6 +101,21 @@ impl State {
         let offset = Offset(bounds.next);
         bounds.next += 1;
         offset
+    }
+
+    /// A message that the log has at this offset. Answers the offset that was expected, which is another only by a defect or, behind a damaged
+    /// range, because messages before it are lost.
+    pub fn apply_message_at(&mut self, queue: QueueKey, offset: Offset) -> Offset {
+        if self.holes {
+            let bounds = self.bucket_mut(queue).queues.entry(queue).or_default();
+            bounds.next = bounds.next.max(offset.0);
+        }
+        self.apply_message(queue)
+    }
+
+    /// The log has lost records from here on: what refers to them is taken as it is.
+    pub fn expect_holes(&mut self) {
+        self.holes = true;
     }
 
     /// A record was appended.
@@ -131,12 +148,16 @@ impl State {
 
     fn apply_lease(&mut self, lease: &Lease) {
         self.head.last_lease = self.head.last_lease.max(lease.id.0);
+        let holes = self.holes;
         let mut given = Vec::new();
         for part in &lease.queues {
             let LeasedQueue { queue, start, next, leased, kept } = part;
             self.groups_of.entry(queue.topic()).or_default().insert(lease.group);
             let cursor = self.bucket_mut(*queue).cursors.entry((*queue, lease.group)).or_insert_with(|| Cursor::starting_at(*start));
             for &(offset, attempt) in leased {
+                if holes {
+                    cursor.forget(offset);
+                }
                 let owner = lease.owned.then(|| lease.client.clone());
                 cursor.lease(offset, cursor::Lease { id: lease.id, attempt, deadline: lease.deadline, owner });
                 given.push((*queue, offset, lease.id));
@@ -188,7 +209,7 @@ impl State {
 
     fn apply_dead(&mut self, dead: &Dead) {
         self.head.dead_letters += 1;
-        let given = self.apply_message(dead.dead_queue);
+        let given = self.apply_message_at(dead.dead_queue, dead.dead_offset);
         assert_eq!(given, dead.dead_offset, "dead letters get dense offsets");
         self.change(dead.group, dead.queue, |cursor| cursor.finish(dead.offset.0));
     }

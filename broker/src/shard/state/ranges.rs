@@ -50,6 +50,16 @@ impl Ranges {
         base
     }
 
+    /// Takes one value out.
+    pub fn remove(&mut self, value: u64) {
+        let Some((&start, &end)) = self.ends.range(..=value).next_back() else { return };
+        if value < end {
+            self.ends.remove(&start);
+            self.insert(start, value);
+            self.insert(value + 1, end);
+        }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.ends.iter().map(|(&start, &end)| (start, end))
     }

@@ -24,7 +24,7 @@ fn memory() -> SharedDisk {
 }
 
 fn open(disk: &SharedDisk) -> Result<(Log, State), OpenError> {
-    Log::open(disk.clone(), Path::new(DIR), JOURNAL_MAX)
+    Log::open(disk.clone(), Path::new(DIR), JOURNAL_MAX, LastEnd::Unknown)
 }
 
 fn write(disk: &SharedDisk, name: &str, bytes: &[u8]) {
@@ -227,7 +227,7 @@ fn a_power_loss_at_any_moment_keeps_what_was_acknowledged() {
 #[test]
 fn snapshots_come_when_the_journal_is_long_and_less_often_for_large_states() {
     let disk = memory();
-    let (mut log, mut state) = Log::open(disk, Path::new(DIR), 1_000).unwrap();
+    let (mut log, mut state) = Log::open(disk, Path::new(DIR), 1_000, LastEnd::Unknown).unwrap();
     append(&mut log, &mut state, &[founded()]);
     assert!(!log.snapshot_due());
     for number in 0..10 {
