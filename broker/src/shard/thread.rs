@@ -440,16 +440,22 @@ impl Driver {
         }
     }
 
-    /// Where the leased messages are.
+    /// Where the leased messages are. Offsets that follow each other are looked up together.
     fn places(&mut self, group: GroupId, lease: Vec<Given>) -> Vec<(Given, Found)> {
         let mut messages = Vec::with_capacity(lease.len());
-        for given in lease {
-            match self.index.lookup(given.queue, Offset(given.offset)) {
-                Ok(Some(entry)) => messages.push((given, Found::from(entry))),
-                // Retention took the message between the grant and now: the group is finished with it.
-                Ok(None) => self.own.push_back(Event::Ack { token: Token(0), group, handles: vec![handle(self.core.shard, group, &given)] }),
+        for run in lease.chunk_by(|one, next| next.queue == one.queue && next.offset == one.offset + 1) {
+            let entries = match self.index.range(run[0].queue, Offset(run[0].offset), run.len()) {
+                Ok(entries) => entries,
                 Err(error) => {
-                    tracing::error!(queue = ?given.queue, offset = given.offset, %error, "the index can't be read; the message comes again")
+                    tracing::error!(queue = ?run[0].queue, offset = run[0].offset, %error, "the index can't be read; the messages come again");
+                    continue;
+                }
+            };
+            for given in run {
+                match entries.binary_search_by_key(&given.offset, |entry| entry.offset.0) {
+                    Ok(at) => messages.push((*given, Found::from(entries[at]))),
+                    // Retention took the message between the grant and now: the group is finished with it.
+                    Err(_) => self.own.push_back(Event::Ack { token: Token(0), group, handles: vec![handle(self.core.shard, group, given)] }),
                 }
             }
         }
