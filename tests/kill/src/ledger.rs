@@ -68,18 +68,28 @@ impl Ledger {
         book.places.entry(id.clone()).or_default().insert(place);
     }
 
-    /// Producers stop; waits until nothing new is acknowledged for a while. `false` if that takes more than a minute.
-    pub async fn wait_until_quiet(&self) -> bool {
+    /// Producers stop.
+    pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        let mut quiet = 0;
-        let mut before = 0;
-        for _ in 0..240 {
+    }
+
+    /// Messages that were sent and not acknowledged.
+    pub fn backlog(&self) -> usize {
+        let book = self.book();
+        book.sent.len().saturating_sub(book.acked.len())
+    }
+
+    /// Waits until everything is acknowledged and nothing more comes. `false` if nothing happens for half a minute and something is left.
+    pub async fn wait_until_quiet(&self) -> bool {
+        let (mut quiet, mut stuck, mut before) = (0, 0, 0);
+        while stuck < 120 {
             gantry_platform::clock::sleep(Duration::from_millis(250)).await;
             let (acked, all) = {
                 let book = self.book();
                 (book.acked.len(), book.sent.keys().all(|id| book.acked.contains(id)))
             };
             quiet = if acked == before && all { quiet + 1 } else { 0 };
+            stuck = if acked == before { stuck + 1 } else { 0 };
             before = acked;
             if quiet > 8 {
                 return true;

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 const PRODUCERS: usize = 6;
 const CONSUMERS: usize = 3;
+/// Producers wait for the consumers when this much is not acknowledged.
+const BACKLOG: usize = 2_000;
 
 /// What a run did.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +55,7 @@ pub async fn run(rounds: u32, seed: u64) -> Report {
             println!("{round} of {rounds} kills: {}", ledger.summary());
         }
     }
+    ledger.drain();
     // What was leased and never acknowledged comes again after 10 s; then nothing may be left.
     gantry_platform::clock::sleep(Duration::from_secs(12)).await;
     let drained = ledger.wait_until_quiet().await;
@@ -69,6 +72,10 @@ pub async fn run(rounds: u32, seed: u64) -> Report {
 async fn produce(mut client: Client, ledger: Arc<Ledger>, stop: Arc<AtomicBool>, number: usize) {
     let mut sequence = 0u64;
     while !stop.load(Ordering::Relaxed) && !ledger.is_draining() {
+        if ledger.backlog() > BACKLOG {
+            gantry_platform::clock::sleep(Duration::from_millis(2)).await;
+            continue;
+        }
         sequence += 1;
         let id = format!("P{number}-{sequence}");
         ledger.sending(&id);
