@@ -8,6 +8,9 @@ use std::time::Duration;
 
 /// The longest time that leases move after a pause in which nobody led.
 pub const SHIFT_MAX_MS: u64 = 30_000;
+/// A shorter pause moves nothing. The pause is counted from the last frame, which a shard that holds leases writes at least every second; if each
+/// short one counted, a server that restarts again and again would hold messages back for ever.
+const SHIFT_MIN_MS: u64 = 2_000;
 
 /// Counts a shard's time.
 #[derive(Debug)]
@@ -22,7 +25,8 @@ impl ShardClock {
     pub fn after(clock: SharedClock, last_frame_ms: u64) -> (ShardClock, u64) {
         let wall = clock.wall_ms();
         let now = wall.max(last_frame_ms);
-        let shift = if last_frame_ms == 0 { 0 } else { (now - last_frame_ms).min(SHIFT_MAX_MS) };
+        let pause = if last_frame_ms == 0 { 0 } else { now - last_frame_ms };
+        let shift = if pause < SHIFT_MIN_MS { 0 } else { pause.min(SHIFT_MAX_MS) };
         let seen = clock.mono();
         (ShardClock { clock, now_us: now * 1_000, seen }, shift)
     }
@@ -63,6 +67,7 @@ mod tests {
         assert_eq!((shard.now_ms(), shift), (5_000, 0));
         assert_eq!(at(1_000_000, 5_000).2, SHIFT_MAX_MS);
         assert_eq!(at(7_000, 5_000).2, 2_000);
+        assert_eq!(at(6_999, 5_000).2, 0);
         assert_eq!(at(7_000, 0).2, 0);
     }
 

@@ -287,6 +287,11 @@ impl<D: Draft> Core<D> {
         timer.into_iter().chain(self.polls.next_deadline()).min()
     }
 
+    /// Whether something will end by itself: a lease, or the wait of a message.
+    pub fn holds_leases(&self) -> bool {
+        !self.timers.is_empty()
+    }
+
     /// Clients that hold messages as long as they live.
     pub fn owners(&self) -> impl Iterator<Item = &ClientId> + '_ {
         self.owned.keys()

@@ -32,6 +32,8 @@ const ROUND_REQUESTS: usize = 4_096;
 const ROUND_BYTES: usize = 1024 * 1024;
 /// Without work the thread looks up this often: durable marks, retention, the disk's room.
 const IDLE: Duration = Duration::from_millis(1_000);
+/// While messages are leased, the log gets a frame at least this often.
+const HEARTBEAT_MS: u64 = 1_000;
 
 /// Who waits for an answer.
 enum Waiter {
@@ -63,6 +65,8 @@ pub struct Driver {
     /// Events that the driver itself brings, before the next request.
     own: VecDeque<Event<Draft>>,
     actions: Vec<Action<Draft>>,
+    /// The time of the last frame.
+    written: u64,
     /// Requests of the round before.
     last_taken: usize,
     stop: bool,
@@ -112,6 +116,7 @@ impl Driver {
             pending: Vec::new(),
             own: VecDeque::new(),
             actions: Vec::new(),
+            written: 0,
             last_taken: 0,
             stop: false,
         }
@@ -354,6 +359,7 @@ impl Driver {
     /// Stages a frame; when a new segment began, the index of the old one is sealed first.
     fn stage(&mut self, kind: Kind, flags: Flags, time: u64, parts: &[&[u8]]) -> Result<Lsn, AppendError> {
         let lsn = self.log.stage(kind, flags, time, parts)?;
+        self.written = time;
         let active = self.log.active_base();
         if active != self.indexed {
             let job = self.index.seal(self.indexed, active);
@@ -379,6 +385,10 @@ impl Driver {
         self.publish();
         if !self.upkeep.is_due(now) {
             return Ok(());
+        }
+        if self.core.holds_leases() && now >= self.written + HEARTBEAT_MS {
+            // The next leader counts from the last frame how long nobody led.
+            self.stage(Kind::Noop, Flags::default(), now, &[])?;
         }
         self.log.idle()?;
         let dead: Vec<_> = self.core.owners().filter(|owner| self.alive.is_dead(owner)).cloned().collect();
