@@ -1,8 +1,8 @@
 //! Answers on their way back from a shard to the tasks that wait for them.
 //!
 //! Waking a task of another thread costs a system call. A commit answers dozens of requests at once, so the shard puts all answers for one
-//! thread into one envelope: that wakes one task there, which hands them out at no such cost. Measured: 80,000 system calls fewer for 40,000 sends a
-//! second (`docs/benchmarks.md`).
+//! thread into one envelope: that wakes one task there, which hands them out at no such cost. Measured: 21.6 to 18.6 µs of server
+//! CPU a send (`docs/benchmarks.md`).
 
 use crate::shard::inbox::{Inbox, Leased, Request};
 use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, SendError, Sent};

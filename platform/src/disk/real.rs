@@ -244,7 +244,7 @@ fn make_zeroed(path: &Path, len: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes zeros around the page cache: they cost a tenth of the CPU time there, and push nothing out of it. False if the file system can't do
+/// Writes zeros around the page cache: they cost a twentieth of the CPU time there, and push nothing out of it. False if the file system can't do
 /// that, or the length doesn't fit its blocks; then nothing counts as written.
 fn past_the_cache(path: &Path, len: u64) -> io::Result<bool> {
     if !len.is_multiple_of(DIRECT_ALIGN as u64) {
