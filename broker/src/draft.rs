@@ -1,18 +1,21 @@
 //! Messages between the caller and the log: what can be encoded before the shard decides the place, and what is read back.
 
-use crate::record::Dead;
+use crate::record::{self, Record};
+use crate::shard::send::Class;
 use bytes::Bytes;
 use gantry_model::contract::Metadata;
 use gantry_model::message::{BodyDigest, Message, Origin, StoredMessage};
 use gantry_model::{Lsn, Offset, QueueKey, TopicId};
 use gantry_store::frame::{Frame, HEADER, Kind, padded};
 use gantry_store::index::{Entry, KeyKind, key_hash};
-use gantry_store::record::{FIXED, Fixed, MessageView, Name, encode_properties, tag_hash};
+use gantry_store::record::{FIXED, Fixed, MessageView, Name, encode_properties, first_message_id, tag_hash};
 use sha1::{Digest, Sha1};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 /// A message encoded on the caller's thread, but for its place.
 #[derive(Debug)]
 pub struct Draft {
+    class: Class,
     fixed: Fixed,
     pub tag_hash: u32,
     pub properties: Bytes,
@@ -41,7 +44,16 @@ impl Draft {
         let mut keys = Vec::with_capacity(1 + message.keys.len());
         keys.push(key_hash(topic, KeyKind::MessageId, message.id.as_bytes()));
         keys.extend(message.keys.iter().map(|key| key_hash(topic, KeyKind::Key, key.as_bytes())));
-        Draft { fixed, tag_hash, properties, body: message.body.clone(), keys }
+        let class = Class {
+            kind: message.kind,
+            id: id_hash(topic, &message.id),
+            group: message.group.as_deref().map(|group| xxh3_64(group.as_bytes())),
+            priority: message.priority,
+            deliver_ms: message.deliver_ms,
+            lite: message.lite_topic.as_deref().map(Box::from),
+            recovery_ms: message.recovery_ms,
+        };
+        Draft { class, fixed, tag_hash, properties, body: message.body.clone(), keys }
     }
 
     /// The first bytes of the payload, once the place is known.
@@ -55,7 +67,20 @@ impl Draft {
     }
 }
 
+/// The name of a message id among those of the shard.
+pub fn id_hash(topic: TopicId, id: &str) -> u128 {
+    xxh3_128_with_seed(id.as_bytes(), u64::from(topic.0))
+}
+
 impl crate::shard::core::Draft for Draft {
+    fn class(&self) -> &Class {
+        &self.class
+    }
+
+    fn message_id(&self) -> String {
+        first_message_id(&self.properties).unwrap_or_default()
+    }
+
     fn size(&self) -> usize {
         padded(HEADER + FIXED + self.properties.len() + self.body.len())
     }
@@ -70,13 +95,12 @@ pub fn entry_of(lsn: Lsn, frame: &Frame) -> Option<(Entry, Vec<u64>)> {
             let keys = keys_of(view.fixed.queue.topic(), &frame.payload);
             Some((entry(view.fixed.queue, view.fixed.offset, view.fixed.tag_hash), keys))
         }
-        Kind::Dead => {
-            let dead = dead_of(frame)?;
+        kind => {
+            let (queue, offset) = Record::decode(kind, &frame.payload).ok()??.placed()?;
             let copy = message_of(frame);
             let tag_hash = MessageView::parse(&copy).map_or(0, |view| view.fixed.tag_hash);
-            Some((entry(dead.dead_queue, dead.dead_offset, tag_hash), keys_of(dead.dead_queue.topic(), &copy)))
+            Some((entry(queue, offset, tag_hash), keys_of(queue.topic(), &copy)))
         }
-        _ => None,
     }
 }
 
@@ -90,16 +114,10 @@ pub fn keys_of(topic: TopicId, payload: &Bytes) -> Vec<u64> {
     view.names().map(hash).collect()
 }
 
-/// The message payload in a frame: its own, or the copy that a dead letter carries.
+/// The message payload in a frame: its own, or the one that a record brings along.
 pub fn message_of(frame: &Frame) -> Bytes {
-    match frame.header.kind {
-        Kind::Dead => frame.payload.slice(Dead::FIXED.min(frame.payload.len())..),
-        _ => frame.payload.clone(),
-    }
-}
-
-fn dead_of(frame: &Frame) -> Option<Dead> {
-    Dead::parse(&frame.payload)
+    let head = record::head_len(frame.header.kind, &frame.payload).unwrap_or(frame.payload.len());
+    frame.payload.slice(head.min(frame.payload.len())..)
 }
 
 /// The stored message in a frame.
@@ -107,24 +125,22 @@ pub fn stored(frame: &Frame, metadata: &dyn Metadata) -> Option<StoredMessage> {
     let view = MessageView::parse(&message_of(frame))?;
     let message = view.message()?;
     let store_ms = frame.header.time;
-    match frame.header.kind {
-        Kind::Message => {
-            let Fixed { queue, offset, .. } = view.fixed;
-            Some(StoredMessage { message, topic: queue.topic(), queue: queue.queue(), offset, store_ms, origin: None })
-        }
-        Kind::Dead => {
-            let dead = dead_of(frame)?;
-            let origin = Origin {
-                topic: dead.queue.topic(),
-                name: metadata.topic_by_id(dead.queue.topic()).map(|topic| topic.name.clone()),
-                queue: dead.queue.queue(),
-                offset: dead.offset,
-                attempts: dead.attempts,
-                reason: dead.reason,
-            };
-            let queue = dead.dead_queue;
-            Some(StoredMessage { message, topic: queue.topic(), queue: queue.queue(), offset: dead.dead_offset, store_ms, origin: Some(origin) })
-        }
-        _ => None,
+    if frame.header.kind == Kind::Message {
+        let Fixed { queue, offset, .. } = view.fixed;
+        return Some(StoredMessage { message, topic: queue.topic(), queue: queue.queue(), offset, store_ms, origin: None });
     }
+    let record = Record::decode(frame.header.kind, &frame.payload).ok()??;
+    let (queue, offset) = record.placed()?;
+    let origin = match &record {
+        Record::Dead(dead) => Some(Origin {
+            topic: dead.queue.topic(),
+            name: metadata.topic_by_id(dead.queue.topic()).map(|topic| topic.name.clone()),
+            queue: dead.queue.queue(),
+            offset: dead.offset,
+            attempts: dead.attempts,
+            reason: dead.reason,
+        }),
+        _ => None,
+    };
+    Some(StoredMessage { message, topic: queue.topic(), queue: queue.queue(), offset, store_ms, origin })
 }

@@ -13,6 +13,7 @@ use crate::shard::clock::ShardClock;
 use crate::shard::core::{Core, Limits};
 use crate::shard::inbox::{Inbox, Request, Status};
 use crate::shard::state::State;
+use crate::shard::state::seen::Row;
 use crate::shard::thread::Driver;
 use crate::shard::upkeep::{Job, Place, Retention, Upkeep, restore};
 use gantry_model::contract::Metadata;
@@ -24,6 +25,7 @@ use gantry_store::checkpoint;
 use gantry_store::frame::{Frame, Kind};
 use gantry_store::index::{Entry, Index, Memtable};
 use gantry_store::log::{self, CommitLog, LogReader, Verdict};
+use gantry_store::record::MessageView;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -212,10 +214,25 @@ impl Replay {
         Ok(())
     }
 
+    /// Notes the id of a message that a client sent; copies of it are not sends.
+    fn remember(&mut self, frame: &Frame) {
+        if !frame.header.kind.is_data() {
+            return;
+        }
+        let message = draft::message_of(frame);
+        if let Some(view) = MessageView::parse(&message)
+            && let Some(id) = view.message_id()
+        {
+            let (queue, offset) = (view.fixed.queue, view.fixed.offset.0);
+            self.state.seen.remember(Row { id: draft::id_hash(queue.topic(), id), queue, offset, time: frame.header.time });
+        }
+    }
+
     fn apply(&mut self, lsn: Lsn, frame: &Frame) -> Result<(), OpenError> {
         if frame.header.kind == Kind::Gap {
             self.state.expect_holes();
         }
+        self.remember(frame);
         if frame.header.kind == Kind::Message {
             let Some((Entry { queue, offset, .. }, _)) = draft::entry_of(lsn, frame) else {
                 return Err(OpenError(format!("the message at {lsn} can't be read by this version; run the version that wrote it")));

@@ -66,6 +66,94 @@ impl RetryPolicy {
     }
 }
 
+/// What becomes of an ordered message that used up its attempts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Exhausted {
+    /// It goes to the dead letter queue, and its message group goes on.
+    #[default]
+    DeadLetter,
+    /// Its message group stops until somebody skips the message or allows more attempts.
+    Block,
+}
+
+/// Who gets a message of a topic that several members of the group read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Sharing {
+    /// One member.
+    #[default]
+    Clustering,
+    /// Every member, each with its own position.
+    Broadcasting,
+}
+
+/// How members of a group share the lite topics they subscribe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum LiteSharing {
+    /// All subscribers of a lite topic share its messages.
+    #[default]
+    Shared,
+    /// The newest subscriber has it alone.
+    Exclusive,
+}
+
+/// A group that consumes lite topics.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiteGroup {
+    /// The parent topic, by name within the group's namespace.
+    pub topic: String,
+    #[serde(default)]
+    pub sharing: LiteSharing,
+    /// Lite topics that one client may subscribe.
+    pub client_quota: u32,
+    /// Whether every member gets every lite topic without subscribing.
+    #[serde(default)]
+    pub wildcard: bool,
+}
+
+/// What a group allows beyond order and attempts; each field has the default of a group that says nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupOptions {
+    pub exhausted: Exhausted,
+    pub sharing: Sharing,
+    /// How strictly priorities are kept: of a hundred deliveries, so many begin at the highest one that has messages. At least one in a
+    /// hundred begins at the lowest.
+    pub priority_factor: u8,
+    pub lite: Option<LiteGroup>,
+    pub quota: GroupQuota,
+}
+
+impl Default for GroupOptions {
+    fn default() -> GroupOptions {
+        GroupOptions {
+            exhausted: Exhausted::default(),
+            sharing: Sharing::default(),
+            priority_factor: 100,
+            lite: None,
+            quota: GroupQuota::default(),
+        }
+    }
+}
+
+impl GroupOptions {
+    pub fn is_default(&self) -> bool {
+        *self == GroupOptions::default()
+    }
+}
+
+/// Bounds on what a group consumes; `None` is no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupQuota {
+    pub receive_messages_per_s: Option<u64>,
+    pub receive_bytes_per_s: Option<u64>,
+    /// Messages of one queue that the group may hold unacknowledged.
+    pub in_flight: Option<u64>,
+}
+
 /// A consumer group as every role knows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Group {
@@ -80,6 +168,8 @@ pub struct Group {
     pub dead_letter: TopicId,
     /// Longest time that an auto-renewed message may be held.
     pub auto_renew_cap_ms: u64,
+    #[serde(default, skip_serializing_if = "GroupOptions::is_default")]
+    pub options: GroupOptions,
     pub created_ms: u64,
 }
 
@@ -92,6 +182,7 @@ pub struct GroupSpec {
     pub retry: RetryPolicy,
     pub start: StartPosition,
     pub auto_renew_cap_ms: u64,
+    pub options: GroupOptions,
 }
 
 impl GroupSpec {
@@ -104,6 +195,7 @@ impl GroupSpec {
             retry: RetryPolicy::default(),
             start: StartPosition::default(),
             auto_renew_cap_ms: AUTO_RENEW_CAP_MS,
+            options: GroupOptions::default(),
         }
     }
 
@@ -120,6 +212,8 @@ pub struct GroupChange {
     pub max_attempts: Option<u32>,
     pub retry: Option<RetryPolicy>,
     pub auto_renew_cap_ms: Option<u64>,
+    /// All options together.
+    pub options: Option<GroupOptions>,
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Receipt handles: what a client holds while it works on a message.
+//! Handles: what a client holds while it works on a message, has a transaction open, or may take a delayed message back.
 //!
-//! A handle says all that is needed to find the lease again and carries a MAC, so every proxy can check it without asking, it survives
+//! A handle says all that is needed to find its object again and carries a MAC, so every proxy can check it without asking, it survives
 //! restarts and changes of leader, and nobody can forge one. Text form: `v1.<key>.<payload>.<mac>`, the last two in URL-safe base64. It holds no
 //! time and no epoch: it stays the same over renewals.
 
@@ -15,8 +15,11 @@ use subtle::ConstantTimeEq;
 
 const PAYLOAD: usize = 40;
 const MAC: usize = 16;
-/// A handle of ours has about 90 bytes; what is longer was never ours.
-const TEXT_MAX: usize = 256;
+/// The longest handle of ours is that of a delayed message, which carries a message id of up to 255 bytes; what is longer was never ours.
+const TEXT_MAX: usize = 512;
+/// The first byte of the payloads of other handles than receipts, whose payload has a fixed length that these never have.
+const TRANSACTION: u8 = b't';
+const RECALL: u8 = b'r';
 
 /// One delivery of one message to one consumer group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +33,27 @@ pub struct ReceiptHandle {
     /// Grows when the group's position is reset; handles from before are void.
     pub reset: u32,
     pub attempt: u32,
+}
+
+/// A message that waits for its producer to commit it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransactionHandle {
+    pub shard: ShardId,
+    pub topic: TopicId,
+    /// Its number among the transactions of the topic on that shard.
+    pub id: u64,
+}
+
+/// A delayed message, as its producer can name it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RecallHandle {
+    pub shard: ShardId,
+    pub topic: TopicId,
+    /// When it is due, ms since the Unix epoch.
+    pub deliver_ms: u64,
+    /// Its number among the delayed messages of the topic on that shard.
+    pub id: u64,
+    pub message_id: String,
 }
 
 /// The secret that signs handles, as the controller keeps it.
@@ -83,9 +107,20 @@ impl HandleKeys {
 
     /// The text that a client gets.
     pub fn sign(&self, handle: &ReceiptHandle) -> String {
-        let payload = handle.payload();
+        self.sign_payload(&handle.payload())
+    }
+
+    pub fn sign_transaction(&self, handle: &TransactionHandle) -> String {
+        self.sign_payload(&handle.payload())
+    }
+
+    pub fn sign_recall(&self, handle: &RecallHandle) -> String {
+        self.sign_payload(&handle.payload())
+    }
+
+    fn sign_payload(&self, payload: &[u8]) -> String {
         let (id, key) = &self.signing;
-        let mac = mac(key, &payload);
+        let mac = mac(key, payload);
         let mut text = format!("v1.{id}.");
         URL_SAFE_NO_PAD.encode_string(payload, &mut text);
         text.push('.');
@@ -95,6 +130,20 @@ impl HandleKeys {
 
     /// The handle behind a text, if it was signed by one of our keys.
     pub fn verify(&self, text: &str) -> Result<ReceiptHandle, InvalidHandle> {
+        let payload = self.verify_payload(text)?;
+        let payload: &[u8; PAYLOAD] = payload.as_slice().try_into().map_err(|_| InvalidHandle)?;
+        Ok(ReceiptHandle::from_payload(payload))
+    }
+
+    pub fn verify_transaction(&self, text: &str) -> Result<TransactionHandle, InvalidHandle> {
+        TransactionHandle::from_payload(&self.verify_payload(text)?).ok_or(InvalidHandle)
+    }
+
+    pub fn verify_recall(&self, text: &str) -> Result<RecallHandle, InvalidHandle> {
+        RecallHandle::from_payload(&self.verify_payload(text)?).ok_or(InvalidHandle)
+    }
+
+    fn verify_payload(&self, text: &str) -> Result<Vec<u8>, InvalidHandle> {
         if text.len() > TEXT_MAX {
             return Err(InvalidHandle);
         }
@@ -109,8 +158,7 @@ impl HandleKeys {
         if !bool::from(mac(key, &payload).ct_eq(&given)) {
             return Err(InvalidHandle);
         }
-        let payload: &[u8; PAYLOAD] = payload.as_slice().try_into().map_err(|_| InvalidHandle)?;
-        Ok(ReceiptHandle::from_payload(payload))
+        Ok(payload)
     }
 }
 
@@ -160,6 +208,59 @@ impl ReceiptHandle {
     }
 }
 
+impl TransactionHandle {
+    const LEN: usize = 17;
+
+    fn payload(&self) -> Vec<u8> {
+        [&[TRANSACTION][..], &self.shard.0.to_le_bytes(), &self.topic.0.to_le_bytes(), &self.id.to_le_bytes()].concat()
+    }
+
+    fn from_payload(payload: &[u8]) -> Option<TransactionHandle> {
+        if payload.len() != TransactionHandle::LEN || payload[0] != TRANSACTION {
+            return None;
+        }
+        Some(TransactionHandle { shard: ShardId(u32_at(payload, 1)?), topic: TopicId(u32_at(payload, 5)?), id: u64_at(payload, 9)? })
+    }
+}
+
+impl RecallHandle {
+    const HEAD: usize = 25;
+
+    fn payload(&self) -> Vec<u8> {
+        let numbers = [&[RECALL][..], &self.shard.0.to_le_bytes(), &self.topic.0.to_le_bytes()].concat();
+        let mut out = [&numbers[..], &self.deliver_ms.to_le_bytes(), &self.id.to_le_bytes(), self.message_id.as_bytes()].concat();
+        // The last byte counts the filling before it, which keeps the length apart from that of a receipt.
+        out.push(0);
+        if out.len() == PAYLOAD {
+            out.push(1);
+        }
+        out
+    }
+
+    fn from_payload(payload: &[u8]) -> Option<RecallHandle> {
+        if payload.len() == PAYLOAD || payload.first() != Some(&RECALL) {
+            return None;
+        }
+        let (&filling, rest) = payload.split_last()?;
+        let id = rest.get(RecallHandle::HEAD..rest.len().checked_sub(usize::from(filling))?)?;
+        Some(RecallHandle {
+            shard: ShardId(u32_at(payload, 1)?),
+            topic: TopicId(u32_at(payload, 5)?),
+            deliver_ms: u64_at(payload, 9)?,
+            id: u64_at(payload, 17)?,
+            message_id: std::str::from_utf8(id).ok()?.to_owned(),
+        })
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.first_chunk().map(|chunk| u32::from_le_bytes(*chunk))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 8)?.first_chunk().map(|chunk| u64::from_le_bytes(*chunk))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +303,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn other_handles_come_back_and_are_never_taken_for_receipts(
+            shard: u32, topic: u32, id: u64, deliver_ms: u64, message_id in ".{1,60}",
+        ) {
+            let transaction = TransactionHandle { shard: ShardId(shard), topic: TopicId(topic), id };
+            let recall = RecallHandle { shard: ShardId(shard), topic: TopicId(topic), deliver_ms, id, message_id };
+            let texts = [keys().sign_transaction(&transaction), keys().sign_recall(&recall)];
+            prop_assert_eq!(keys().verify_transaction(&texts[0]), Ok(transaction));
+            prop_assert_eq!(keys().verify_recall(&texts[1]), Ok(recall));
+            prop_assert!(texts.iter().all(|text| keys().verify(text).is_err()));
+            prop_assert!(keys().verify_recall(&texts[0]).is_err() && keys().verify_transaction(&texts[1]).is_err());
+        }
+
         #[test]
         fn any_handle_comes_back(numbers in any::<(u32, u32, u32, u32)>(), offset: u64, lease: u64, reset: u32, attempt: u32) {
             let (shard, topic, group, queue) = numbers;

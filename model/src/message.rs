@@ -60,6 +60,8 @@ pub struct Message {
     pub deliver_ms: Option<u64>,
     pub priority: Option<u8>,
     pub lite_topic: Option<String>,
+    /// How long nobody is asked about a transaction that its producer leaves open; `None` leaves it to the server.
+    pub recovery_ms: Option<u64>,
 }
 
 /// A message that the log has.
@@ -95,4 +97,11 @@ pub enum DeadReason {
     MaxAttempts = 1,
     /// The consumer asked for it.
     Forwarded = 2,
+}
+
+impl DeadReason {
+    /// The reason with that number, as stored.
+    pub fn from_number(number: u8) -> Option<DeadReason> {
+        [DeadReason::MaxAttempts, DeadReason::Forwarded].into_iter().find(|&reason| reason as u8 == number)
+    }
 }

@@ -1,6 +1,6 @@
 //! A topic as the controller defines it: what it accepts, and which shard owns each of its queues.
 
-use crate::limits::QUEUES_DEFAULT;
+use crate::limits::{DELAY_MAX_MS, QUEUES_DEFAULT};
 use crate::{MessageKind, QueueId, ShardId, TopicId, TopicName};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,46 @@ pub struct Retention {
     pub bytes: Option<u64>,
 }
 
+/// What a topic allows beyond its type; each field has the default of a topic that says nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TopicOptions {
+    /// Whether a message id that was stored a short while ago is answered and not stored a second time.
+    pub dedup: bool,
+    /// Longest delay of a timed message.
+    pub delay_max_ms: u64,
+    /// How long a lite topic lives without messages and without unfinished ones; `None` for ever.
+    pub lite_expiry_ms: Option<u64>,
+    pub quota: TopicQuota,
+}
+
+impl Default for TopicOptions {
+    fn default() -> TopicOptions {
+        TopicOptions { dedup: true, delay_max_ms: DELAY_MAX_MS, lite_expiry_ms: None, quota: TopicQuota::default() }
+    }
+}
+
+impl TopicOptions {
+    pub fn is_default(&self) -> bool {
+        *self == TopicOptions::default()
+    }
+}
+
+/// Bounds on the use of a topic; `None` is no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TopicQuota {
+    pub send_messages_per_s: Option<u64>,
+    pub send_bytes_per_s: Option<u64>,
+    /// Bytes of the messages kept; sends are refused beyond.
+    pub stored_bytes: Option<u64>,
+    /// Delayed messages that wait for their time.
+    pub timers: Option<u64>,
+    /// Transactions that are not ended.
+    pub transactions: Option<u64>,
+    pub lite_topics: Option<u64>,
+}
+
 /// A topic as every role knows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Topic {
@@ -94,6 +134,8 @@ pub struct Topic {
     pub queues: Vec<Queue>,
     #[serde(default)]
     pub retention: Retention,
+    #[serde(default, skip_serializing_if = "TopicOptions::is_default")]
+    pub options: TopicOptions,
     pub created_ms: u64,
 }
 
@@ -112,12 +154,20 @@ pub struct TopicSpec {
     pub queues: u32,
     pub permission: Permission,
     pub retention: Retention,
+    pub options: TopicOptions,
 }
 
 impl TopicSpec {
     /// A topic as first use makes it: it accepts what every first program sends.
     pub fn on_first_use(name: TopicName) -> TopicSpec {
-        TopicSpec { name, kind: TopicType::Mixed, queues: QUEUES_DEFAULT, permission: Permission::ReadWrite, retention: Retention::default() }
+        TopicSpec {
+            name,
+            kind: TopicType::Mixed,
+            queues: QUEUES_DEFAULT,
+            permission: Permission::ReadWrite,
+            retention: Retention::default(),
+            options: TopicOptions::default(),
+        }
     }
 }
 
@@ -128,4 +178,6 @@ pub struct TopicChange {
     pub queues: Option<u32>,
     pub permission: Option<Permission>,
     pub retention: Option<Retention>,
+    /// All options together.
+    pub options: Option<TopicOptions>,
 }

@@ -1,6 +1,7 @@
 //! Messages from the wire to the model and back. Bodies and texts are moved, never copied; what a request may contain was checked before.
 
 use crate::context::Peer;
+use crate::validate::duration_ms;
 use gantry_model::contract::broker::Delivery;
 use gantry_model::handle::HandleKeys;
 use gantry_model::message::{BodyDigest, BodyEncoding, StoredMessage};
@@ -31,6 +32,7 @@ pub fn from_wire(message: v2::Message, kind: MessageKind, now_ms: u64, peer: &Pe
         deliver_ms: system.delivery_timestamp.as_ref().map(ms),
         priority: system.priority.and_then(|priority| u8::try_from(priority).ok()),
         lite_topic: filled(system.lite_topic),
+        recovery_ms: system.orphaned_transaction_recovery_duration.as_ref().and_then(duration_ms),
     }
 }
 

@@ -124,6 +124,7 @@ mod tests {
             start: Default::default(),
             dead_letter: TopicId(9),
             auto_renew_cap_ms: 1,
+            options: Default::default(),
             created_ms: 0,
         }))
     }

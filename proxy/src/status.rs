@@ -77,6 +77,8 @@ impl From<SendError> for Refusal {
             // Nothing was stored, and a pause helps: the one code on which clients back off before they repeat.
             SendError::Busy | SendError::DiskFull { .. } | SendError::Draining => Code::TooManyRequests,
             SendError::NoWritableQueue => Code::Forbidden,
+            SendError::QuotaExceeded { .. } => Code::TooManyRequests,
+            SendError::LiteTopicQuota { .. } => Code::LiteTopicQuotaExceeded,
             SendError::Unknown { .. } => Code::InternalServerError,
         };
         Refusal::new(code, error.to_string())
@@ -88,6 +90,7 @@ impl From<ReceiveError> for Refusal {
         match error {
             ReceiveError::TooManyPolls => Refusal::polling_full(),
             ReceiveError::NoReadableQueue => Refusal::new(Code::Forbidden, error.to_string()),
+            ReceiveError::GroupPulls => Refusal::new(Code::PreconditionFailed, error.to_string()),
             ReceiveError::Failed { why } => Refusal::new(Code::InternalServerError, why),
         }
     }

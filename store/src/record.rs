@@ -20,6 +20,8 @@ mod tag {
     pub const BORN_HOST: u8 = 6;
     pub const BODY_DIGEST: u8 = 7;
     pub const LITE_TOPIC: u8 = 8;
+    /// Milliseconds as u64.
+    pub const RECOVERY: u8 = 9;
     /// The name's length as a varint, the name, the value.
     pub const USER: u8 = 16;
 }
@@ -123,6 +125,9 @@ pub fn encode_properties(message: &Message, digest: &BodyDigest) -> Bytes {
         }
     }
     message.keys.iter().for_each(|key| put(&mut out, tag::KEY, key.as_bytes()));
+    if let Some(recovery) = message.recovery_ms {
+        put(&mut out, tag::RECOVERY, &recovery.to_le_bytes());
+    }
     for (name, value) in &message.properties {
         out.put_u8(tag::USER);
         put_varint(&mut out, varint_len(name.len()) + name.len() + value.len());
@@ -270,6 +275,7 @@ impl MessageView {
                 tag::BORN_HOST => message.born_host = owned(value)?,
                 tag::BODY_DIGEST => message.digest = value.try_into().ok()?,
                 tag::LITE_TOPIC => message.lite_topic = Some(owned(value)?),
+                tag::RECOVERY => message.recovery_ms = Some(u64::from_le_bytes(value.try_into().ok()?)),
                 tag::USER => {
                     let (name, value) = user_property(value)?;
                     message.properties.push((name.to_owned(), value.to_owned()));
@@ -286,16 +292,25 @@ impl MessageView {
 
     /// All properties, as far as they are well formed.
     fn entries(&self) -> impl Iterator<Item = (u8, &[u8])> {
-        let mut rest: &[u8] = &self.properties;
-        std::iter::from_fn(move || {
-            let (&tag, after) = rest.split_first()?;
-            rest = after;
-            let len = take_varint(&mut rest)?;
-            let (value, after) = rest.split_at_checked(len)?;
-            rest = after;
-            Some((tag, value))
-        })
+        entries(&self.properties)
     }
+}
+
+fn entries(properties: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut rest = properties;
+    std::iter::from_fn(move || {
+        let (&tag, after) = rest.split_first()?;
+        rest = after;
+        let len = take_varint(&mut rest)?;
+        let (value, after) = rest.split_at_checked(len)?;
+        rest = after;
+        Some((tag, value))
+    })
+}
+
+/// The message id among encoded properties.
+pub fn first_message_id(properties: &[u8]) -> Option<String> {
+    entries(properties).find(|(tag, _)| *tag == tag::MESSAGE_ID).and_then(|(_, value)| owned(value))
 }
 
 fn user_property(mut value: &[u8]) -> Option<(&str, &str)> {
@@ -338,6 +353,7 @@ mod tests {
             deliver_ms: Some(1_700_000_060_000),
             priority: Some(0),
             lite_topic: Some("room".into()),
+            recovery_ms: Some(30_000),
         }
     }
 

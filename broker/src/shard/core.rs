@@ -5,10 +5,11 @@
 //! receivers with [`Event::Committed`]; a reply is sent by the driver once everything appended before it is committed.
 
 use super::polls::{Poll, Polls};
+use super::send::Class;
 use super::state::State;
 use crate::record::{EpochStart, Forget, Record, Trim};
 use gantry_model::contract::broker::{AttemptCount, LeaseError, QueueBounds, QueuePosition, SendError, Sent};
-use gantry_model::{ClientId, Group, GroupId, LeaseId, Lsn, Offset, QueueId, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
+use gantry_model::{ClientId, Group, GroupId, LeaseId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -36,6 +37,9 @@ pub struct Entry {
 pub trait Draft: Send {
     /// Bytes it will take in the log.
     fn size(&self) -> usize;
+    fn class(&self) -> &Class;
+    /// The client's own id.
+    fn message_id(&self) -> String;
 }
 
 /// When a delivery ends that its consumer changes.
@@ -52,6 +56,7 @@ pub enum Event<D> {
     Send {
         token: Token,
         topic: Arc<Topic>,
+        client: ClientId,
         drafts: Vec<D>,
     },
     Receive {
@@ -120,15 +125,21 @@ pub enum Event<D> {
 /// What the driver must do, in this order.
 #[derive(Debug)]
 pub enum Action<D> {
-    /// Append a message with the place it was given.
+    /// Append a message with the place it was given, behind the record that brings it along, if one does.
     Store {
         queue: QueueKey,
         offset: Offset,
         batch: BatchPart,
+        head: Option<Record>,
         draft: D,
     },
     Append {
         record: Record,
+    },
+    /// Append a record that brings along the message of an older frame.
+    Copy {
+        record: Record,
+        from: Lsn,
     },
     Reply {
         token: Token,
@@ -146,7 +157,7 @@ pub enum BatchPart {
 }
 
 impl BatchPart {
-    fn of(number: usize, count: usize) -> BatchPart {
+    pub(super) fn of(number: usize, count: usize) -> BatchPart {
         match number {
             _ if count == 1 => BatchPart::Alone,
             0 => BatchPart::First,
@@ -217,7 +228,7 @@ pub struct Core<D> {
     /// First uncommitted offset and how many follow, per queue.
     hidden: HashMap<QueueKey, (u64, u64)>,
     appended: u64,
-    rotation: HashMap<TopicId, u32>,
+    pub(super) rotation: HashMap<TopicId, u32>,
     draining: bool,
     pub(super) out: Vec<Action<D>>,
 }
@@ -260,7 +271,7 @@ impl<D: Draft> Core<D> {
         self.now = self.now.max(now);
         std::mem::swap(out, &mut self.out);
         match event {
-            Event::Send { token, topic, drafts } => self.send(token, &topic, drafts),
+            Event::Send { token, topic, client, drafts } => self.send(token, &topic, &client, drafts),
             Event::Receive { token, poll } => self.receive(token, poll, entries),
             Event::Cancel { token } => self.polls.cancel(token),
             Event::Ack { token, group, handles } => self.ack(token, group, &handles),
@@ -315,49 +326,11 @@ impl<D: Draft> Core<D> {
         self.now
     }
 
-    fn send(&mut self, token: Token, topic: &Topic, drafts: Vec<D>) {
-        let count = drafts.len();
-        let refuse = |error: SendError| Reply::Sent(vec![Err(error); count]);
-        if self.draining {
-            return self.reply(token, refuse(SendError::Draining));
-        }
-        let Some(queue) = self.pick_queue(topic) else {
-            return self.reply(token, refuse(SendError::NoWritableQueue));
-        };
-        let key = QueueKey::new(topic.id, queue);
-        let mut sent = Vec::with_capacity(count);
-        for (number, draft) in drafts.into_iter().enumerate() {
-            let offset = self.state.apply_message(key);
-            self.appended += 1;
-            self.hide(key, offset.0);
-            self.out.push(Action::Store { queue: key, offset, batch: BatchPart::of(number, count), draft });
-            sent.push(Ok(Sent { queue, offset }));
-        }
-        self.reply(token, Reply::Sent(sent));
-    }
-
-    /// The next writable queue in turn: messages without a group spread evenly.
-    fn pick_queue(&mut self, topic: &Topic) -> Option<QueueId> {
-        use gantry_model::topic::QueueState;
-        if topic.queues.is_empty() || !topic.permission.can_write() {
-            return None;
-        }
-        let count = topic.queues.len() as u32;
-        let turn = self.rotation.entry(topic.id).or_insert(0);
-        for _ in 0..count {
-            let queue = *turn % count;
-            *turn = (queue + 1) % count;
-            let place = topic.queues[queue as usize];
-            if place.shard == self.shard && place.state == QueueState::Active {
-                return Some(QueueId(queue));
-            }
-        }
-        None
-    }
-
-    fn hide(&mut self, queue: QueueKey, offset: u64) {
-        self.uncommitted.push_back((self.appended, queue, offset));
-        self.hidden.entry(queue).or_insert((offset, 0)).1 += 1;
+    /// A message was appended; nobody may see it before it is committed.
+    pub(super) fn hide(&mut self, queue: QueueKey, offset: Offset) {
+        self.appended += 1;
+        self.uncommitted.push_back((self.appended, queue, offset.0));
+        self.hidden.entry(queue).or_insert((offset.0, 0)).1 += 1;
     }
 
     /// One past the newest message of a queue that may be delivered.
@@ -435,10 +408,17 @@ impl<D: Draft> Core<D> {
     pub(super) fn append(&mut self, record: Record) {
         self.state.apply(&record);
         self.appended += 1;
-        if let Record::Dead(dead) = &record {
-            self.hide(dead.dead_queue, dead.dead_offset.0);
-        }
         self.out.push(Action::Append { record });
+    }
+
+    /// Appends a record that brings along the message in the frame at `from`.
+    pub(super) fn append_copy(&mut self, record: Record, from: Lsn) {
+        self.state.apply(&record);
+        match record.placed() {
+            Some((queue, offset)) => self.hide(queue, offset),
+            None => self.appended += 1,
+        }
+        self.out.push(Action::Copy { record, from });
     }
 
     /// Learns a group's definition; what waited for it is looked at next.

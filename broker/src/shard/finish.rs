@@ -109,17 +109,8 @@ impl<D: Draft> Core<D> {
         };
         let dead_queue = QueueKey::new(group.dead_letter, QueueId(self.shard.0));
         let dead_offset = Offset(self.state.bounds(dead_queue).next);
-        self.append(Record::Dead(Dead {
-            group: group.id,
-            queue,
-            offset: Offset(offset),
-            attempts,
-            reason,
-            dead_queue,
-            dead_offset,
-            original: entry.lsn,
-            copy: Vec::new(),
-        }));
+        let dead = Dead { group: group.id, queue, offset: Offset(offset), attempts, reason, dead_queue, dead_offset, original: entry.lsn };
+        self.append_copy(Record::Dead(dead), entry.lsn);
     }
 
     pub(super) fn release(&mut self, handles: &[ReceiptHandle], entries: &dyn Entries) {

@@ -18,6 +18,7 @@ use std::time::Duration;
 pub enum Request {
     Send {
         topic: Arc<Topic>,
+        client: ClientId,
         drafts: Vec<Draft>,
         permit: Permit,
         reply: ReplyTo<Vec<Result<Sent, SendError>>>,

@@ -4,12 +4,15 @@
 
 pub mod state;
 pub mod core;
+pub mod send;
 mod deliver;
 mod finish;
 pub mod polls;
 pub mod clock;
 pub mod inbox;
 pub mod thread;
+mod write;
+mod parked;
 pub mod upkeep;
 
 #[cfg(test)]

@@ -2,34 +2,67 @@
 
 use super::core::{Action, After, Core, Draft, Entries, Entry, Event, Given, Limits, Reply, Token};
 use super::polls::{Poll, Wanted};
+use super::send::Class;
 use super::state::State;
+use super::state::seen::Row;
 use crate::record::Record;
 use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueuePosition};
 use gantry_model::group::{GroupSpec, Order};
 use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicType};
 use gantry_model::{
-    ClientId, Filter, Group, GroupId, GroupName, Lsn, Offset, QueueKey, ReceiptHandle, RetryPolicy, ShardId, Topic, TopicId, TopicName,
+    ClientId, Filter, Group, GroupId, GroupName, Lsn, MessageKind, Offset, QueueKey, ReceiptHandle, RetryPolicy, ShardId, Topic, TopicId, TopicName,
 };
 use gantry_store::record::tag_hash;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A message of which only the tag matters.
+/// A message without a body.
 #[derive(Debug, Clone)]
 pub struct Note {
     pub tag: Option<&'static str>,
+    pub class: Class,
+}
+
+impl Note {
+    /// A message that goes to the queues in turn.
+    pub fn plain(id: u128, tag: Option<&'static str>) -> Note {
+        let class = Class { kind: MessageKind::Normal, id, group: None, priority: None, deliver_ms: None, lite: None, recovery_ms: None };
+        Note { tag, class }
+    }
 }
 
 impl Draft for Note {
     fn size(&self) -> usize {
         1
     }
+
+    fn class(&self) -> &Class {
+        &self.class
+    }
+
+    fn message_id(&self) -> String {
+        self.class.id.to_string()
+    }
 }
 
 /// The index, as far as the core asks.
 #[derive(Default)]
 pub struct Notes(BTreeMap<QueueKey, Vec<Entry>>);
+
+impl Notes {
+    fn add(&mut self, queue: QueueKey, offset: Offset, entry: Entry) {
+        let entries = self.0.entry(queue).or_default();
+        assert_eq!(entries.len() as u64, offset.0, "offsets are dense");
+        entries.push(entry);
+    }
+}
+
+/// The record, after a look at its bytes.
+fn written(record: Record) -> Record {
+    assert_eq!(Record::decode(record.kind(), &record.encode()), Ok(Some(record.clone())), "what is applied is what is written");
+    record
+}
 
 impl Entries for Notes {
     fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry> {
@@ -45,7 +78,9 @@ impl Entries for Notes {
 /// What the log holds, for a replay.
 #[derive(Clone, Debug)]
 pub enum Logged {
-    Message(QueueKey, Offset),
+    Message(Row),
+    /// A record that brings a message which a client just sent.
+    Sent(Record, Row),
     Record(Record),
 }
 
@@ -68,6 +103,7 @@ pub fn topic() -> Arc<Topic> {
         permission: Permission::ReadWrite,
         queues: vec![Queue { shard: ShardId(0), state: QueueState::Active }; QUEUES as usize],
         retention: Retention::default(),
+        options: Default::default(),
         created_ms: 0,
     })
 }
@@ -83,6 +119,7 @@ pub fn group(id: u32, max_attempts: u32) -> Arc<Group> {
         start: spec.start,
         dead_letter: TopicId(100 + id),
         auto_renew_cap_ms: 3_600_000,
+        options: Default::default(),
         created_ms: 0,
     })
 }
@@ -130,19 +167,16 @@ impl Rig {
         for action in actions {
             let lsn = Lsn(self.log.len() as u64);
             match action {
-                Action::Store { queue, offset, draft, .. } => {
-                    let entries = self.notes.0.entry(queue).or_default();
-                    assert_eq!(entries.len() as u64, offset.0, "offsets are dense");
-                    entries.push(Entry { lsn, tag_hash: draft.tag.map_or(0, tag_hash), time: self.now });
-                    self.log.push(Logged::Message(queue, offset));
+                Action::Store { queue, offset, head, draft, .. } => {
+                    self.notes.add(queue, offset, Entry { lsn, tag_hash: draft.tag.map_or(0, tag_hash), time: self.now });
+                    let row = Row { id: draft.class.id, queue, offset: offset.0, time: self.now };
+                    self.log.push(head.map_or(Logged::Message(row), |record| Logged::Sent(written(record), row)));
                 }
-                Action::Append { record } => {
-                    if let Record::Dead(dead) = &record {
-                        self.notes.0.entry(dead.dead_queue).or_default().push(Entry { lsn, tag_hash: 0, time: self.now });
-                    }
-                    let decoded = Record::decode(record.kind(), &record.encode());
-                    assert_eq!(decoded, Ok(Some(record.clone())), "what is applied is what is written");
-                    self.log.push(Logged::Record(record));
+                Action::Append { record } => self.log.push(Logged::Record(written(record))),
+                Action::Copy { record, .. } => {
+                    let (queue, offset) = record.placed().expect("a copy has a place");
+                    self.notes.add(queue, offset, Entry { lsn, tag_hash: 0, time: self.now });
+                    self.log.push(Logged::Record(written(record)));
                 }
                 Action::Reply { token, reply } => assert!(self.replies.insert(token, reply).is_none(), "one answer per request"),
             }
@@ -157,7 +191,8 @@ impl Rig {
     pub fn send(&mut self, tags: &[Option<&'static str>]) {
         for &tag in tags {
             let token = self.token();
-            self.step(Event::Send { token, topic: topic(), drafts: vec![Note { tag }] });
+            let drafts = vec![Note::plain(u128::from(token.0), tag)];
+            self.step(Event::Send { token, topic: topic(), client: ClientId::new("p"), drafts });
         }
         self.settle();
     }
@@ -258,7 +293,14 @@ pub fn replay(log: &[Logged]) -> State {
 pub fn replay_over(mut state: State, log: &[Logged]) -> State {
     for logged in log {
         match logged {
-            Logged::Message(queue, offset) => assert_eq!(state.apply_message_at(*queue, *offset), *offset),
+            Logged::Message(row) => {
+                assert_eq!(state.apply_message_at(row.queue, Offset(row.offset)), Offset(row.offset));
+                state.seen.remember(*row);
+            }
+            Logged::Sent(record, row) => {
+                state.apply(record);
+                state.seen.remember(*row);
+            }
             Logged::Record(record) => state.apply(record),
         }
     }

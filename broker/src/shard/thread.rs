@@ -7,15 +7,14 @@
 //! one proves nothing), the status says so, and the process is to restart.
 
 use super::clock::ShardClock;
-use super::core::{Action, BatchPart, Core, Entries, Entry, Event, Given, Reply, Token};
+use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
 use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
 use super::polls::{Poll, Wanted};
-use super::upkeep::{Job, Upkeep};
+use super::upkeep::Upkeep;
 use crate::admission::Permit;
 use crate::alive::Alive;
-use crate::draft::{self, Draft};
+use crate::draft::Draft;
 use crate::post::{Letter, Post, ReplyTo};
-use crate::record::Record;
 use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
 use gantry_model::{GroupId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId};
 use gantry_store::frame::{Flags, Kind};
@@ -58,15 +57,15 @@ pub struct Driver {
     pub upkeep: Upkeep,
     alive: Arc<Alive>,
     /// The segment that the index is being filled for.
-    indexed: Lsn,
+    pub(super) indexed: Lsn,
     waiters: HashMap<Token, Waiter>,
     /// Replies that rest on what is staged.
-    pending: Vec<(Token, Reply)>,
+    pub(super) pending: Vec<(Token, Reply)>,
     /// Events that the driver itself brings, before the next request.
     own: VecDeque<Event<Draft>>,
-    actions: Vec<Action<Draft>>,
+    pub(super) actions: Vec<Action<Draft>>,
     /// The time of the last frame.
-    written: u64,
+    pub(super) written: u64,
     /// Requests of the round before.
     last_taken: usize,
     stop: bool,
@@ -201,7 +200,11 @@ impl Driver {
 
     fn take(&mut self, now: u64, request: Request) -> Result<(), AppendError> {
         match request {
-            Request::Send { topic, drafts, permit, reply } => self.take_send(now, topic, drafts, permit, reply),
+            Request::Send { topic, client, drafts, permit, reply } => {
+                let bytes = drafts.iter().map(super::core::Draft::size).sum();
+                let count = drafts.len();
+                self.take_send(now, bytes, count, permit, reply, |token| Event::Send { token, topic, client, drafts })
+            }
             Request::Receive { token, wish, reply } => self.take_receive(now, token, wish, reply),
             Request::Cancel { token } => {
                 // One that was granted a moment ago is taken back when its answer finds nobody.
@@ -260,19 +263,19 @@ impl Driver {
     fn take_send(
         &mut self,
         now: u64,
-        topic: Arc<gantry_model::Topic>,
-        drafts: Vec<Draft>,
+        bytes: usize,
+        count: usize,
         permit: Permit,
         reply: ReplyTo<Vec<Result<Sent, SendError>>>,
+        event: impl FnOnce(Token) -> Event<Draft>,
     ) -> Result<(), AppendError> {
-        let bytes: usize = drafts.iter().map(super::core::Draft::size).sum();
         if let Some(used_percent) = self.upkeep.full(&mut self.log, bytes)? {
             self.status.set_condition(ShardCondition::Full);
-            let _ = reply.send(vec![Err(SendError::DiskFull { used_percent }); drafts.len()]);
+            let _ = reply.send(vec![Err(SendError::DiskFull { used_percent }); count]);
             return Ok(());
         }
         let token = self.wait_for(Waiter::Send { reply, _permit: permit });
-        self.step(now, Event::Send { token, topic, drafts })
+        self.step(now, event(token))
     }
 
     fn take_receive(&mut self, now: u64, token: Token, wish: Wish, reply: ReplyTo<Leased>) -> Result<(), AppendError> {
@@ -299,74 +302,6 @@ impl Driver {
     fn step(&mut self, now: u64, event: Event<Draft>) -> Result<(), AppendError> {
         self.core.step(now, event, &IndexEntries(&self.index), &mut self.actions);
         self.perform()
-    }
-
-    fn perform(&mut self) -> Result<(), AppendError> {
-        let mut actions = std::mem::take(&mut self.actions);
-        for action in actions.drain(..) {
-            match action {
-                Action::Store { queue, offset, batch, draft } => self.store(queue, offset, batch, &draft)?,
-                Action::Append { record } => self.append(record)?,
-                Action::Reply { token, reply } => self.pending.push((token, reply)),
-            }
-        }
-        self.actions = actions;
-        Ok(())
-    }
-
-    fn store(&mut self, queue: QueueKey, offset: Offset, batch: BatchPart, draft: &Draft) -> Result<(), AppendError> {
-        let time = self.core.now();
-        let fixed = draft.fixed(queue, offset);
-        let parts: [&[u8]; 3] = [&fixed, &draft.properties, &draft.body];
-        let flags = match batch {
-            BatchPart::Alone => Flags::default(),
-            BatchPart::First => Flags::FIRST,
-            BatchPart::Inner => Flags::CONT,
-            BatchPart::Last => Flags::LAST,
-        };
-        let lsn = self.stage(Kind::Message, flags, time, &parts)?;
-        let len = Draft::frame_len(&parts);
-        self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash: draft.tag_hash, time }, &draft.keys);
-        Ok(())
-    }
-
-    fn append(&mut self, record: Record) -> Result<(), AppendError> {
-        let time = self.core.now();
-        let Record::Dead(mut dead) = record else {
-            self.stage(record.kind(), Flags::default(), time, &[&record.encode()])?;
-            match &record {
-                Record::Trim(trim) => self.upkeep.trimmed(trim, &mut self.index, &mut self.log),
-                Record::Forget(forget) => self.upkeep.forgotten(*forget, &mut self.index, &self.core.state),
-                _ => {}
-            }
-            return Ok(());
-        };
-        // A dead letter carries its own copy: it is kept longer than the original, and dead letters are few.
-        let original = self.reader.frame(dead.original).ok();
-        let tag_hash = IndexEntries(&self.index).entry(dead.queue, dead.offset.0).map_or(0, |entry| entry.tag_hash);
-        let copy = original.map(|frame| draft::message_of(&frame)).unwrap_or_default();
-        let (queue, offset) = (dead.dead_queue, dead.dead_offset);
-        let keys = draft::keys_of(queue.topic(), &copy);
-        dead.copy = copy.to_vec();
-        let payload = Record::Dead(dead).encode();
-        let parts: [&[u8]; 1] = [&payload];
-        let lsn = self.stage(Kind::Dead, Flags::default(), time, &parts)?;
-        let len = Draft::frame_len(&parts);
-        self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash, time }, &keys);
-        Ok(())
-    }
-
-    /// Stages a frame; when a new segment began, the index of the old one is sealed first.
-    fn stage(&mut self, kind: Kind, flags: Flags, time: u64, parts: &[&[u8]]) -> Result<Lsn, AppendError> {
-        let lsn = self.log.stage(kind, flags, time, parts)?;
-        self.written = time;
-        let active = self.log.active_base();
-        if active != self.indexed {
-            let job = self.index.seal(self.indexed, active);
-            self.upkeep.give(Job::Seal(job));
-            self.indexed = active;
-        }
-        Ok(lsn)
     }
 
     /// Makes what is staged durable, answers what rested on it, and makes messages visible.

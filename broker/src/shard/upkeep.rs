@@ -5,8 +5,8 @@
 
 use super::core::Core;
 use super::inbox::{Inbox, Request, Status};
-use super::state::snapshot::{encode_bucket, encode_head};
-use super::state::{FrozenBuckets, Head, State};
+use super::state::State;
+use super::state::snapshot::{self, Part, SLOTS};
 use crate::draft::Draft;
 use crate::record::{Forget, Trim};
 use gantry_model::contract::Metadata;
@@ -33,9 +33,6 @@ const LOOK_MS: u64 = 1_000;
 const RETENTION_SLICE: usize = 2_000;
 /// Dead letters are kept for 7 days unless their topic says otherwise.
 const DEAD_LETTER_MS: u64 = 7 * 24 * 3600 * 1000;
-/// Bucket numbers in a checkpoint: the state's own, then the index's slots and the head.
-const SLOTS: u16 = super::state::BUCKETS as u16;
-const HEAD: u16 = SLOTS + 1;
 
 /// Work for the upkeep thread.
 pub enum Job {
@@ -48,8 +45,7 @@ pub enum Job {
 /// A state as it was at one position of the log.
 pub struct Frozen {
     at: Lsn,
-    head: Head,
-    buckets: FrozenBuckets,
+    parts: Vec<(u16, Option<Part>)>,
     slots: bytes::Bytes,
 }
 
@@ -316,8 +312,7 @@ impl Upkeep {
 
 fn freeze(state: &mut State, index: &Index, at: Lsn) -> Option<Frozen> {
     let slots = index.snapshot_slots().ok()?.encode();
-    let (head, buckets) = state.freeze();
-    Some(Frozen { at, head, buckets, slots })
+    Some(Frozen { at, parts: state.freeze(), slots })
 }
 
 fn perform(place: &Place, job: Job) -> Request {
@@ -325,10 +320,9 @@ fn perform(place: &Place, job: Job) -> Request {
         Job::Seal(job) => Request::Sealed { run: job.write(&*place.disk) },
         Job::Spare(maker) => Request::Spared { error: maker.make().err().map(|error| error.to_string()) },
         Job::Checkpoint(frozen) => {
-            let states =
-                frozen.buckets.iter().map(|(number, bucket)| (*number, bucket.as_ref().map(|bucket| bytes::Bytes::from(encode_bucket(bucket)))));
-            let rest = [(SLOTS, Some(frozen.slots.clone())), (HEAD, Some(bytes::Bytes::from(encode_head(&frozen.head))))];
-            let written = checkpoint::write(&*place.disk, &place.dir.join("state"), frozen.at, states.chain(rest));
+            let parts = frozen.parts.iter().map(|(number, part)| (*number, part.as_ref().map(|part| bytes::Bytes::from(part.encode()))));
+            let slots = [(SLOTS, Some(frozen.slots.clone()))];
+            let written = checkpoint::write(&*place.disk, &place.dir.join("state"), frozen.at, parts.chain(slots));
             Request::Checkpointed { at: frozen.at, error: written.err().map(|error| error.to_string()) }
         }
     }
@@ -336,15 +330,7 @@ fn perform(place: &Place, job: Job) -> Request {
 
 /// The state and the index slots of a checkpoint; `None` if a part of it is not readable by this version.
 pub fn restore(checkpoint: checkpoint::Checkpoint) -> Option<(State, gantry_store::index::SlotSnapshot)> {
-    let mut head = None;
-    let mut slots = None;
-    let mut buckets = Vec::new();
-    for (number, bytes) in checkpoint.buckets {
-        match number {
-            HEAD => head = Some(super::state::snapshot::decode_head(&bytes)?),
-            SLOTS => slots = Some(gantry_store::index::SlotSnapshot::decode(&bytes).ok()?),
-            _ => buckets.push((number, super::state::snapshot::decode_bucket(&bytes)?)),
-        }
-    }
-    Some((State::restore(head?, buckets), slots?))
+    let (slots, parts): (Vec<_>, Vec<_>) = checkpoint.buckets.into_iter().partition(|(number, _)| *number == SLOTS);
+    let slots = gantry_store::index::SlotSnapshot::decode(&slots.first()?.1).ok()?;
+    Some((snapshot::restore(parts)?, slots))
 }

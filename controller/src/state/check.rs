@@ -6,9 +6,9 @@
 use super::queues::{self, QUEUES_MAX};
 use super::{State, TOPICS_MAX};
 use gantry_model::contract::metadata::MetadataError;
-use gantry_model::group::{GroupChange, GroupSpec, RetryPolicy};
+use gantry_model::group::{GroupChange, GroupOptions, GroupSpec, RetryPolicy};
 use gantry_model::limits::{DELAY_MAX_MS, INVISIBLE_MAX_MS, INVISIBLE_MIN_MS};
-use gantry_model::topic::{Retention, TopicChange, TopicSpec, TopicType};
+use gantry_model::topic::{Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
 use gantry_model::{Group, GroupName, Topic, TopicName};
 use std::sync::Arc;
 
@@ -20,6 +20,9 @@ const DELAYS_MAX: usize = 256;
 const MULTIPLIER_MAX: f32 = 100.0;
 /// Most shards of a cluster.
 const SHARDS_MAX: u32 = 65_536;
+/// How short and how long lite topics may live without messages.
+const LITE_EXPIRY_MIN_MS: u64 = 15 * 60 * 1000;
+const LITE_EXPIRY_MAX_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Longest cluster name, in bytes; clients keep it as the broker's name.
 const CLUSTER_NAME_MAX: usize = 127;
 
@@ -40,6 +43,7 @@ impl State {
         }
         queue_count(spec.queues)?;
         retention(spec.retention)?;
+        topic_options(&spec.options)?;
         if let Some(topic) = self.topic(&spec.name) {
             return match is_like(topic, spec) {
                 true => Ok(Checked::Same(topic.clone())),
@@ -67,6 +71,7 @@ impl State {
             }
         }
         change.retention.map_or(Ok(()), retention)?;
+        change.options.as_ref().map_or(Ok(()), topic_options)?;
         Ok(topic.clone())
     }
 
@@ -75,12 +80,14 @@ impl State {
         attempts(spec.max_attempts)?;
         retry(&spec.retry)?;
         renewal(spec.auto_renew_cap_ms)?;
+        group_options(&spec.options)?;
         if let Some(group) = self.group(&spec.name) {
             let same = group.order == spec.order
                 && group.max_attempts == spec.max_attempts
                 && group.retry == spec.retry
                 && group.start == spec.start
-                && group.auto_renew_cap_ms == spec.auto_renew_cap_ms;
+                && group.auto_renew_cap_ms == spec.auto_renew_cap_ms
+                && group.options == spec.options;
             return match same {
                 true => Ok(Checked::Same(group.clone())),
                 false => Err(MetadataError::Exists { what: format!("consumer group `{}`", spec.name) }),
@@ -99,6 +106,7 @@ impl State {
         change.max_attempts.map_or(Ok(()), attempts)?;
         change.retry.as_ref().map_or(Ok(()), retry)?;
         change.auto_renew_cap_ms.map_or(Ok(()), renewal)?;
+        change.options.as_ref().map_or(Ok(()), group_options)?;
         Ok(group.clone())
     }
 
@@ -131,6 +139,7 @@ fn is_like(topic: &Topic, spec: &TopicSpec) -> bool {
     topic.kind == spec.kind
         && topic.permission == spec.permission
         && topic.retention == spec.retention
+        && topic.options == spec.options
         && queues::active(&topic.queues) == spec.queues
 }
 
@@ -195,6 +204,35 @@ fn type_change(topic: &Topic, wanted: TopicType) -> Result<(), MetadataError> {
 fn retention(retention: Retention) -> Result<(), MetadataError> {
     if retention.age_ms == Some(0) || retention.bytes == Some(0) {
         return invalid("a retention of 0 would delete every message at once; leave it out to use the server's default".into());
+    }
+    Ok(())
+}
+
+fn topic_options(options: &TopicOptions) -> Result<(), MetadataError> {
+    if !(1_000..=DELAY_MAX_MS).contains(&options.delay_max_ms) {
+        return invalid(format!("the longest delay of a topic is 1 s to 40 days, not {} ms", options.delay_max_ms));
+    }
+    if options.lite_expiry_ms.is_some_and(|expiry| !(LITE_EXPIRY_MIN_MS..=LITE_EXPIRY_MAX_MS).contains(&expiry)) {
+        return invalid("a lite topic expires after 15 minutes to 30 days without messages; leave the expiration out to keep it".into());
+    }
+    let quota = &options.quota;
+    let bounds = [quota.send_messages_per_s, quota.send_bytes_per_s, quota.stored_bytes, quota.timers, quota.transactions, quota.lite_topics];
+    if bounds.contains(&Some(0)) {
+        return invalid("a quota of 0 would stop the topic; make it read-only instead, or leave the quota out".into());
+    }
+    Ok(())
+}
+
+fn group_options(options: &GroupOptions) -> Result<(), MetadataError> {
+    if options.priority_factor > 100 {
+        return invalid(format!("the priority factor is 0 to 100 percent, not {}", options.priority_factor));
+    }
+    if options.lite.as_ref().is_some_and(|lite| lite.topic.is_empty() || lite.client_quota == 0) {
+        return invalid("a group of lite topics names its parent topic and allows each client at least one lite topic".into());
+    }
+    let quota = &options.quota;
+    if [quota.receive_messages_per_s, quota.receive_bytes_per_s, quota.in_flight].contains(&Some(0)) {
+        return invalid("a quota of 0 would stop the group; leave the quota out".into());
     }
     Ok(())
 }

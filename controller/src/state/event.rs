@@ -2,8 +2,8 @@
 //!
 //! These are stored as JSON and read back by every later version. A field may be added with a default; none may change its meaning.
 
-use gantry_model::group::{GroupChange, GroupSpec, Order, RetryPolicy, StartPosition};
-use gantry_model::topic::{Permission, Retention, TopicChange, TopicSpec, TopicType};
+use gantry_model::group::{GroupChange, GroupOptions, GroupSpec, Order, RetryPolicy, StartPosition};
+use gantry_model::topic::{Permission, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
 use gantry_model::{GroupName, TopicName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -91,6 +91,8 @@ struct TopicSpecForm {
     permission: Permission,
     #[serde(default)]
     retention: Retention,
+    #[serde(default, skip_serializing_if = "TopicOptions::is_default")]
+    options: TopicOptions,
 }
 
 /// How a [`TopicChange`] is written: only what changes.
@@ -105,6 +107,8 @@ struct TopicChangeForm {
     permission: Option<Permission>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retention: Option<Retention>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    options: Option<TopicOptions>,
 }
 
 /// How a [`GroupSpec`] is written.
@@ -117,6 +121,8 @@ struct GroupSpecForm {
     retry: RetryPolicy,
     start: StartPosition,
     auto_renew_cap_ms: u64,
+    #[serde(default, skip_serializing_if = "GroupOptions::is_default")]
+    options: GroupOptions,
 }
 
 /// How a [`GroupChange`] is written: only what changes.
@@ -131,6 +137,8 @@ struct GroupChangeForm {
     retry: Option<RetryPolicy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     auto_renew_cap_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    options: Option<GroupOptions>,
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use event::{Event, Secret};
 use gantry_model::contract::metadata::{Cluster, MetadataError, Version};
 use gantry_model::group::{GroupChange, GroupSpec};
 use gantry_model::handle::{HandleKey, HandleKeys};
-use gantry_model::topic::{Permission, QueueState, Retention, TopicChange, TopicSpec, TopicType};
+use gantry_model::topic::{Permission, QueueState, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
 use gantry_model::{Group, GroupId, GroupName, Topic, TopicId, TopicName};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -188,6 +188,7 @@ impl State {
                 permission: spec.permission,
                 queues: queues::spread(TopicId(self.next_topic), spec.queues, self.shards()),
                 retention: spec.retention,
+                options: spec.options.clone(),
                 created_ms: now_ms,
             },
         };
@@ -201,6 +202,9 @@ impl State {
         topic.kind = change.kind.unwrap_or(topic.kind);
         topic.permission = change.permission.unwrap_or(topic.permission);
         topic.retention = change.retention.unwrap_or(topic.retention);
+        if let Some(options) = &change.options {
+            topic.options = options.clone();
+        }
         if let Some(wanted) = change.queues {
             queues::resize(topic.id, &mut topic.queues, wanted, self.shards());
         }
@@ -226,6 +230,7 @@ impl State {
             permission: Permission::ReadWrite,
             queues: queues::one_per_shard(self.shards()),
             retention: Retention::default(),
+            options: TopicOptions { dedup: false, ..TopicOptions::default() },
             created_ms: now_ms,
         });
         let group = Group {
@@ -237,6 +242,7 @@ impl State {
             start: spec.start,
             dead_letter,
             auto_renew_cap_ms: spec.auto_renew_cap_ms,
+            options: spec.options.clone(),
             created_ms: now_ms,
         };
         self.next_group += 1;
@@ -251,6 +257,9 @@ impl State {
         group.auto_renew_cap_ms = change.auto_renew_cap_ms.unwrap_or(group.auto_renew_cap_ms);
         if let Some(retry) = &change.retry {
             group.retry = retry.clone();
+        }
+        if let Some(options) = &change.options {
+            group.options = options.clone();
         }
         Ok(Effect::Group(self.put_group(group)))
     }

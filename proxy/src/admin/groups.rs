@@ -50,6 +50,7 @@ pub async fn update(shared: &Shared, request: UpdateGroupRequest) -> Result<Upda
         max_attempts: request.max_attempts,
         retry: request.retry_policy.as_ref().map(retry).transpose()?,
         auto_renew_cap_ms: request.auto_renew_cap.as_ref().map(renew_cap).transpose()?,
+        options: None,
     };
     let changed = shared.metadata.update_group(&present.name, change.clone()).await.map_err(metadata_error)?;
     tracing::info!(group = %changed.name, ?change, "group changed");

@@ -4,7 +4,7 @@ use super::{CHUNK, Page, bad_name, lookup_error, metadata_error, name_key, read_
 use crate::convert::{message_type, timestamp};
 use crate::shared::Shared;
 use gantry_model::limits::QUEUES_DEFAULT;
-use gantry_model::topic::{Permission, QueueState, Retention, TopicChange, TopicSpec, TopicType};
+use gantry_model::topic::{Permission, QueueState, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
 use gantry_model::{Topic, TopicName, contract::broker::QueueBounds};
 use gantry_proto::admin::{self, *};
 use gantry_proto::v2::{self, MessageType};
@@ -22,6 +22,7 @@ pub async fn create(shared: &Shared, request: CreateTopicRequest) -> Result<Crea
         queues: if wanted.queue_count == 0 { QUEUES_DEFAULT } else { wanted.queue_count },
         permission: if wanted.permission == 0 { Permission::ReadWrite } else { permission(wanted.permission)? },
         retention: Retention { age_ms: some(wanted.retention_ms), bytes: some(wanted.retention_bytes) },
+        options: TopicOptions::default(),
     };
     let made = shared.metadata.create_topic(spec).await.map_err(metadata_error)?;
     tracing::info!(topic = %made.name, kind = ?made.kind, queues = made.queues.len(), "topic created");
@@ -45,6 +46,7 @@ pub async fn update(shared: &Shared, request: UpdateTopicRequest) -> Result<Upda
         queues: request.queue_count,
         permission: request.permission.map(permission).transpose()?,
         retention: (retention != present.retention).then_some(retention),
+        options: None,
     };
     let changed = shared.metadata.update_topic(&present.name, change.clone()).await.map_err(metadata_error)?;
     tracing::info!(topic = %changed.name, ?change, "topic changed");

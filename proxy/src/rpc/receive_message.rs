@@ -19,7 +19,8 @@ use gantry_model::limits::{POLL_MAX_MS, RECEIVE_BATCH_MAX};
 use gantry_model::{Filter, ReceiptHandle};
 use gantry_platform::clock::sleep;
 use gantry_proto::v2::receive_message_response::Content;
-use gantry_proto::v2::{ClientType, Code, ReceiveMessageRequest, ReceiveMessageResponse, Status};
+use gantry_proto::v2::settings::PubSub;
+use gantry_proto::v2::{ClientType, Code, Language, ReceiveMessageRequest, ReceiveMessageResponse, Status};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -117,7 +118,9 @@ async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest)
     }
     let _open = shared.metrics.open_polls.hold();
     let client = context.session.client.clone();
-    let wish = ReceiveRequest { group, topic, filter, client, max, lease, wait, attempt_id: request.attempt_id.filter(|id| !id.is_empty()) };
+    let attempt_id = request.attempt_id.filter(|id| !id.is_empty());
+    let ordered_batch = !request.auto_renew || obeys_order(&context);
+    let wish = ReceiveRequest { group, topic, filter, client, max, lease, wait, attempt_id, ordered_batch };
     tokio::select! {
         // What is already leased is delivered, even if the server begins to stop at this very moment.
         biased;
@@ -125,6 +128,13 @@ async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest)
         // Dropping the other branch withdraws the poll.
         () = shared.drain_turn(&context.session.client) => Ok(Vec::new()),
     }
+}
+
+/// Whether a push consumer was told that its group is ordered, and works on messages of one group in their order. Rust's does not.
+fn obeys_order(context: &Context) -> bool {
+    let facts = context.session.facts();
+    let told = facts.told.as_ref().and_then(|settings| settings.pub_sub.as_ref());
+    facts.language != Language::Rust && matches!(told, Some(PubSub::Subscription(subscription)) if subscription.fifo == Some(true))
 }
 
 /// How long to wait for the first message.

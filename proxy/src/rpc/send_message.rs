@@ -29,7 +29,7 @@ pub async fn answer(edge: &Messaging, context: Context, request: SendMessageRequ
         request.messages.into_iter().zip(kinds).map(|(message, kind)| convert::from_wire(message, kind, now_ms, &edge.peer)).collect();
     let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
     let bytes: u64 = messages.iter().map(|message| message.body.len() as u64).sum();
-    let results = shared.broker.send(SendRequest { topic, messages }).await;
+    let results = shared.broker.send(SendRequest { topic, messages, client: context.session.client.clone() }).await;
     if results.iter().all(Result::is_ok) {
         shared.metrics.messages_sent.add(ids.len() as u64);
         shared.metrics.bytes_sent.add(bytes);

@@ -6,7 +6,7 @@ use gantry_model::contract::broker::*;
 use gantry_model::contract::metadata::{Cluster, MetadataError, Version};
 use gantry_model::contract::{Broker, Metadata};
 use gantry_model::group::{GroupChange, GroupSpec};
-use gantry_model::handle::{HandleKey, HandleKeys};
+use gantry_model::handle::{HandleKey, HandleKeys, RecallHandle, TransactionHandle};
 use gantry_model::message::StoredMessage;
 use gantry_model::topic::{Permission, Queue, Retention, TopicChange, TopicSpec, TopicType};
 use gantry_model::*;
@@ -37,8 +37,16 @@ impl FakeMetadata {
     fn put_topic(&self, spec: TopicSpec) -> Arc<Topic> {
         let queues = vec![Queue { shard: ShardId(0), state: Default::default() }; spec.queues as usize];
         let id = TopicId(self.next_id());
-        let topic =
-            Arc::new(Topic { id, name: spec.name, kind: spec.kind, permission: spec.permission, queues, retention: spec.retention, created_ms: 5 });
+        let topic = Arc::new(Topic {
+            id,
+            name: spec.name,
+            kind: spec.kind,
+            permission: spec.permission,
+            queues,
+            retention: spec.retention,
+            options: spec.options,
+            created_ms: 5,
+        });
         self.topics.lock().unwrap().insert(topic.name.clone(), topic.clone());
         topic
     }
@@ -49,7 +57,7 @@ impl FakeMetadata {
 
     pub fn add_topic_with(&self, name: &str, kind: TopicType, permission: Permission) -> Arc<Topic> {
         let name = TopicName::parse("", name).unwrap();
-        self.put_topic(TopicSpec { name, kind, queues: 8, permission, retention: Retention::default() })
+        self.put_topic(TopicSpec { name, kind, queues: 8, permission, retention: Retention::default(), options: Default::default() })
     }
 }
 
@@ -128,7 +136,7 @@ impl Metadata for FakeMetadata {
             return Ok(group);
         }
         let name = TopicName::dead_letter_of(&spec.name);
-        let dead_letter = TopicSpec { name, kind: TopicType::Unchecked, queues: 1, permission: Permission::ReadWrite, retention: Default::default() };
+        let dead_letter = TopicSpec { kind: TopicType::Unchecked, queues: 1, ..TopicSpec::on_first_use(name) };
         let group = Arc::new(Group {
             id: GroupId(self.next_id()),
             name: spec.name,
@@ -138,6 +146,7 @@ impl Metadata for FakeMetadata {
             start: spec.start,
             dead_letter: self.put_topic(dead_letter).id,
             auto_renew_cap_ms: spec.auto_renew_cap_ms,
+            options: spec.options,
             created_ms: 6,
         });
         self.groups.lock().unwrap().insert(group.name.clone(), group.clone());
@@ -181,6 +190,21 @@ pub struct State {
     pub lease_error: Option<LeaseError>,
     pub send_takes: std::time::Duration,
     pub condition: ShardCondition,
+    pub ended: Vec<(TransactionHandle, Resolution)>,
+    pub end_error: Option<EndError>,
+    pub transactions: Vec<OpenTransaction>,
+    pub clients: Option<Arc<dyn Clients>>,
+    pub ready_producers: Vec<TopicId>,
+    pub recalled: Vec<RecallHandle>,
+    pub recall_error: Option<RecallError>,
+    pub pull_error: Option<PullError>,
+    pub committed: Option<Offset>,
+    pub offset_error: Option<OffsetError>,
+    pub seeks: Vec<SeekRequest>,
+    pub life: Vec<LifeEvent>,
+    pub syncs: Vec<LiteSync>,
+    pub lite_error: Option<LiteError>,
+    pub lites: Vec<LiteTopic>,
 }
 
 /// Stores messages in memory and leases each once.
@@ -214,7 +238,7 @@ impl FakeBroker {
         let sent = self.with(|state| {
             let offset = Offset(state.stored.len() as u64);
             state.stored.push(StoredMessage { message, topic, queue: QueueId(3), offset, store_ms: 2_000 + offset.0, origin: None });
-            Sent { queue: QueueId(3), offset }
+            Sent::at(QueueId(3), offset)
         });
         self.arrived.notify_waiters();
         sent
@@ -330,6 +354,96 @@ impl Broker for FakeBroker {
                 }
         };
         Ok(self.with(|state| state.stored.iter().filter(wanted).take(limit).cloned().collect()))
+    }
+
+    async fn end_transaction(&self, _: &Topic, handle: TransactionHandle, resolution: Resolution) -> Result<(), EndError> {
+        self.with(|state| {
+            state.ended.push((handle, resolution));
+            state.end_error.clone().map_or(Ok(()), Err)
+        })
+    }
+
+    async fn open_transactions(&self, _: &Topic, _: usize) -> Result<Vec<OpenTransaction>, LookupError> {
+        Ok(self.with(|state| state.transactions.clone()))
+    }
+
+    async fn resume_transaction(&self, _: TransactionHandle) -> Result<(), EndError> {
+        self.with(|state| state.end_error.clone().map_or(Ok(()), Err))
+    }
+
+    fn attach(&self, clients: Arc<dyn Clients>) {
+        self.with(|state| state.clients = Some(clients));
+    }
+
+    fn producer_ready(&self, topics: &[TopicId]) {
+        self.with(|state| state.ready_producers.extend(topics));
+    }
+
+    async fn recall(&self, _: &Topic, handle: RecallHandle) -> Result<(), RecallError> {
+        self.with(|state| {
+            state.recalled.push(handle);
+            state.recall_error.clone().map_or(Ok(()), Err)
+        })
+    }
+
+    async fn pull(&self, request: PullRequest) -> Result<Pulled, PullError> {
+        self.with(|state| state.pull_error.clone().map_or(Ok(()), Err))?;
+        let found = Query::Offset { queue: request.queue, offset: request.offset };
+        let messages = self.find(&request.topic, found, request.max as usize).await.unwrap();
+        let next = messages.last().map_or(request.offset, |last| last.offset.next());
+        Ok(Pulled { messages, next })
+    }
+
+    async fn committed(&self, _: &Group, _: &Topic, _: QueueId) -> Result<Option<Offset>, LookupError> {
+        Ok(self.with(|state| state.committed))
+    }
+
+    async fn commit_offset(&self, _: &Group, _: &Topic, _: QueueId, offset: Offset) -> Result<(), OffsetError> {
+        self.with(|state| {
+            state.offset_error.clone().map_or(Ok(()), Err)?;
+            state.committed = Some(offset);
+            Ok(())
+        })
+    }
+
+    async fn offset_at(&self, _: &Topic, _: QueueId, time_ms: u64) -> Result<Offset, LookupError> {
+        Ok(Offset(time_ms.saturating_sub(2_000)))
+    }
+
+    async fn seek(&self, request: SeekRequest) -> Result<Vec<Moved>, OffsetError> {
+        self.with(|state| {
+            state.offset_error.clone().map_or(Ok(()), Err)?;
+            let moved = Moved { queue: QueueId(3), from: Offset(1), to: Offset(2), dropped: 0 };
+            state.seeks.push(request);
+            Ok(vec![moved])
+        })
+    }
+
+    async fn skip(&self, _: &Group, _: &Topic, _: QueueId, offsets: Vec<Offset>) -> Result<u64, OffsetError> {
+        self.with(|state| state.offset_error.clone().map_or(Ok(offsets.len() as u64), Err))
+    }
+
+    async fn redrive(&self, _: &Group, letters: Vec<LetterId>, _: Option<Arc<Topic>>) -> Vec<Result<Sent, LetterError>> {
+        letters.into_iter().map(|letter| Ok(Sent::at(letter.queue, letter.offset))).collect()
+    }
+
+    async fn purge(&self, _: &Group, letters: Vec<LetterId>) -> Vec<Result<(), LetterError>> {
+        letters.into_iter().map(|_| Ok(())).collect()
+    }
+
+    async fn life(&self, _: &Topic, _: QueueId, _: Offset) -> Result<Vec<LifeEvent>, LookupError> {
+        Ok(self.with(|state| state.life.clone()))
+    }
+
+    async fn sync_lite(&self, sync: LiteSync) -> Result<(), LiteError> {
+        self.with(|state| {
+            state.syncs.push(sync);
+            state.lite_error.clone().map_or(Ok(()), Err)
+        })
+    }
+
+    async fn lite_topics(&self, _: &Topic, _: &str, _: usize) -> Result<Vec<LiteTopic>, LookupError> {
+        Ok(self.with(|state| state.lites.clone()))
     }
 
     async fn shards(&self) -> Vec<ShardStatus> {

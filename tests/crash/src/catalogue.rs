@@ -27,6 +27,7 @@ impl Fixed {
             permission: Permission::ReadWrite,
             queues: vec![queue; 3],
             retention: Retention::default(),
+            options: Default::default(),
             created_ms: 0,
         };
         let spec = GroupSpec::on_first_use(GroupName::parse("", "crash").expect("legal"));
@@ -39,6 +40,7 @@ impl Fixed {
             start: spec.start,
             dead_letter: TopicId(2),
             auto_renew_cap_ms: spec.auto_renew_cap_ms,
+            options: spec.options,
             created_ms: 0,
         };
         Arc::new(Fixed { topic: Arc::new(topic), group: Arc::new(group) })

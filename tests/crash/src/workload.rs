@@ -97,7 +97,7 @@ impl Run {
             let message = Message { id: id.clone(), body: body.clone(), tag: Some("T".into()), keys: vec![id.clone()], ..Message::default() };
             let message = Message { kind: gantry_model::MessageKind::Normal, ..message };
             let broker = self.broker.clone();
-            let request = SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message] };
+            let request = SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("producer") };
             sends.push((gantry_platform::tasks::spawn("send", async move { broker.send(request).await }), id, body));
         }
         for (send, id, body) in sends {
@@ -117,6 +117,7 @@ impl Run {
             lease: LeaseTerm::For(Duration::from_secs(600)),
             wait: Duration::ZERO,
             attempt_id: None,
+            ordered_batch: true,
         };
         let deliveries = self.broker.receive(request).await.expect("a shard that works");
         self.held.extend(deliveries.into_iter().map(|delivery| delivery.handle));

@@ -7,11 +7,14 @@
 
 pub mod cursor;
 pub mod ranges;
+pub mod seen;
 pub mod snapshot;
 
 use crate::record::{Ack, Dead, EpochStart, Expire, Forget, Lease, LeasedQueue, Record, SetVisible, Trim, Visibility};
 use cursor::Cursor;
 use gantry_model::{ClientId, GroupId, LeaseId, Offset, QueueKey, TopicId};
+use seen::Seen;
+use snapshot::Part;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -53,9 +56,6 @@ pub struct Head {
     pub attempts: BTreeMap<AttemptKey, Vec<(QueueKey, u64, LeaseId)>>,
 }
 
-/// Buckets by number as they were at one moment; `None` for one that did not change since the moment before.
-pub type FrozenBuckets = Vec<(u16, Option<Arc<Bucket>>)>;
-
 /// The state of one shard.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -66,12 +66,21 @@ pub struct State {
     holes: bool,
     /// Which groups have a cursor on which topic; derived.
     pub groups_of: BTreeMap<TopicId, BTreeSet<GroupId>>,
+    /// Message ids of the last minutes.
+    pub seen: Seen,
 }
 
 impl Default for State {
     fn default() -> State {
         let empty = Arc::new(Bucket::default());
-        State { head: Head::default(), buckets: vec![empty; BUCKETS], dirty: BTreeSet::new(), holes: false, groups_of: BTreeMap::new() }
+        State {
+            head: Head::default(),
+            buckets: vec![empty; BUCKETS],
+            dirty: BTreeSet::new(),
+            holes: false,
+            groups_of: BTreeMap::new(),
+            seen: Seen::default(),
+        }
     }
 }
 
@@ -270,19 +279,22 @@ impl State {
         self.cursor(group, queue).and_then(|cursor| cursor.leases.get(&offset)).is_some_and(|held| held.id == lease)
     }
 
-    /// Takes the whole state as it is now, and which buckets changed since the last time.
-    pub fn freeze(&mut self) -> (Head, FrozenBuckets) {
+    /// Takes the whole state as it is now, in numbered parts; `None` for a part that did not change since the last time.
+    pub fn freeze(&mut self) -> Vec<(u16, Option<Part>)> {
         let dirty = std::mem::take(&mut self.dirty);
         let buckets = (0..BUCKETS as u16)
             .filter(|&index| dirty.contains(&index) || !self.buckets[index as usize].is_empty())
-            .map(|index| (index, dirty.contains(&index).then(|| self.buckets[index as usize].clone())))
-            .collect();
-        (self.head.clone(), buckets)
+            .map(|index| (index, dirty.contains(&index).then(|| Part::Bucket(self.buckets[index as usize].clone()))));
+        let mut parts: Vec<_> = buckets.collect();
+        parts.push((snapshot::HEAD, Some(Part::Head(Box::new(self.head.clone()), self.seen.span()))));
+        parts.extend(self.seen.freeze().into_iter().map(|(number, chunk)| (snapshot::SEEN + number, chunk.map(Part::Seen))));
+        parts
     }
 
     /// Counts everything as changed, after a checkpoint failed.
     pub fn touch_all(&mut self) {
         self.dirty = (0..BUCKETS as u16).filter(|&index| !self.buckets[index as usize].is_empty()).collect();
+        self.seen.touch_all();
     }
 
     /// Whether anything changed since the last [`State::freeze`].
@@ -291,8 +303,8 @@ impl State {
     }
 
     /// Puts back what a checkpoint kept.
-    pub fn restore(head: Head, buckets: Vec<(u16, Bucket)>) -> State {
-        let mut state = State { head, ..State::default() };
+    pub(super) fn assemble(head: Head, seen: Seen, buckets: Vec<(u16, Bucket)>) -> State {
+        let mut state = State { head, seen, ..State::default() };
         for (index, bucket) in buckets {
             for (queue, group) in bucket.cursors.keys() {
                 state.groups_of.entry(queue.topic()).or_default().insert(*group);
@@ -327,7 +339,7 @@ impl Bucket {
 
 impl PartialEq for State {
     fn eq(&self, other: &State) -> bool {
-        self.head == other.head && self.buckets == other.buckets
+        self.head == other.head && self.buckets == other.buckets && self.seen == other.seen
     }
 }
 

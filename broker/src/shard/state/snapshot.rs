@@ -2,16 +2,55 @@
 //! that the state is computed from the log again.
 
 use super::cursor::{Cursor, Lease, Waiting};
-use super::{Bounds, Bucket, Head};
+use super::seen::{Chunk, Seen, decode_chunk, encode_chunk};
+use super::{BUCKETS, Bounds, Bucket, Head, State};
 use crate::codec::{Reader, Writer};
 use gantry_model::{ClientId, GroupId, LeaseId, QueueKey, TopicId};
 use std::sync::Arc;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-/// Writes the head.
-pub fn encode_head(head: &Head) -> Vec<u8> {
+/// Numbers of the parts of a checkpoint: the buckets come first, and the index's slots stand between them and the rest.
+pub const SLOTS: u16 = BUCKETS as u16;
+pub const HEAD: u16 = SLOTS + 1;
+pub const SEEN: u16 = SLOTS + 256;
+
+/// A part of the state as it was at one moment.
+#[derive(Clone, Debug)]
+pub enum Part {
+    Head(Box<Head>, (u64, u64)),
+    Bucket(Arc<Bucket>),
+    Seen(Arc<Chunk>),
+}
+
+impl Part {
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Part::Head(head, seen) => encode_head(head, *seen),
+            Part::Bucket(bucket) => encode_bucket(bucket),
+            Part::Seen(chunk) => encode_chunk(chunk),
+        }
+    }
+}
+
+/// The state that these parts are; `None` if one of them is missing or not readable by this version.
+pub fn restore<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = (u16, B)>) -> Option<State> {
+    let (mut head, mut buckets, mut chunks) = (None, Vec::new(), Vec::new());
+    for (number, bytes) in parts {
+        match number {
+            HEAD => head = Some(decode_head(bytes.as_ref())?),
+            bucket if bucket < SLOTS => buckets.push((number, decode_bucket(bytes.as_ref())?)),
+            SEEN.. => chunks.push((number - SEEN, decode_chunk(bytes.as_ref())?)),
+            _ => return None,
+        }
+    }
+    let (head, span) = head?;
+    Some(State::assemble(head, Seen::restore(span, chunks)?, buckets))
+}
+
+fn encode_head(head: &Head, seen: (u64, u64)) -> Vec<u8> {
     let mut out = Writer(vec![VERSION]);
+    out.varints([seen.0, seen.1]);
     out.varint(u64::from(head.epoch));
     for number in [head.last_lease, head.messages, head.delivered, head.acked, head.dead_letters, head.expired_unfinished] {
         out.varint(number);
@@ -30,9 +69,9 @@ pub fn encode_head(head: &Head) -> Vec<u8> {
     out.0
 }
 
-/// Reads the head; `None` if the bytes are not a head of this version.
-pub fn decode_head(bytes: &[u8]) -> Option<Head> {
+fn decode_head(bytes: &[u8]) -> Option<(Head, (u64, u64))> {
     let mut input = versioned(bytes)?;
+    let seen = (input.varint()?, input.varint()?);
     let mut head = Head { epoch: input.varint32()?, ..Head::default() };
     for field in
         [&mut head.last_lease, &mut head.messages, &mut head.delivered, &mut head.acked, &mut head.dead_letters, &mut head.expired_unfinished]
@@ -47,11 +86,10 @@ pub fn decode_head(bytes: &[u8]) -> Option<Head> {
         }
         head.attempts.insert(key, given);
     }
-    input.is_empty().then_some(head)
+    input.is_empty().then_some((head, seen))
 }
 
-/// Writes one bucket.
-pub fn encode_bucket(bucket: &Arc<Bucket>) -> Vec<u8> {
+fn encode_bucket(bucket: &Bucket) -> Vec<u8> {
     let mut out = Writer(vec![VERSION]);
     out.varint(bucket.queues.len() as u64);
     for (queue, bounds) in &bucket.queues {
@@ -80,8 +118,7 @@ fn encode_cursor(out: &mut Writer, cursor: &Cursor) {
     }
 }
 
-/// Reads one bucket; `None` if the bytes are not a bucket of this version.
-pub fn decode_bucket(bytes: &[u8]) -> Option<Bucket> {
+fn decode_bucket(bytes: &[u8]) -> Option<Bucket> {
     let mut input = versioned(bytes)?;
     let mut bucket = Bucket::default();
     for _ in 0..input.varint()? {

@@ -1,5 +1,7 @@
 //! The broker of this process: one shard behind the contract that proxies call.
 
+mod later;
+
 use crate::admission::{Admission, Lane};
 use crate::alive::Alive;
 use crate::draft::Draft;
@@ -11,11 +13,13 @@ use crate::shard::thread::handle;
 use async_trait::async_trait;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{
-    Delivery, LeaseError, LookupError, Query, QueueBounds, QueuePosition, ReceiveError, ReceiveRequest, SendError, SendRequest, Sent, ShardCondition,
-    ShardStatus, VisibilityChange,
+    Clients, Delivery, EndError, LeaseError, LetterError, LetterId, LifeEvent, LiteError, LiteSync, LiteTopic, LookupError, Moved, OffsetError,
+    OpenTransaction, PullError, PullRequest, Pulled, Query, QueueBounds, QueuePosition, RecallError, ReceiveError, ReceiveRequest, Resolution,
+    SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, VisibilityChange,
 };
+use gantry_model::handle::{RecallHandle, TransactionHandle};
 use gantry_model::message::StoredMessage;
-use gantry_model::{ClientId, Group, GroupId, QueueKey, ReceiptHandle, ShardId, Topic};
+use gantry_model::{ClientId, Group, GroupId, Offset, QueueId, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
 use gantry_platform::clock::{SharedClock, timeout};
 use gantry_platform::tasks;
 use gantry_store::index::{KeyKind, key_hash};
@@ -172,7 +176,7 @@ impl Broker for LocalBroker {
         let Some(permit) = self.admission.enter(Lane::Data, bytes) else {
             return vec![Err(SendError::Busy); count];
         };
-        let answers = self.ask(|reply| Request::Send { topic: request.topic, drafts, permit, reply }).await;
+        let answers = self.ask(|reply| Request::Send { topic: request.topic, client: request.client, drafts, permit, reply }).await;
         answers.unwrap_or_else(|| vec![Err(SendError::Unknown { why: "the shard stopped while the message was under way".into() }); count])
     }
 
@@ -265,6 +269,70 @@ impl Broker for LocalBroker {
         }
         messages.sort_by_key(|message| (message.store_ms, message.queue, message.offset));
         Ok(messages)
+    }
+
+    async fn end_transaction(&self, _topic: &Topic, _handle: TransactionHandle, _resolution: Resolution) -> Result<(), EndError> {
+        Err(EndError::Failed { why: later::TRANSACTIONS.into() })
+    }
+
+    async fn open_transactions(&self, _topic: &Topic, _limit: usize) -> Result<Vec<OpenTransaction>, LookupError> {
+        Err(LookupError::Failed { why: later::TRANSACTIONS.into() })
+    }
+
+    async fn resume_transaction(&self, _handle: TransactionHandle) -> Result<(), EndError> {
+        Err(EndError::Failed { why: later::TRANSACTIONS.into() })
+    }
+
+    fn attach(&self, _clients: Arc<dyn Clients>) {}
+
+    fn producer_ready(&self, _topics: &[TopicId]) {}
+
+    async fn recall(&self, _topic: &Topic, _handle: RecallHandle) -> Result<(), RecallError> {
+        Err(RecallError::Failed { why: later::TIMERS.into() })
+    }
+
+    async fn pull(&self, _request: PullRequest) -> Result<Pulled, PullError> {
+        Err(PullError::Failed { why: later::OFFSETS.into() })
+    }
+
+    async fn committed(&self, _group: &Group, _topic: &Topic, _queue: QueueId) -> Result<Option<Offset>, LookupError> {
+        Err(LookupError::Failed { why: later::OFFSETS.into() })
+    }
+
+    async fn commit_offset(&self, _group: &Group, _topic: &Topic, _queue: QueueId, _offset: Offset) -> Result<(), OffsetError> {
+        Err(OffsetError::Failed { why: later::OFFSETS.into() })
+    }
+
+    async fn offset_at(&self, _topic: &Topic, _queue: QueueId, _time_ms: u64) -> Result<Offset, LookupError> {
+        Err(LookupError::Failed { why: later::OFFSETS.into() })
+    }
+
+    async fn seek(&self, _request: SeekRequest) -> Result<Vec<Moved>, OffsetError> {
+        Err(OffsetError::Failed { why: later::OFFSETS.into() })
+    }
+
+    async fn skip(&self, _group: &Group, _topic: &Topic, _queue: QueueId, _offsets: Vec<Offset>) -> Result<u64, OffsetError> {
+        Err(OffsetError::Failed { why: later::OFFSETS.into() })
+    }
+
+    async fn redrive(&self, _group: &Group, letters: Vec<LetterId>, _to: Option<Arc<Topic>>) -> Vec<Result<Sent, LetterError>> {
+        letters.iter().map(|_| Err(LetterError::Failed { why: later::OFFSETS.into() })).collect()
+    }
+
+    async fn purge(&self, _group: &Group, letters: Vec<LetterId>) -> Vec<Result<(), LetterError>> {
+        letters.iter().map(|_| Err(LetterError::Failed { why: later::OFFSETS.into() })).collect()
+    }
+
+    async fn life(&self, _topic: &Topic, _queue: QueueId, _offset: Offset) -> Result<Vec<LifeEvent>, LookupError> {
+        Err(LookupError::Failed { why: later::OFFSETS.into() })
+    }
+
+    async fn sync_lite(&self, _sync: LiteSync) -> Result<(), LiteError> {
+        Err(LiteError::Failed { why: later::LITE.into() })
+    }
+
+    async fn lite_topics(&self, _topic: &Topic, _after: &str, _limit: usize) -> Result<Vec<LiteTopic>, LookupError> {
+        Err(LookupError::Failed { why: later::LITE.into() })
     }
 
     async fn shards(&self) -> Vec<ShardStatus> {

@@ -1,0 +1,175 @@
+//! Deliveries: given, finished, moved, lapsed.
+
+use super::{place, put_place};
+use crate::codec::{Reader, Writer};
+use gantry_model::{ClientId, GroupId, LeaseId, Offset, QueueKey};
+
+/// Messages of one or several queues given to one client by one receive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub group: GroupId,
+    pub id: LeaseId,
+    /// When the leases end, in the shard's time; the cap when they have an owner.
+    pub deadline: u64,
+    pub client: ClientId,
+    /// Whether the leases last as long as the client lives.
+    pub owned: bool,
+    /// The client's name for this receive, so that a repeated one gets the same batch.
+    pub attempt_id: Option<String>,
+    pub queues: Vec<LeasedQueue>,
+}
+
+/// The part of a [`Lease`] on one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeasedQueue {
+    pub queue: QueueKey,
+    /// Where the group starts, if it has no position on this queue yet.
+    pub start: Offset,
+    /// First offset that was never looked at after this.
+    pub next: Offset,
+    /// Leased offsets, ascending, with the number of this delivery.
+    pub leased: Vec<(u64, u32)>,
+    /// Offsets below `next` that this client's filter refused and another member's wants.
+    pub kept: Vec<u64>,
+}
+
+/// Deliveries that are finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    pub group: GroupId,
+    pub queues: Vec<(QueueKey, Vec<u64>)>,
+}
+
+/// The end of a delivery moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetVisible {
+    pub group: GroupId,
+    pub queue: QueueKey,
+    pub offset: Offset,
+    /// When the message becomes visible, in the shard's time.
+    pub at: u64,
+    pub how: Visibility,
+}
+
+/// What moving the end means for the delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Visibility {
+    /// The consumer keeps it until then.
+    Extended = 0,
+    /// The consumer failed; the message waits until then.
+    Nacked = 1,
+    /// The message waits until then, and the delivery doesn't count.
+    Suspended = 2,
+}
+
+/// Deliveries that ended by themselves; the messages wait until the given times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expire {
+    pub group: GroupId,
+    pub queue: QueueKey,
+    /// Offset and the time at which it becomes visible.
+    pub ended: Vec<(u64, u64)>,
+}
+
+impl Lease {
+    pub(super) fn encode(&self, out: &mut Writer) {
+        out.u32(self.group.0);
+        out.u64(self.id.0);
+        out.u64(self.deadline);
+        out.u8(u8::from(self.owned) | u8::from(self.attempt_id.is_some()) << 1);
+        out.text(self.client.as_str());
+        if let Some(attempt_id) = &self.attempt_id {
+            out.text(attempt_id);
+        }
+        out.varint(self.queues.len() as u64);
+        for queue in &self.queues {
+            out.u64(queue.queue.0);
+            out.varint(queue.start.0);
+            out.varint(queue.next.0);
+            out.ascending(queue.leased.iter().map(|&(offset, _)| offset));
+            for &(_, attempt) in &queue.leased {
+                out.varint(u64::from(attempt));
+            }
+            out.ascending(queue.kept.iter().copied());
+        }
+    }
+
+    pub(super) fn decode(input: &mut Reader<'_>) -> Option<Lease> {
+        let (group, id, deadline, flags) = (GroupId(input.u32()?), LeaseId(input.u64()?), input.u64()?, input.u8()?);
+        let client = ClientId::new(input.text()?);
+        let attempt_id = if flags & 2 != 0 { Some(input.text()?.to_owned()) } else { None };
+        let mut queues = Vec::new();
+        for _ in 0..input.varint()? {
+            let (queue, start, next) = (QueueKey(input.u64()?), Offset(input.varint()?), Offset(input.varint()?));
+            let offsets = input.ascending()?;
+            let mut leased = Vec::with_capacity(offsets.len());
+            for offset in offsets {
+                leased.push((offset, input.varint32()?));
+            }
+            queues.push(LeasedQueue { queue, start, next, leased, kept: input.ascending()? });
+        }
+        Some(Lease { group, id, deadline, client, owned: flags & 1 != 0, attempt_id, queues })
+    }
+}
+
+impl Ack {
+    pub(super) fn encode(&self, out: &mut Writer) {
+        out.u32(self.group.0);
+        out.varint(self.queues.len() as u64);
+        for (queue, offsets) in &self.queues {
+            out.u64(queue.0);
+            out.ascending(offsets.iter().copied());
+        }
+    }
+
+    pub(super) fn decode(input: &mut Reader<'_>) -> Option<Ack> {
+        let group = GroupId(input.u32()?);
+        let mut queues = Vec::new();
+        for _ in 0..input.varint()? {
+            queues.push((QueueKey(input.u64()?), input.ascending()?));
+        }
+        Some(Ack { group, queues })
+    }
+}
+
+impl SetVisible {
+    pub(super) fn encode(&self, out: &mut Writer) {
+        put_place(out, self.group, self.queue, self.offset);
+        out.u64(self.at);
+        out.u8(self.how as u8);
+    }
+
+    pub(super) fn decode(input: &mut Reader<'_>) -> Option<SetVisible> {
+        let (group, queue, offset) = place(input)?;
+        let at = input.u64()?;
+        let how = match input.u8()? {
+            0 => Visibility::Extended,
+            1 => Visibility::Nacked,
+            2 => Visibility::Suspended,
+            _ => return None,
+        };
+        Some(SetVisible { group, queue, offset, at, how })
+    }
+}
+
+impl Expire {
+    pub(super) fn encode(&self, out: &mut Writer) {
+        out.u32(self.group.0);
+        out.u64(self.queue.0);
+        out.varint(self.ended.len() as u64);
+        for &(offset, visible) in &self.ended {
+            out.varint(offset);
+            out.varint(visible);
+        }
+    }
+
+    pub(super) fn decode(input: &mut Reader<'_>) -> Option<Expire> {
+        let (group, queue) = (GroupId(input.u32()?), QueueKey(input.u64()?));
+        let mut ended = Vec::new();
+        for _ in 0..input.varint()? {
+            ended.push((input.varint()?, input.varint()?));
+        }
+        Some(Expire { group, queue, ended })
+    }
+}

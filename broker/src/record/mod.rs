@@ -1,0 +1,177 @@
+//! What the log says besides messages: the payloads of the broker's frames, as bytes.
+//!
+//! A record states facts that the leader decided: which offsets were leased, until when, what became of them. Applying one needs no
+//! configuration, no clock and no chance, so every replica and every restart computes the same state. Numbers are little endian; counts and
+//! offset differences are LEB128 varints. `docs/design/003-records.md` draws each payload.
+//!
+//! Some records bring a message along: their frame holds the record first, as its head, and then a message payload. How long the head is
+//! follows from its kind ([`head_len`]).
+
+pub mod lease;
+pub mod dead;
+pub mod upkeep;
+
+pub use dead::Dead;
+pub use lease::{Ack, Expire, Lease, LeasedQueue, SetVisible, Visibility};
+pub use upkeep::{EpochStart, Forget, Trim};
+
+use crate::codec::{Reader, Writer};
+use gantry_model::{GroupId, Offset, QueueKey};
+use gantry_store::frame::Kind;
+use std::fmt;
+
+/// Everything but messages that the broker appends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    EpochStart(EpochStart),
+    Lease(Lease),
+    Ack(Ack),
+    SetVisible(SetVisible),
+    Expire(Expire),
+    Dead(Dead),
+    Trim(Trim),
+    Forget(Forget),
+}
+
+/// A payload that is not what its kind says. The frame's checksum was right, so this is a defect, not damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    pub kind: Kind,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a frame of kind `{:?}` has a payload that this version can't read", self.kind)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+impl Record {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Record::EpochStart(_) => Kind::EpochStart,
+            Record::Lease(_) => Kind::Lease,
+            Record::Ack(_) => Kind::Ack,
+            Record::SetVisible(_) => Kind::SetVisible,
+            Record::Expire(_) => Kind::Expire,
+            Record::Dead(_) => Kind::Dead,
+            Record::Trim(_) => Kind::Trim,
+            Record::Forget(_) => Kind::Forget,
+        }
+    }
+
+    /// The record as bytes; for a record that brings a message along, the head of its frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer(Vec::with_capacity(64));
+        match self {
+            Record::EpochStart(start) => start.encode(&mut out),
+            Record::Lease(lease) => lease.encode(&mut out),
+            Record::Ack(ack) => ack.encode(&mut out),
+            Record::SetVisible(set) => set.encode(&mut out),
+            Record::Expire(expire) => expire.encode(&mut out),
+            Record::Dead(dead) => dead.encode(&mut out),
+            Record::Trim(trim) => trim.encode(&mut out),
+            Record::Forget(forget) => forget.encode(&mut out),
+        }
+        out.0
+    }
+
+    /// Reads the payload of a frame, of one that brings a message only the head; `None` for kinds that are not records of the broker.
+    pub fn decode(kind: Kind, payload: &[u8]) -> Result<Option<Record>, Malformed> {
+        let head = head_len(kind, payload).ok_or(Malformed { kind })?;
+        let mut input = Reader(payload.get(..head).ok_or(Malformed { kind })?);
+        let record = match kind {
+            Kind::EpochStart => EpochStart::decode(&mut input).map(Record::EpochStart),
+            Kind::Lease => Lease::decode(&mut input).map(Record::Lease),
+            Kind::Ack => Ack::decode(&mut input).map(Record::Ack),
+            Kind::SetVisible => SetVisible::decode(&mut input).map(Record::SetVisible),
+            Kind::Expire => Expire::decode(&mut input).map(Record::Expire),
+            Kind::Dead => Dead::decode(&mut input).map(Record::Dead),
+            Kind::Trim => Trim::decode(&mut input).map(Record::Trim),
+            Kind::Forget => Forget::decode(&mut input).map(Record::Forget),
+            _ => return Ok(None),
+        };
+        match record {
+            Some(record) if input.is_empty() => Ok(Some(record)),
+            _ => Err(Malformed { kind }),
+        }
+    }
+
+    /// The place that the message of this record gets; `None` if it brings none.
+    pub fn placed(&self) -> Option<(QueueKey, Offset)> {
+        match self {
+            Record::Dead(dead) => Some((dead.dead_queue, dead.dead_offset)),
+            _ => None,
+        }
+    }
+}
+
+/// How much of a frame's payload is the record; the rest is a message payload. `None` if the payload can't be of that kind.
+pub fn head_len(kind: Kind, payload: &[u8]) -> Option<usize> {
+    match kind {
+        Kind::Message => Some(0),
+        Kind::Dead => Some(Dead::HEAD),
+        _ => Some(payload.len()),
+    }
+}
+
+fn put_place(out: &mut Writer, group: GroupId, queue: QueueKey, offset: Offset) {
+    out.u32(group.0);
+    out.u64(queue.0);
+    out.u64(offset.0);
+}
+
+fn place(input: &mut Reader<'_>) -> Option<(GroupId, QueueKey, Offset)> {
+    Some((GroupId(input.u32()?), QueueKey(input.u64()?), Offset(input.u64()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_model::message::DeadReason;
+    use gantry_model::{ClientId, LeaseId, Lsn, TopicId};
+    use proptest::prelude::*;
+
+    fn check(record: Record) {
+        let bytes = record.encode();
+        assert_eq!(Record::decode(record.kind(), &bytes), Ok(Some(record.clone())));
+        for len in 0..bytes.len() {
+            assert_eq!(Record::decode(record.kind(), &bytes[..len]), Err(Malformed { kind: record.kind() }), "cut to {len} bytes");
+        }
+    }
+
+    #[test]
+    fn every_record_comes_back_and_no_shortened_one_does() {
+        let (group, queue, offset) = (GroupId(3), QueueKey(0x0007_0000_0100), Offset(70_000));
+        check(Record::EpochStart(EpochStart { epoch: 2, shift_ms: 30_000 }));
+        check(Record::Lease(Lease {
+            group,
+            id: LeaseId(9),
+            deadline: 1_700_000_000_000,
+            client: ClientId::new("host@1@0"),
+            owned: true,
+            attempt_id: Some("a".into()),
+            queues: vec![LeasedQueue { queue, start: Offset(1), next: Offset(300), leased: vec![(5, 1), (299, 16)], kept: vec![7, 8] }],
+        }));
+        check(Record::Ack(Ack { group, queues: vec![(queue, vec![1, 2, 900]), (QueueKey(1), vec![0])] }));
+        check(Record::SetVisible(SetVisible { group, queue, offset, at: 5, how: Visibility::Suspended }));
+        check(Record::Expire(Expire { group, queue, ended: vec![(1, 2), (u64::MAX, 0)] }));
+        check(Record::Trim(Trim { start: Lsn(8192), queues: vec![(queue, 4)] }));
+        check(Record::Forget(Forget::Topic(TopicId(1))));
+        check(Record::Forget(Forget::Group(group)));
+        let dead =
+            Dead { group, queue, offset, attempts: 16, reason: DeadReason::Forwarded, dead_queue: queue, dead_offset: Offset(0), original: Lsn(64) };
+        assert_eq!(Record::Dead(dead.clone()).encode().len(), Dead::HEAD);
+        check(Record::Dead(dead));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            for kind in [Kind::EpochStart, Kind::Lease, Kind::Ack, Kind::SetVisible, Kind::Expire, Kind::Dead, Kind::Trim, Kind::Forget] {
+                let _ = Record::decode(kind, &bytes);
+            }
+        }
+    }
+}

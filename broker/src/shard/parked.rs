@@ -1,0 +1,47 @@
+//! Messages that are stored and not visible yet: delayed ones, and those of open transactions.
+//!
+//! Each topic has two hidden queues for them, with numbers that no ordinary queue has. A message is parked at an offset there, which is its
+//! name until it gets its place in a queue of the topic.
+
+use super::core::{Core, Draft};
+use super::send::Fate;
+use super::state::seen::Row;
+use gantry_model::contract::broker::{SendError, Sent, Ticket};
+use gantry_model::{ClientId, QueueId, QueueKey, Topic, TopicId};
+
+/// The hidden queue of messages whose transaction is open.
+pub fn halves(topic: TopicId) -> QueueKey {
+    QueueKey::new(topic, QueueId(QueueKey::MAX_QUEUE))
+}
+
+/// The hidden queue of messages that are due later.
+pub fn timers(topic: TopicId) -> QueueKey {
+    QueueKey::new(topic, QueueId(QueueKey::MAX_QUEUE - 1))
+}
+
+/// Whether a queue is hidden: clients never see its messages, and retention leaves it alone.
+pub fn is_parked(queue: QueueKey) -> bool {
+    queue.queue().0 >= QueueKey::MAX_QUEUE - 1
+}
+
+impl<D: Draft> Core<D> {
+    pub(super) fn store_half(&mut self, _topic: &Topic, _client: &ClientId, _draft: D) -> Result<Sent, SendError> {
+        Err(SendError::NoWritableQueue)
+    }
+
+    pub(super) fn half_ticket(&self, _topic: &Topic, _row: &Row) -> Option<Ticket> {
+        None
+    }
+
+    pub(super) fn store_delayed(&mut self, _topic: &Topic, _draft: D) -> Result<Sent, SendError> {
+        Err(SendError::NoWritableQueue)
+    }
+
+    pub(super) fn timer_ticket(&self, _topic: &Topic, _row: &Row, _draft: &D) -> Option<Ticket> {
+        None
+    }
+
+    pub(super) fn lite_fate(&mut self, _topic: &Topic, _draft: D) -> Fate<D> {
+        Fate::Answered(Err(SendError::NoWritableQueue))
+    }
+}

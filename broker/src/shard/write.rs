@@ -1,0 +1,98 @@
+//! What the core decided, on its way into the log and the index.
+
+use super::core::{Action, BatchPart};
+use super::thread::Driver;
+use super::upkeep::Job;
+use crate::draft::{self, Draft};
+use crate::record::Record;
+use bytes::Bytes;
+use gantry_model::{Lsn, Offset, QueueKey};
+use gantry_store::frame::{Flags, Kind};
+use gantry_store::index;
+use gantry_store::log::AppendError;
+use gantry_store::record::{FIXED, Fixed, MessageView};
+
+impl Driver {
+    /// Performs what the core decided, in its order.
+    pub(super) fn perform(&mut self) -> Result<(), AppendError> {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Store { queue, offset, batch, head, draft } => self.store(queue, offset, batch, head.as_ref(), &draft)?,
+                Action::Append { record } => self.append(&record)?,
+                Action::Copy { record, from } => self.append_copy(&record, from)?,
+                Action::Reply { token, reply } => self.pending.push((token, reply)),
+            }
+        }
+        self.actions = actions;
+        Ok(())
+    }
+
+    fn store(&mut self, queue: QueueKey, offset: Offset, batch: BatchPart, head: Option<&Record>, draft: &Draft) -> Result<(), AppendError> {
+        let time = self.core.now();
+        let fixed = draft.fixed(queue, offset);
+        let (kind, head) = head.map_or((Kind::Message, Vec::new()), |record| (record.kind(), record.encode()));
+        let parts: [&[u8]; 4] = [&head, &fixed, &draft.properties, &draft.body];
+        let flags = match batch {
+            BatchPart::Alone => Flags::default(),
+            BatchPart::First => Flags::FIRST,
+            BatchPart::Inner => Flags::CONT,
+            BatchPart::Last => Flags::LAST,
+        };
+        let lsn = self.stage(kind, flags, time, &parts)?;
+        let len = Draft::frame_len(&parts);
+        self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash: draft.tag_hash, time }, &draft.keys);
+        Ok(())
+    }
+
+    fn append(&mut self, record: &Record) -> Result<(), AppendError> {
+        self.stage(record.kind(), Flags::default(), self.core.now(), &[&record.encode()])?;
+        match record {
+            Record::Trim(trim) => self.upkeep.trimmed(trim, &mut self.index, &mut self.log),
+            Record::Forget(forget) => self.upkeep.forgotten(*forget, &mut self.index, &self.core.state),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Appends a record together with a copy of the message in an older frame. The copy is kept as long as its new place wants, whatever
+    /// becomes of the original.
+    fn append_copy(&mut self, record: &Record, from: Lsn) -> Result<(), AppendError> {
+        let time = self.core.now();
+        let message = self.reader.frame(from).map(|frame| draft::message_of(&frame)).unwrap_or_default();
+        let Some((queue, offset)) = record.placed() else { return self.append(record) };
+        let message = if keeps_origin(record) { message } else { moved(&message, queue, offset) };
+        let head = record.encode();
+        let parts: [&[u8]; 2] = [&head, &message];
+        let lsn = self.stage(record.kind(), Flags::default(), time, &parts)?;
+        let len = Draft::frame_len(&parts);
+        let tag_hash = MessageView::parse(&message).map_or(0, |view| view.fixed.tag_hash);
+        self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash, time }, &draft::keys_of(queue.topic(), &message));
+        Ok(())
+    }
+
+    /// Stages a frame; when a new segment began, the index of the old one is sealed first.
+    pub(super) fn stage(&mut self, kind: Kind, flags: Flags, time: u64, parts: &[&[u8]]) -> Result<Lsn, AppendError> {
+        let lsn = self.log.stage(kind, flags, time, parts)?;
+        self.written = time;
+        let active = self.log.active_base();
+        if active != self.indexed {
+            let job = self.index.seal(self.indexed, active);
+            self.upkeep.give(Job::Seal(job));
+            self.indexed = active;
+        }
+        Ok(lsn)
+    }
+}
+
+/// Whether the copy says where the message was, and not where it is now: a dead letter's does.
+fn keeps_origin(record: &Record) -> bool {
+    matches!(record, Record::Dead(_))
+}
+
+/// A message payload at another place.
+fn moved(message: &Bytes, queue: QueueKey, offset: Offset) -> Bytes {
+    let Some(view) = MessageView::parse(message) else { return message.clone() };
+    let fixed = Fixed { queue, offset, ..view.fixed }.encode();
+    [&fixed[..], &message[FIXED..]].concat().into()
+}

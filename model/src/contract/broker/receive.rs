@@ -1,0 +1,103 @@
+//! Receiving: who wants what, what was given, and how deliveries end.
+
+use super::error_text;
+use crate::message::StoredMessage;
+use crate::{ClientId, Filter, Group, ReceiptHandle, Topic};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A wish to receive.
+#[derive(Clone, Debug)]
+pub struct ReceiveRequest {
+    pub group: Arc<Group>,
+    pub topic: Arc<Topic>,
+    pub filter: Arc<Filter>,
+    pub client: ClientId,
+    /// At least 1.
+    pub max: u32,
+    pub lease: LeaseTerm,
+    pub wait: Duration,
+    /// An id that the client repeats when it did not see the answer: it then gets the same batch again.
+    pub attempt_id: Option<String>,
+    /// Whether one answer may hold several messages of one message group: the client must work on them in their order.
+    pub ordered_batch: bool,
+}
+
+/// How long a delivery belongs to its consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseTerm {
+    /// Until this much time has passed since it was given.
+    For(Duration),
+    /// As long as the client lives, at most the group's cap.
+    WhileClientLives,
+}
+
+/// One message given to one consumer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    pub message: StoredMessage,
+    pub handle: ReceiptHandle,
+    /// 1 for the first delivery.
+    pub attempt: u32,
+}
+
+/// Why nothing could be received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReceiveError {
+    /// Too many polls are waiting.
+    TooManyPolls,
+    /// The topic can't be read.
+    NoReadableQueue,
+    /// The group pulls this topic by offsets; its position must be reset before it can receive.
+    GroupPulls,
+    Failed {
+        why: String,
+    },
+}
+
+/// A move of the time at which a delivery ends.
+#[derive(Clone, Debug)]
+pub struct VisibilityChange {
+    pub group: Arc<Group>,
+    pub handle: ReceiptHandle,
+    /// From now; zero makes the message visible at once.
+    pub after: Duration,
+    /// An auto-renewed message that failed waits at least this long, whatever `after` says: some clients misread the delays they are given.
+    pub failed_for_at_least: Duration,
+    pub attempt: AttemptCount,
+}
+
+/// Whether the delivery that ends counts as an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptCount {
+    Counts,
+    /// The consumer suspended: the next delivery has the same attempt number.
+    Suspended,
+}
+
+/// Why a delivery could not be finished or changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseError {
+    /// The delivery has ended and the message was given to somebody else, or the group's position was reset.
+    Ended,
+    /// The handle names another group or topic.
+    Foreign,
+    Busy,
+    Failed {
+        why: String,
+    },
+}
+
+error_text!(ReceiveError {
+    TooManyPolls => "polling full: too many receive calls are waiting",
+    NoReadableQueue => "no readable queue: the topic is write-only",
+    GroupPulls => "the group pulls this topic by offsets: reset its position before it receives",
+    Failed { why } => why.clone(),
+});
+error_text!(LeaseError {
+    Ended => "the delivery has ended: the message was given to another consumer or the group's position was reset",
+    Foreign => "the receipt handle belongs to another topic or group",
+    Busy => "too much is being written, try again after a pause",
+    Failed { why } => why.clone(),
+});

@@ -1,0 +1,34 @@
+//! How shards are doing.
+
+use crate::ShardId;
+
+/// How a shard is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardStatus {
+    pub shard: ShardId,
+    pub epoch: u32,
+    /// First byte address that is kept.
+    pub start: u64,
+    pub end: u64,
+    pub durable: u64,
+    pub disk_total: u64,
+    pub disk_free: u64,
+    pub condition: ShardCondition,
+    pub open_polls: u64,
+    pub messages_stored: u64,
+    pub messages_delivered: u64,
+    pub messages_acked: u64,
+    pub dead_letters: u64,
+}
+
+/// What a shard can still do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShardCondition {
+    #[default]
+    Ready,
+    /// The disk is nearly full: no sends, everything else goes on.
+    Full,
+    /// The disk failed: nothing more is acknowledged; the process must restart.
+    Failed,
+    Draining,
+}
