@@ -68,7 +68,7 @@ fn waiting_receives_are_woken_and_share_what_arrives() {
     let polls: Vec<_> = (0..4).map(|_| rig.poll(&group, "c", 32, Filter::All, term, 20_000)).collect();
     for _ in 0..2 {
         let token = rig.token();
-        rig.step(Event::Send { token, topic: topic(), drafts: vec![super::rig::Note { tag: None }] });
+        rig.step(Event::Send { token, topic: topic(), client: ClientId::new("p"), drafts: vec![super::rig::Note::plain(u128::from(token.0), None)] });
     }
     assert!(polls.iter().all(|poll| !rig.replies.contains_key(poll)), "nothing is delivered before it is committed");
     rig.settle();

@@ -5,7 +5,7 @@ use super::{DatedKey, State, ready};
 use crate::state::event::Secret;
 use gantry_model::contract::metadata::{Cluster, Version};
 use gantry_model::handle::HandleKey;
-use gantry_model::topic::{Permission, Retention, TopicType};
+use gantry_model::topic::{Permission, Retention, TopicOptions, TopicType};
 use gantry_model::{Group, Topic, TopicId, TopicName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -61,6 +61,8 @@ pub struct TopicImage {
     permission: Permission,
     queues: Vec<Run>,
     retention: Retention,
+    #[serde(default, skip_serializing_if = "TopicOptions::is_default")]
+    options: TopicOptions,
     created_ms: u64,
 }
 
@@ -114,6 +116,7 @@ impl TopicImage {
             permission: topic.permission,
             queues: queues::pack(&topic.queues),
             retention: topic.retention,
+            options: topic.options.clone(),
             created_ms: topic.created_ms,
         }
     }
@@ -121,8 +124,8 @@ impl TopicImage {
     fn topic(self) -> Result<Topic, Unfit> {
         let queues = queues::unpack(&self.queues).filter(|queues| !queues.is_empty());
         let queues = queues.ok_or_else(|| Unfit(format!("the queues of topic `{}` make no sense", self.name)))?;
-        let TopicImage { id, name, kind, permission, retention, created_ms, .. } = self;
-        Ok(Topic { id, name, kind, permission, queues, retention, created_ms })
+        let TopicImage { id, name, kind, permission, retention, options, created_ms, .. } = self;
+        Ok(Topic { id, name, kind, permission, queues, retention, options, created_ms })
     }
 }
 
