@@ -136,7 +136,15 @@ impl World {
         let own = dice.below(8) > 0;
         let position = Lsn(if own { self.end } else { 8 * dice.below(1 << 17) });
         let keys: Vec<u64> = (0..KEYS).filter(|_| own && dice.below(6) == 0).map(hash_of).collect();
-        let entry = Entry { queue, offset, position, len: 8 * dice.below(500) as u32, tag_hash: dice.next() as u32, lane: [0, 0, dice.next() as u32][dice.below(3) as usize], time: self.time };
+        let entry = Entry {
+            queue,
+            offset,
+            position,
+            len: 8 * dice.below(500) as u32,
+            tag_hash: dice.next() as u32,
+            lane: [0, 0, dice.next() as u32][dice.below(3) as usize],
+            time: self.time,
+        };
         self.index.append(entry, &keys);
         self.reference.min.entry(queue).or_insert(offset);
         self.reference.next.insert(queue, offset.next());
