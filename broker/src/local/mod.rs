@@ -223,7 +223,7 @@ impl Broker for LocalBroker {
     }
 
     async fn dead_letter(&self, group: &Group, handle: ReceiptHandle) -> Result<(), LeaseError> {
-        if !belongs(&group, &handle) {
+        if !belongs(group, &handle) {
             return Err(LeaseError::Foreign);
         }
         let _permit = self.admission.enter(Lane::Control, CONTROL_BYTES).ok_or(LeaseError::Busy)?;

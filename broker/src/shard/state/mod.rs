@@ -268,7 +268,9 @@ impl State {
                 self.groups_of.remove(topic);
             }
             Forget::Group(group) => {
-                self.groups_of.values_mut().for_each(|groups| drop(groups.remove(group)));
+                for groups in self.groups_of.values_mut() {
+                    groups.remove(group);
+                }
                 self.head.members.remove(group);
             }
         }
