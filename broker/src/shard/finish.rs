@@ -110,6 +110,8 @@ impl<D: Draft> Core<D> {
             Holder::Holds { queue, attempt } => {
                 let holder = self.holder_definition(&group, handle.group);
                 self.bury(&holder, queue, handle.offset.0, attempt, DeadReason::Forwarded, entries);
+                self.unlocked(queue, handle.group);
+                self.serve(queue.topic(), handle.group, entries);
                 Ok(())
             }
             Holder::Finished => Ok(()),
