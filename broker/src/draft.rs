@@ -4,12 +4,11 @@ use crate::record::{self, Record};
 use crate::shard::send::Class;
 use bytes::Bytes;
 use gantry_model::contract::Metadata;
-use gantry_model::message::{BodyDigest, Message, Origin, StoredMessage};
+use gantry_model::message::{Message, Origin, StoredMessage};
 use gantry_model::{Lsn, Offset, QueueKey, TopicId};
 use gantry_store::frame::{Frame, HEADER, Kind, padded};
 use gantry_store::index::{Entry, KeyKind, key_hash};
 use gantry_store::record::{FIXED, Fixed, MessageView, Name, encode_properties, first_message_id, tag_hash};
-use sha1::{Digest, Sha1};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 /// A message encoded on the caller's thread, but for its place.
@@ -27,8 +26,7 @@ pub struct Draft {
 
 impl Draft {
     pub fn new(topic: TopicId, message: &Message) -> Draft {
-        let digest: BodyDigest = Sha1::digest(&message.body).into();
-        let properties = encode_properties(message, &digest);
+        let properties = encode_properties(message, &message.digest);
         let tag_hash = message.tag.as_deref().map_or(0, tag_hash);
         let fixed = Fixed {
             queue: QueueKey(0),

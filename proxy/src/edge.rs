@@ -17,19 +17,18 @@ use crate::rpc::Messaging;
 use crate::shared::{Phase, Shared};
 use crate::status::Refusal;
 use crate::tls::{Choice, Tls};
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::wire::{self, Answer};
+use bytes::Bytes;
 use gantry_platform::clock::{sleep, timeout};
 use gantry_platform::tasks::{self, Stop};
+use gantry_proto::v2::Code;
 use gantry_proto::v2::messaging_service_server::MessagingServiceServer;
-use gantry_proto::v2::{Code, HeartbeatResponse, Status};
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use prost::Message;
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -296,7 +295,7 @@ impl Calls {
             Some(rpc) => self.messaging_call(rpc, request).await,
             None => {
                 let Ok(response) = self.door.routes.clone().call(request).await;
-                response
+                response.map(Answer::Made)
             }
         };
         Ok(response.map(|body| Guarded { body, _open: open }))
@@ -309,40 +308,58 @@ impl Calls {
         path.strip_prefix("/apache.rocketmq.v2.MessagingService/").and_then(Rpc::named)
     }
 
-    async fn messaging_call(&self, rpc: Rpc, request: Request<Incoming>) -> Response<tonic::body::Body> {
-        let most = self.messaging.shared.config.limits.request_bytes(rpc);
-        let mut server = MessagingServiceServer::from_arc(self.messaging.clone()).max_decoding_message_size(most);
+    async fn messaging_call(&self, rpc: Rpc, request: Request<Incoming>) -> Response<Answer> {
         if rpc == Rpc::Telemetry {
-            let Ok(response) = Service::call(&mut server, request).await;
-            return response;
+            return self.made(rpc, request).await;
         }
         let charge = Charge::new(self.budget.clone());
         let request = request.map(|body| Charged::new(body, charge.clone()));
-        let Ok(response) = Service::call(&mut server, request).await;
+        let response = match rpc {
+            Rpc::SendMessage | Rpc::AckMessage => self.often(rpc, request).await.unwrap_or_else(wire::refuse),
+            _ => self.made(rpc, request).await,
+        };
         if charge.was_refused() { self.over_budget(rpc) } else { response }
     }
 
-    /// The status is field 1 of the response of every rpc, so one answer fits all.
-    fn over_budget(&self, rpc: Rpc) -> Response<tonic::body::Body> {
+    /// A call as tonic reads and answers it.
+    async fn made<B>(&self, rpc: Rpc, request: Request<B>) -> Response<Answer>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let most = self.messaging.shared.config.limits.request_bytes(rpc);
+        let mut server = MessagingServiceServer::from_arc(self.messaging.clone()).max_decoding_message_size(most);
+        let Ok(response) = Service::call(&mut server, request).await;
+        response.map(Answer::Made)
+    }
+
+    /// One of the calls that come by the thousand.
+    async fn often(&self, rpc: Rpc, request: Request<Charged>) -> Result<Response<Answer>, tonic::Status> {
+        let most = self.messaging.shared.config.limits.request_bytes(rpc);
+        let (parts, body) = request.into_parts();
+        let headers = parts.headers;
+        match rpc {
+            Rpc::SendMessage => {
+                let message = wire::read(&headers, body, most).await?;
+                Ok(wire::answer(&self.messaging.send(headers.into(), message).await))
+            }
+            _ => {
+                let message = wire::read(&headers, body, most).await?;
+                Ok(wire::answer(&self.messaging.ack(headers.into(), message).await))
+            }
+        }
+    }
+
+    fn over_budget(&self, rpc: Rpc) -> Response<Answer> {
         let refusal = Refusal::new(Code::TooManyRequests, "flow limit: too many bytes of requests are being worked on, try again after a pause");
         self.messaging.shared.metrics.answered(rpc, refusal.code, Duration::ZERO);
-        let message = HeartbeatResponse { status: Some(Status::from(refusal)) };
-        let mut data = BytesMut::with_capacity(5 + message.encoded_len());
-        data.put_u8(0);
-        data.put_u32(message.encoded_len() as u32);
-        data.extend_from_slice(&message.encode_to_vec());
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static("0"));
-        let body = Full::new(data.freeze()).with_trailers(async move { Some(Ok::<_, Infallible>(trailers)) });
-        let mut response = Response::new(tonic::body::Body::new(body));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        response
+        wire::answer_status(refusal.into())
     }
 }
 
 /// A response body that keeps its call open until it is written or given up.
 struct Guarded {
-    body: tonic::body::Body,
+    body: Answer,
     _open: OpenCall,
 }
 

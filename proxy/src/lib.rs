@@ -12,6 +12,7 @@
 pub mod edge;
 pub mod tls;
 pub mod budget;
+pub mod wire;
 pub mod context;
 pub mod rpc;
 pub mod validate;
