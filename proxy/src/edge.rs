@@ -13,7 +13,7 @@
 use crate::budget::{Budget, Charge, Charged};
 use crate::context::Peer;
 use crate::metrics::Rpc;
-use crate::rpc::Messaging;
+use crate::rpc::{Messaging, receive_message};
 use crate::shared::{Phase, Shared};
 use crate::status::Refusal;
 use crate::tls::{Choice, Tls};
@@ -315,7 +315,7 @@ impl Calls {
         let charge = Charge::new(self.budget.clone());
         let request = request.map(|body| Charged::new(body, charge.clone()));
         let response = match rpc {
-            Rpc::SendMessage | Rpc::AckMessage => self.often(rpc, request).await.unwrap_or_else(wire::refuse),
+            Rpc::SendMessage | Rpc::ReceiveMessage | Rpc::AckMessage => self.often(rpc, request).await.unwrap_or_else(wire::refuse),
             _ => self.made(rpc, request).await,
         };
         if charge.was_refused() { self.over_budget(rpc) } else { response }
@@ -342,6 +342,11 @@ impl Calls {
             Rpc::SendMessage => {
                 let message = wire::read(&headers, body, most).await?;
                 Ok(wire::answer(&self.messaging.send(headers.into(), message).await))
+            }
+            Rpc::ReceiveMessage => {
+                let message = wire::read(&headers, body, most).await?;
+                let answers = receive_message::answer(&self.messaging, headers.into(), message);
+                Ok(wire::respond(Answer::Deliveries(Box::new(answers))))
             }
             _ => {
                 let message = wire::read(&headers, body, most).await?;

@@ -17,6 +17,7 @@ pub mod context;
 pub mod rpc;
 pub mod validate;
 pub mod convert;
+pub mod delivery_codec;
 pub mod first_use;
 pub mod sessions;
 pub mod settings;

@@ -5,6 +5,7 @@
 //! written to the log. What a client sees is the same.
 
 use crate::budget::Charged;
+use crate::rpc::receive_message;
 use bytes::{BufMut, Bytes, BytesMut};
 use gantry_proto::v2::Status as AnswerStatus;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
@@ -58,7 +59,7 @@ impl Request {
     fn add(&mut self, data: Bytes, most: usize) -> Result<(), Status> {
         if self.arrived().is_empty() {
             self.whole = data;
-        } else {
+        } else if !data.is_empty() {
             if self.gathered.is_empty() {
                 self.gathered.reserve(FIRST_ROOM);
                 self.gathered.extend_from_slice(&self.whole);
@@ -103,6 +104,7 @@ impl Request {
 pub enum Answer {
     /// As tonic made it.
     Made(tonic::body::Body),
+    Deliveries(Box<receive_message::Answers>),
     Message(Bytes),
     Trailers,
     End,
@@ -121,6 +123,7 @@ impl Body for Answer {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let (frame, next) = match &mut *self {
             Answer::Made(body) => return Pin::new(body).poll_frame(cx),
+            Answer::Deliveries(answers) => return Pin::new(&mut **answers).poll_frame(cx),
             Answer::Message(data) => (Frame::data(std::mem::take(data)), Answer::Trailers),
             Answer::Trailers => (Frame::trailers(trailers()), Answer::End),
             Answer::End => return Poll::Ready(None),
@@ -132,6 +135,7 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match self {
             Answer::Made(body) => body.is_end_stream(),
+            Answer::Deliveries(answers) => answers.is_end_stream(),
             Answer::End => true,
             Answer::Message(_) | Answer::Trailers => false,
         }
@@ -139,19 +143,25 @@ impl Body for Answer {
 }
 
 /// What ends every answer: how a call went is said inside its messages.
-fn trailers() -> HeaderMap {
+pub fn trailers() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
     trailers
 }
 
+/// Appends a message with its prefix.
+pub fn put(out: &mut BytesMut, message: &impl Message) {
+    let len = message.encoded_len();
+    out.reserve(PREFIX + len);
+    out.put_u8(0);
+    out.put_u32(u32::try_from(len).expect("answers are limited to far less"));
+    message.encode_raw(out);
+}
+
 /// An answer with one message.
 pub fn answer(message: &impl Message) -> Response<Answer> {
-    let len = message.encoded_len();
-    let mut data = BytesMut::with_capacity(PREFIX + len);
-    data.put_u8(0);
-    data.put_u32(u32::try_from(len).expect("answers are limited to far less"));
-    message.encode_raw(&mut data);
+    let mut data = BytesMut::new();
+    put(&mut data, message);
     respond(Answer::Message(data.freeze()))
 }
 
@@ -160,7 +170,8 @@ pub fn answer_status(status: AnswerStatus) -> Response<Answer> {
     answer(&gantry_proto::v2::HeartbeatResponse { status: Some(status) })
 }
 
-fn respond(body: Answer) -> Response<Answer> {
+/// The response that begins an answer.
+pub fn respond(body: Answer) -> Response<Answer> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
     response
@@ -198,6 +209,7 @@ mod tests {
         let data = Bytes::from(framed(b"hello"));
         let mut request = Request::default();
         request.add(data.clone(), MOST).unwrap();
+        // Many clients end a call with an empty frame.
         request.add(Bytes::new(), MOST).unwrap();
         let message = request.message().unwrap();
         assert_eq!(message, &b"hello"[..]);

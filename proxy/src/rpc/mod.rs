@@ -167,7 +167,7 @@ fn overall(mut entries: impl Iterator<Item = Status>) -> Status {
 
 #[tonic::async_trait]
 impl MessagingService for Messaging {
-    type ReceiveMessageStream = receive_message::Answers;
+    type ReceiveMessageStream = tokio_stream::Empty<Result<ReceiveMessageResponse, tonic::Status>>;
     type PullMessageStream = pull_message::Answers;
     type TelemetryStream = telemetry::Answers;
 
@@ -187,8 +187,8 @@ impl MessagingService for Messaging {
         self.unary(Rpc::QueryAssignment, request, |context, request| query_assignment::answer(self, context, request)).await
     }
 
-    async fn receive_message(&self, request: Request<ReceiveMessageRequest>) -> Result<Response<receive_message::Answers>, tonic::Status> {
-        Ok(Response::new(receive_message::answer(self, request)))
+    async fn receive_message(&self, _: Request<ReceiveMessageRequest>) -> Result<Response<Self::ReceiveMessageStream>, tonic::Status> {
+        read_by_the_edge()
     }
 
     async fn ack_message(&self, _: Request<AckMessageRequest>) -> Result<Response<AckMessageResponse>, tonic::Status> {
