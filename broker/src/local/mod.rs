@@ -4,7 +4,7 @@ mod later;
 
 use crate::admission::{Admission, Lane};
 use crate::alive::Alive;
-use crate::draft::Draft;
+use crate::draft::{Draft, RawMessage};
 use crate::post::{PostOffice, ReplyTo};
 use crate::read::Messages;
 use crate::shard::core::{After, Draft as _, Given, Token};
@@ -108,8 +108,8 @@ impl LocalBroker {
         for (given, found) in leased {
             let handle = handle(self.shard, &given);
             match self.messages.read(found).await {
-                Ok(Some(message)) if request.filter.wants(message.message.tag.as_deref()) => {
-                    deliveries.push(Delivery { message, handle, attempt: given.attempt });
+                Ok(Some(message)) if request.filter.wants(message.tag()) => {
+                    deliveries.push(Delivery { message: Box::new(message), handle, attempt: given.attempt });
                 }
                 Ok(_) => finished.push(handle),
                 Err(error) => tracing::error!(%error, group = %request.group.name, "a stored message can't be read; it stays with the group"),
@@ -257,7 +257,7 @@ impl Broker for LocalBroker {
     async fn find(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError> {
         let mut messages = Vec::new();
         for found in self.find_places(topic, &query, limit).await? {
-            let Some(message) = self.messages.read(found).await? else { continue };
+            let Some(message) = self.messages.read(found).await?.and_then(RawMessage::decode) else { continue };
             // Two texts may share a hash; only the text itself decides.
             let meant = match &query {
                 Query::MessageId(id) => message.message.id == *id,

@@ -252,7 +252,7 @@ impl FakeBroker {
                 let lease = LeaseId(state.given as u64);
                 let handle =
                     ReceiptHandle { shard: ShardId(0), topic, group, queue: message.queue, offset: message.offset, lease, reset: 0, attempt: 1 };
-                deliveries.push(Delivery { message: message.clone(), handle, attempt: 1 });
+                deliveries.push(Delivery { message: Box::new(message.clone()), handle, attempt: 1 });
                 state.given += 1;
             }
             deliveries
