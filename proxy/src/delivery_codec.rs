@@ -272,6 +272,7 @@ mod tests {
                 id, born_host, tag, group, trace_context, lite_topic, keys, digest, born_ms, deliver_ms, priority,
                 properties: properties.into_iter().collect(),
                 body: body.into(),
+                recovery_ms: None,
                 kind: MessageKind::from_number(kind).unwrap_or_default(),
                 encoding: if gzip { BodyEncoding::Gzip } else { BodyEncoding::Identity },
             };

@@ -380,7 +380,8 @@ mod tests {
         for (at, kind) in KINDS.into_iter().enumerate() {
             assert_eq!((kind as usize, Kind::from_number(at as u8 + 1)), (at + 1, Some(kind)));
         }
-        assert_eq!((Kind::from_number(0), Kind::from_number(27), Kind::from_number(255)), (None, None, None));
+        let after = KINDS.len() as u8 + 1;
+        assert_eq!((Kind::from_number(0), Kind::from_number(after), Kind::from_number(255)), (None, None, None));
     }
 
     #[test]
