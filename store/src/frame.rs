@@ -53,12 +53,14 @@ pub enum Kind {
     Forget = 25,
     /// Stands where a damaged range was set aside; written by the log itself.
     Gap = 26,
+    /// Delayed messages that were overdue when a leader began are released beside those that fall due now, or all of them were.
+    CatchUp = 27,
     /// Written by a later version, and marked as safe to skip. Never written.
     Unknown = 255,
 }
 
 /// Every kind that is written, by number.
-const KINDS: [Kind; 26] = {
+const KINDS: [Kind; 27] = {
     use Kind::*;
     [
         EpochStart,
@@ -87,6 +89,7 @@ const KINDS: [Kind; 26] = {
         Cursor,
         Forget,
         Gap,
+        CatchUp,
     ]
 };
 
@@ -96,9 +99,10 @@ impl Kind {
         KINDS.get(usize::from(number).checked_sub(1)?).copied()
     }
 
-    /// Whether it brings a client's message. Such frames are refused first when the disk fills up; all others help to empty it.
+    /// Whether it brings a message to a queue without taking one from another. Such frames are refused first when the disk fills up; all others
+    /// help to empty it.
     pub fn is_data(self) -> bool {
-        matches!(self, Kind::Message | Kind::Half | Kind::Delayed)
+        matches!(self, Kind::Message | Kind::Half | Kind::Delayed | Kind::Release)
     }
 
     /// Whether a reader that does not know it must stop, because the state would come out wrong without it.
