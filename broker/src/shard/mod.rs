@@ -13,9 +13,13 @@ pub mod inbox;
 pub mod thread;
 mod write;
 mod parked;
+pub mod timers;
+mod due;
 pub mod upkeep;
 
 #[cfg(test)]
 mod core_tests;
 #[cfg(test)]
 mod rig;
+#[cfg(test)]
+mod timers_tests;
