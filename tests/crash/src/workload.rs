@@ -19,13 +19,28 @@ use std::time::Duration;
 /// What a client was told.
 #[derive(Clone, Debug)]
 pub enum Fact {
-    Sent { queue: QueueId, offset: Offset, id: String, body: Bytes },
-    Acked { queue: QueueId, offset: Offset },
+    Sent {
+        queue: QueueId,
+        offset: Offset,
+        id: String,
+        body: Bytes,
+    },
+    Acked {
+        queue: QueueId,
+        offset: Offset,
+    },
     Dead,
-    Delayed { handle: RecallHandle, body: Bytes },
+    Delayed {
+        handle: RecallHandle,
+        body: Bytes,
+    },
     /// The answer to a recall is under way.
-    Recalling { message_id: String },
-    Recalled { message_id: String },
+    Recalling {
+        message_id: String,
+    },
+    Recalled {
+        message_id: String,
+    },
 }
 
 /// A recording, and what its notes mean.
