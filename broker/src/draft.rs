@@ -1,13 +1,13 @@
 //! Messages between the caller and the log: what can be encoded before the shard decides the place, and what is read back.
 
-use crate::record::{self, Record};
+use crate::record::{self, Delayed, Record};
 use crate::shard::send::Class;
 use bytes::Bytes;
 use gantry_model::contract::Metadata;
 use gantry_model::message::{Deliverable, Facts, Message, Origin, Property, StoredMessage};
 use gantry_model::{Lsn, Offset, QueueKey, TopicId};
 use gantry_store::frame::{Frame, HEADER, Kind, padded};
-use gantry_store::index::{Entry, KeyKind, key_hash};
+use gantry_store::index::{Due, Entry, KeyKind, Timer, key_hash};
 use gantry_store::record::{FIXED, Fixed, MessageView, Name, encode_properties, first_message_id, tag_hash};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
@@ -123,6 +123,36 @@ pub fn entry_of(lsn: Lsn, frame: &Frame) -> Option<(Entry, Vec<u64>)> {
             Some((entry(queue, offset, marks), keys_of(queue.topic(), &copy)))
         }
     }
+}
+
+/// What the index has to remember of a frame with a delayed message.
+pub fn timer_of(lsn: Lsn, frame: &Frame) -> Option<Timer> {
+    let delayed = delayed(frame)?;
+    Some(Timer { due: Due { time: delayed.deliver_ms, position: lsn }, queue: delayed.queue })
+}
+
+fn delayed(frame: &Frame) -> Option<Delayed> {
+    if frame.header.kind != Kind::Delayed {
+        return None;
+    }
+    match Record::decode(Kind::Delayed, &frame.payload).ok()?? {
+        Record::Delayed(delayed) => Some(delayed),
+        _ => None,
+    }
+}
+
+/// Whether a client sent the message of a frame; copies of it are not sends.
+pub fn is_sent(frame: &Frame) -> bool {
+    match frame.header.kind {
+        Kind::Message | Kind::Half => true,
+        Kind::Delayed => delayed(frame).is_some_and(|delayed| delayed.moved.is_none()),
+        _ => false,
+    }
+}
+
+/// Whether nobody may see the message of a frame yet: it is delayed.
+pub fn is_hidden(frame: &Frame) -> bool {
+    frame.header.kind == Kind::Delayed
 }
 
 /// Hashes under which a message payload can be found in a topic.

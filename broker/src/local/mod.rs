@@ -1,6 +1,7 @@
 //! The broker of this process: one shard behind the contract that proxies call.
 
 mod later;
+mod recall;
 
 use crate::admission::{Admission, Lane};
 use crate::alive::Alive;
@@ -288,8 +289,8 @@ impl Broker for LocalBroker {
 
     fn producer_ready(&self, _topics: &[TopicId]) {}
 
-    async fn recall(&self, _topic: &Topic, _handle: RecallHandle) -> Result<(), RecallError> {
-        Err(RecallError::Failed { why: later::TIMERS.into() })
+    async fn recall(&self, topic: &Topic, handle: RecallHandle) -> Result<(), RecallError> {
+        self.take_back(topic, handle).await
     }
 
     async fn pull(&self, _request: PullRequest) -> Result<Pulled, PullError> {
@@ -354,6 +355,12 @@ impl Broker for LocalBroker {
             messages_acked: number(&status.messages_acked),
             dead_letters: number(&status.dead_letters),
             filter_errors: number(&status.filter_errors),
+            timers_pending: number(&status.timers_pending),
+            timers_released: number(&status.timers_released),
+            timers_recalled: number(&status.timers_recalled),
+            timers_orphaned: number(&status.timers_orphaned),
+            timers_damaged: number(&status.timers_damaged),
+            timer_lateness_ms: number(&status.timer_lateness_ms),
         }]
     }
 
