@@ -9,10 +9,12 @@
 
 pub mod lease;
 pub mod dead;
+pub mod transaction;
 pub mod upkeep;
 
 pub use dead::Dead;
 pub use lease::{Ack, Expire, Lease, LeasedQueue, SetVisible, Visibility};
+pub use transaction::{CheckStep, Half, Outcome, Repark, TxnCheck, TxnEnd};
 pub use upkeep::{EpochStart, Forget, Trim};
 
 use crate::codec::{Reader, Writer};
@@ -29,6 +31,10 @@ pub enum Record {
     SetVisible(SetVisible),
     Expire(Expire),
     Dead(Dead),
+    Half(Half),
+    Repark(Repark),
+    TxnCheck(TxnCheck),
+    TxnEnd(TxnEnd),
     Trim(Trim),
     Forget(Forget),
 }
@@ -56,6 +62,10 @@ impl Record {
             Record::SetVisible(_) => Kind::SetVisible,
             Record::Expire(_) => Kind::Expire,
             Record::Dead(_) => Kind::Dead,
+            Record::Half(_) => Kind::Half,
+            Record::Repark(_) => Kind::Repark,
+            Record::TxnCheck(_) => Kind::CheckSent,
+            Record::TxnEnd(_) => Kind::TxnEnd,
             Record::Trim(_) => Kind::Trim,
             Record::Forget(_) => Kind::Forget,
         }
@@ -71,6 +81,10 @@ impl Record {
             Record::SetVisible(set) => set.encode(&mut out),
             Record::Expire(expire) => expire.encode(&mut out),
             Record::Dead(dead) => dead.encode(&mut out),
+            Record::Half(half) => half.encode(&mut out),
+            Record::Repark(moved) => moved.encode(&mut out),
+            Record::TxnCheck(check) => check.encode(&mut out),
+            Record::TxnEnd(end) => end.encode(&mut out),
             Record::Trim(trim) => trim.encode(&mut out),
             Record::Forget(forget) => forget.encode(&mut out),
         }
@@ -88,6 +102,10 @@ impl Record {
             Kind::SetVisible => SetVisible::decode(&mut input).map(Record::SetVisible),
             Kind::Expire => Expire::decode(&mut input).map(Record::Expire),
             Kind::Dead => Dead::decode(&mut input).map(Record::Dead),
+            Kind::Half => Half::decode(&mut input).map(Record::Half),
+            Kind::Repark => Repark::decode(&mut input).map(Record::Repark),
+            Kind::CheckSent => TxnCheck::decode(&mut input).map(Record::TxnCheck),
+            Kind::TxnEnd => TxnEnd::decode(&mut input).map(Record::TxnEnd),
             Kind::Trim => Trim::decode(&mut input).map(Record::Trim),
             Kind::Forget => Forget::decode(&mut input).map(Record::Forget),
             _ => return Ok(None),
@@ -102,6 +120,9 @@ impl Record {
     pub fn placed(&self) -> Option<(QueueKey, Offset)> {
         match self {
             Record::Dead(dead) => Some((dead.dead_queue, dead.dead_offset)),
+            Record::Half(half) => Some((half.queue, Offset(half.id))),
+            Record::Repark(moved) => Some((moved.queue, moved.at)),
+            Record::TxnEnd(TxnEnd { outcome: Outcome::Committed(queue, offset), .. }) => Some((*queue, *offset)),
             _ => None,
         }
     }
@@ -112,6 +133,9 @@ pub fn head_len(kind: Kind, payload: &[u8]) -> Option<usize> {
     match kind {
         Kind::Message => Some(0),
         Kind::Dead => Some(Dead::HEAD),
+        Kind::Half => Half::head_len(payload),
+        Kind::Repark => Some(Repark::HEAD),
+        Kind::TxnEnd => TxnEnd::head_len(payload),
         _ => Some(payload.len()),
     }
 }
@@ -164,12 +188,39 @@ mod tests {
             Dead { group, queue, offset, attempts: 16, reason: DeadReason::Forwarded, dead_queue: queue, dead_offset: Offset(0), original: Lsn(64) };
         assert_eq!(Record::Dead(dead.clone()).encode().len(), Dead::HEAD);
         check(Record::Dead(dead));
+        check(Record::Half(Half { queue, id: 7, time: 1, first_check: 6_001, sender: ClientId::new("host@1@0") }));
+        let moved = Record::Repark(Repark { queue, id: 7, at: offset });
+        assert_eq!(moved.encode().len(), Repark::HEAD);
+        check(moved);
+        for step in [CheckStep::Sent, CheckStep::GivenUp, CheckStep::Resumed] {
+            check(Record::TxnCheck(TxnCheck { topic: TopicId(7), id: 7, step, time: 2, next: u64::MAX }));
+        }
+        for outcome in [Outcome::Committed(queue, offset), Outcome::RolledBack] {
+            check(Record::TxnEnd(TxnEnd { topic: TopicId(7), id: 7, time: 3, outcome }));
+        }
+    }
+
+    #[test]
+    fn the_head_of_a_frame_ends_where_its_message_begins() {
+        let (queue, id) = (QueueKey(0x0007_0000_0100), 9);
+        let ends = [Outcome::Committed(queue, Offset(4)), Outcome::RolledBack].map(|outcome| TxnEnd { topic: TopicId(7), id, time: 3, outcome });
+        let half = Half { queue, id, time: 1, first_check: 2, sender: ClientId::new("p") };
+        for record in [Record::Half(half), Record::Repark(Repark { queue, id, at: Offset(11) }), Record::TxnEnd(ends[0])] {
+            let head = record.encode();
+            let payload = [&head[..], b"a message payload"].concat();
+            assert_eq!(head_len(record.kind(), &payload), Some(head.len()));
+            assert_eq!(Record::decode(record.kind(), &payload), Ok(Some(record)));
+        }
+        let rolled_back = Record::TxnEnd(ends[1]);
+        let longer = [&rolled_back.encode()[..], b"a message payload"].concat();
+        assert_eq!(Record::decode(Kind::TxnEnd, &longer), Err(Malformed { kind: Kind::TxnEnd }), "no message follows a rollback");
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            for kind in [Kind::EpochStart, Kind::Lease, Kind::Ack, Kind::SetVisible, Kind::Expire, Kind::Dead, Kind::Trim, Kind::Forget] {
+            let kinds = [Kind::EpochStart, Kind::Lease, Kind::Ack, Kind::SetVisible, Kind::Expire, Kind::Dead, Kind::Trim, Kind::Forget];
+            for kind in kinds.into_iter().chain([Kind::Half, Kind::Repark, Kind::CheckSent, Kind::TxnEnd]) {
                 let _ = Record::decode(kind, &bytes);
             }
         }

@@ -4,11 +4,15 @@
 //! what is committed. The rule that keeps clients safe: nothing leaves before what it rests on is committed. Messages become visible to
 //! receivers with [`Event::Committed`]; a reply is sent by the driver once everything appended before it is committed.
 
+use super::parked::is_parked;
 use super::polls::{Poll, Polls};
 use super::send::Class;
 use super::state::State;
+use super::state::transactions::{Open, TxnKey};
+use super::transactions::{Asked, Checks};
 use crate::record::{EpochStart, Forget, Record, Trim};
-use gantry_model::contract::broker::{AttemptCount, LeaseError, QueueBounds, QueuePosition, SendError, Sent};
+use gantry_model::contract::broker::{AttemptCount, EndError, EndedBy, LeaseError, QueueBounds, QueuePosition, Resolution, SendError, Sent};
+use gantry_model::handle::TransactionHandle;
 use gantry_model::{ClientId, Group, GroupId, LeaseId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -99,6 +103,36 @@ pub enum Event<D> {
         token: Token,
         topic: Arc<Topic>,
     },
+    EndTransaction {
+        token: Token,
+        topic: Arc<Topic>,
+        id: u64,
+        resolution: Resolution,
+        by: EndedBy,
+    },
+    ResumeTransaction {
+        token: Token,
+        key: TxnKey,
+    },
+    OpenTransactions {
+        token: Token,
+        topic: TopicId,
+        limit: usize,
+    },
+    /// What became of an [`Action::Check`].
+    Asked {
+        key: TxnKey,
+        asked: Asked,
+    },
+    /// A producer of these topics can be reached.
+    ProducerReady {
+        topics: Vec<TopicId>,
+    },
+    /// Messages of open transactions must move, so that the part of the log where they are can go.
+    Repark {
+        topic: TopicId,
+        ids: Vec<u64>,
+    },
     /// A group's definition as the controller has it now.
     GroupKnown {
         group: Arc<Group>,
@@ -141,6 +175,12 @@ pub enum Action<D> {
         record: Record,
         from: Lsn,
     },
+    /// Ask a producer of the topic what became of its transaction, and report with [`Event::Asked`]. The message is parked at `at`.
+    Check {
+        handle: TransactionHandle,
+        sender: ClientId,
+        at: Offset,
+    },
     Reply {
         token: Token,
         reply: Reply,
@@ -177,6 +217,8 @@ pub enum Reply {
     Positions(Vec<QueuePosition>),
     Queues(Vec<QueueBounds>),
     TooManyPolls,
+    Ended(Result<(), EndError>),
+    OpenTransactions(Vec<(u64, Open)>),
 }
 
 /// One delivery, before the message itself is read.
@@ -198,12 +240,14 @@ pub struct Limits {
     pub cursor_span: u64,
     /// Messages that one delivery looks at before it lets others go on.
     pub scan: usize,
+    /// Open transactions, those included that were given up.
+    pub transactions: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         use gantry_model::limits::{CURSOR_SPAN_MAX, LEASES_PER_CURSOR};
-        Limits { polls: 100_000, leases_per_cursor: LEASES_PER_CURSOR, cursor_span: CURSOR_SPAN_MAX, scan: 4_096 }
+        Limits { polls: 100_000, leases_per_cursor: LEASES_PER_CURSOR, cursor_span: CURSOR_SPAN_MAX, scan: 4_096, transactions: 100_000 }
     }
 }
 
@@ -229,6 +273,7 @@ pub struct Core<D> {
     hidden: HashMap<QueueKey, (u64, u64)>,
     appended: u64,
     pub(super) rotation: HashMap<TopicId, u32>,
+    pub(super) checks: Checks,
     draining: bool,
     pub(super) out: Vec<Action<D>>,
 }
@@ -251,6 +296,7 @@ impl<D: Draft> Core<D> {
             hidden: HashMap::new(),
             appended: 0,
             rotation: HashMap::new(),
+            checks: Checks::default(),
             draining: false,
             out: Vec::new(),
         };
@@ -281,6 +327,12 @@ impl<D: Draft> Core<D> {
             Event::ClientGone { client } => self.client_gone(&client, entries),
             Event::Positions { token, group, topic } => self.positions(token, &group, &topic, entries),
             Event::Queues { token, topic } => self.queues(token, &topic),
+            Event::EndTransaction { token, topic, id, resolution, by } => self.end_transaction(token, &topic, id, (resolution, by), entries),
+            Event::ResumeTransaction { token, key } => self.resume_transaction(token, key),
+            Event::OpenTransactions { token, topic, limit } => self.open_transactions(token, topic, limit),
+            Event::Asked { key, asked } => self.asked(key, asked),
+            Event::ProducerReady { topics } => self.producer_ready(&topics),
+            Event::Repark { topic, ids } => self.repark_halves(topic, &ids, entries),
             Event::GroupKnown { group } => self.know(group),
             Event::Forget { what } => self.forget(what),
             Event::Trim { start, queues } => self.trim(start, queues),
@@ -295,7 +347,7 @@ impl<D: Draft> Core<D> {
     /// When something happens by itself next, in the shard's time.
     pub fn next_event(&self) -> Option<u64> {
         let timer = self.timers.first().map(|&(time, ..)| time);
-        timer.into_iter().chain(self.polls.next_deadline()).min()
+        timer.into_iter().chain(self.polls.next_deadline()).chain(self.checks.next_event()).min()
     }
 
     /// Whether something will end by itself: a lease, or the wait of a message.
@@ -376,7 +428,10 @@ impl<D: Draft> Core<D> {
         self.append(Record::Forget(what));
         self.polls.forget(what).into_iter().for_each(|token| self.end_poll(token));
         match what {
-            Forget::Topic(topic) => drop(self.rotation.remove(&topic)),
+            Forget::Topic(topic) => {
+                self.rotation.remove(&topic);
+                self.checks.forget_topic(topic);
+            }
             Forget::Group(group) => drop(self.groups.remove(&group)),
         }
     }
@@ -411,12 +466,19 @@ impl<D: Draft> Core<D> {
         self.out.push(Action::Append { record });
     }
 
+    /// Appends a client's message that nobody sees yet, behind the record that parks it.
+    pub(super) fn append_parked(&mut self, queue: QueueKey, offset: Offset, record: Record, draft: D) {
+        self.state.apply(&record);
+        self.appended += 1;
+        self.out.push(Action::Store { queue, offset, batch: BatchPart::Alone, head: Some(record), draft });
+    }
+
     /// Appends a record that brings along the message in the frame at `from`.
     pub(super) fn append_copy(&mut self, record: Record, from: Lsn) {
         self.state.apply(&record);
         match record.placed() {
-            Some((queue, offset)) => self.hide(queue, offset),
-            None => self.appended += 1,
+            Some((queue, offset)) if !is_parked(queue) => self.hide(queue, offset),
+            _ => self.appended += 1,
         }
         self.out.push(Action::Copy { record, from });
     }
@@ -443,6 +505,7 @@ impl<D: Draft> Core<D> {
     fn rearm(&mut self) {
         self.timers.clear();
         self.owned.clear();
+        self.rearm_checks();
         for (queue, group, cursor) in self.state.cursors() {
             if let Some(time) = cursor.next_event(0) {
                 self.timers.insert((time, queue, group));

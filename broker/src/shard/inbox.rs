@@ -1,12 +1,17 @@
 //! The way into a shard: requests with the channel for their answer, and the status that others may read at any time.
 
 use super::core::{After, Given, Token};
+use super::halves::Listed;
+use super::state::transactions::TxnKey;
+use super::transactions::Asked;
 use crate::admission::Permit;
 use crate::draft::Draft;
 use crate::post::ReplyTo;
 use crate::record::Forget;
-use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
-use gantry_model::{ClientId, Filter, Group, GroupId, Lsn, QueueKey, ReceiptHandle, Topic};
+use gantry_model::contract::broker::{
+    AttemptCount, EndError, EndedBy, LeaseError, LeaseTerm, QueueBounds, QueuePosition, Resolution, SendError, Sent, ShardCondition,
+};
+use gantry_model::{ClientId, Filter, Group, GroupId, Lsn, QueueKey, ReceiptHandle, Topic, TopicId};
 use gantry_store::index::{Entry, Run, RunError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +67,30 @@ pub enum Request {
     Queues {
         topic: Arc<Topic>,
         reply: ReplyTo<Vec<QueueBounds>>,
+    },
+    EndTransaction {
+        topic: Arc<Topic>,
+        id: u64,
+        resolution: Resolution,
+        by: EndedBy,
+        reply: ReplyTo<Result<(), EndError>>,
+    },
+    ResumeTransaction {
+        key: TxnKey,
+        reply: ReplyTo<Result<(), EndError>>,
+    },
+    OpenTransactions {
+        topic: TopicId,
+        limit: usize,
+        reply: ReplyTo<Vec<Listed>>,
+    },
+    /// What became of a question about a transaction.
+    Asked {
+        key: TxnKey,
+        asked: Asked,
+    },
+    ProducerReady {
+        topics: Vec<TopicId>,
     },
     Find {
         find: Find,
@@ -169,6 +198,16 @@ impl Inbox {
     }
 }
 
+/// Numbers of transactions.
+#[derive(Debug, Default)]
+pub struct TransactionNumbers {
+    pub open: AtomicU64,
+    pub committed: AtomicU64,
+    pub rolled_back: AtomicU64,
+    pub given_up: AtomicU64,
+    pub checks: AtomicU64,
+}
+
 /// Numbers that others read while the shard works.
 #[derive(Debug, Default)]
 pub struct Status {
@@ -184,6 +223,7 @@ pub struct Status {
     pub messages_delivered: AtomicU64,
     pub messages_acked: AtomicU64,
     pub dead_letters: AtomicU64,
+    pub transactions: TransactionNumbers,
 }
 
 impl Status {

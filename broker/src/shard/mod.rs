@@ -12,10 +12,14 @@ pub mod clock;
 pub mod inbox;
 pub mod thread;
 mod write;
-mod parked;
+pub mod parked;
+pub mod transactions;
+pub mod halves;
 pub mod upkeep;
 
 #[cfg(test)]
 mod core_tests;
+#[cfg(test)]
+mod transactions_tests;
 #[cfg(test)]
 mod rig;

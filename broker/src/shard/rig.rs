@@ -1,6 +1,7 @@
 //! A core without a world: a test plays the driver, commits when it wants to, and keeps the log to replay it.
 
 use super::core::{Action, After, Core, Draft, Entries, Entry, Event, Given, Limits, Reply, Token};
+use super::parked;
 use super::polls::{Poll, Wanted};
 use super::send::Class;
 use super::state::State;
@@ -8,6 +9,7 @@ use super::state::seen::Row;
 use crate::record::Record;
 use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueuePosition};
 use gantry_model::group::{GroupSpec, Order};
+use gantry_model::handle::TransactionHandle;
 use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicType};
 use gantry_model::{
     ClientId, Filter, Group, GroupId, GroupName, Lsn, MessageKind, Offset, QueueKey, ReceiptHandle, RetryPolicy, ShardId, Topic, TopicId, TopicName,
@@ -29,6 +31,12 @@ impl Note {
     pub fn plain(id: u128, tag: Option<&'static str>) -> Note {
         let class = Class { kind: MessageKind::Normal, id, group: None, priority: None, deliver_ms: None, lite: None, recovery_ms: None };
         Note { tag, class }
+    }
+
+    /// A message whose producer has yet to commit it.
+    pub fn half(id: u128) -> Note {
+        let plain = Note::plain(id, None);
+        Note { class: Class { kind: MessageKind::Transaction, ..plain.class }, ..plain }
     }
 }
 
@@ -90,6 +98,8 @@ pub struct Rig {
     pub log: Vec<Logged>,
     pub now: u64,
     pub replies: BTreeMap<Token, Reply>,
+    /// Questions about transactions that nobody reported on yet.
+    pub checks: Vec<(TransactionHandle, ClientId)>,
     tokens: u64,
 }
 
@@ -131,7 +141,7 @@ impl Rig {
 
     pub fn over(state: State, notes: Notes, log: Vec<Logged>, now: u64) -> Rig {
         let core = Core::new(state, ShardId(0), Limits::default(), now);
-        let mut rig = Rig { core, notes, log, now, replies: BTreeMap::new(), tokens: 0 };
+        let mut rig = Rig { core, notes, log, now, replies: BTreeMap::new(), checks: Vec::new(), tokens: 0 };
         let actions = rig.core.start(0);
         rig.perform(actions);
         rig
@@ -177,6 +187,10 @@ impl Rig {
                     let (queue, offset) = record.placed().expect("a copy has a place");
                     self.notes.add(queue, offset, Entry { lsn, tag_hash: 0, time: self.now });
                     self.log.push(Logged::Record(written(record)));
+                }
+                Action::Check { handle, sender, at } => {
+                    assert!(self.notes.entry(parked::halves(handle.topic), at.0).is_some(), "the message of the question is there");
+                    self.checks.push((handle, sender));
                 }
                 Action::Reply { token, reply } => assert!(self.replies.insert(token, reply).is_none(), "one answer per request"),
             }

@@ -8,6 +8,7 @@
 
 use super::clock::ShardClock;
 use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
+use super::halves::{Listed, Question};
 use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
 use super::polls::{Poll, Wanted};
 use super::upkeep::Upkeep;
@@ -15,8 +16,8 @@ use crate::admission::Permit;
 use crate::alive::Alive;
 use crate::draft::Draft;
 use crate::post::{Letter, Post, ReplyTo};
-use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
-use gantry_model::{GroupId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId};
+use gantry_model::contract::broker::{EndError, LeaseError, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
+use gantry_model::{GroupId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId, TopicId};
 use gantry_store::frame::{Flags, Kind};
 use gantry_store::index::{self, Index};
 use gantry_store::log::{AppendError, CommitLog, LogReader};
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
 
 /// Most requests of one round, and most bytes staged before a write; both only bound the latency of the first.
 const ROUND_REQUESTS: usize = 4_096;
@@ -42,6 +44,8 @@ enum Waiter {
     Change(ReplyTo<Result<(), LeaseError>>),
     Positions(ReplyTo<Vec<QueuePosition>>),
     Queues(ReplyTo<Vec<QueueBounds>>),
+    Ended(ReplyTo<Result<(), EndError>>),
+    OpenTransactions { reply: ReplyTo<Vec<Listed>>, topic: TopicId },
 }
 
 /// Everything a shard's thread owns.
@@ -55,6 +59,8 @@ pub struct Driver {
     pub requests: Receiver<Request>,
     pub status: Arc<Status>,
     pub upkeep: Upkeep,
+    /// To those who can reach producers; the core bounds how many are under way.
+    pub(super) questions: UnboundedSender<Question>,
     alive: Arc<Alive>,
     /// The segment that the index is being filled for.
     pub(super) indexed: Lsn,
@@ -62,7 +68,7 @@ pub struct Driver {
     /// Replies that rest on what is staged.
     pub(super) pending: Vec<(Token, Reply)>,
     /// Events that the driver itself brings, before the next request.
-    own: VecDeque<Event<Draft>>,
+    pub(super) own: VecDeque<Event<Draft>>,
     pub(super) actions: Vec<Action<Draft>>,
     /// The time of the last frame.
     pub(super) written: u64,
@@ -96,6 +102,7 @@ impl Driver {
         requests: Receiver<Request>,
         status: Arc<Status>,
         upkeep: Upkeep,
+        questions: UnboundedSender<Question>,
         alive: Arc<Alive>,
     ) -> Driver {
         let (reader, indexed) = (log.reader(), log.active_base());
@@ -109,6 +116,7 @@ impl Driver {
             requests,
             status,
             upkeep,
+            questions,
             alive,
             indexed,
             waiters: HashMap::new(),
@@ -237,6 +245,30 @@ impl Driver {
             }
             Request::GroupKnown { group } => self.step(now, Event::GroupKnown { group }),
             Request::Forget { what } => self.step(now, Event::Forget { what }),
+            other => self.take_transaction(now, other),
+        }
+    }
+
+    fn take_transaction(&mut self, now: u64, request: Request) -> Result<(), AppendError> {
+        match request {
+            Request::EndTransaction { topic, id, resolution, by, reply } => {
+                if let Some(error) = self.why_not_commit((topic.id, id), resolution)? {
+                    let _ = reply.send(Err(error));
+                    return Ok(());
+                }
+                let token = self.wait_for(Waiter::Ended(reply));
+                self.step(now, Event::EndTransaction { token, topic, id, resolution, by })
+            }
+            Request::ResumeTransaction { key, reply } => {
+                let token = self.wait_for(Waiter::Ended(reply));
+                self.step(now, Event::ResumeTransaction { token, key })
+            }
+            Request::OpenTransactions { topic, limit, reply } => {
+                let token = self.wait_for(Waiter::OpenTransactions { reply, topic });
+                self.step(now, Event::OpenTransactions { token, topic, limit })
+            }
+            Request::Asked { key, asked } => self.step(now, Event::Asked { key, asked }),
+            Request::ProducerReady { topics } => self.step(now, Event::ProducerReady { topics }),
             other => self.take_chore(now, other),
         }
     }
@@ -330,6 +362,8 @@ impl Driver {
         self.own.extend(dead.into_iter().map(|client| Event::ClientGone { client }));
         self.upkeep.look_at_disk(&self.status);
         self.upkeep.make_spares(&self.log);
+        let movers: Vec<_> = self.upkeep.to_move().iter().filter_map(|&(queue, last)| self.movers(queue, last)).collect();
+        self.own.extend(movers);
         if let Some((start, queues)) = self.upkeep.retention(now, &self.core.state, &self.index, &self.log) {
             self.own.push_back(Event::Trim { start, queues });
         }
@@ -337,7 +371,7 @@ impl Driver {
     }
 
     fn publish(&self) {
-        let (status, head) = (&self.status, &self.core.state.head);
+        let (status, head, transactions) = (&self.status, &self.core.state.head, &self.core.state.transactions);
         let numbers = [
             (&status.epoch, u64::from(head.epoch)),
             (&status.start, self.log.start().0),
@@ -348,6 +382,11 @@ impl Driver {
             (&status.messages_delivered, head.delivered),
             (&status.messages_acked, head.acked),
             (&status.dead_letters, head.dead_letters),
+            (&status.transactions.open, transactions.count() as u64),
+            (&status.transactions.committed, transactions.totals.committed),
+            (&status.transactions.rolled_back, transactions.totals.rolled_back),
+            (&status.transactions.given_up, transactions.totals.given_up),
+            (&status.transactions.checks, transactions.totals.checks),
         ];
         numbers.into_iter().for_each(|(place, number)| place.store(number, Ordering::Relaxed));
     }
@@ -361,6 +400,8 @@ impl Driver {
             (Waiter::Change(reply), Reply::Changed(answer)) => Some(Letter::Changed(reply, answer)),
             (Waiter::Positions(reply), Reply::Positions(positions)) => Some(Letter::Positions(reply, positions)),
             (Waiter::Queues(reply), Reply::Queues(bounds)) => Some(Letter::Queues(reply, bounds)),
+            (Waiter::Ended(reply), Reply::Ended(answer)) => Some(Letter::Ended(reply, answer)),
+            (Waiter::OpenTransactions { reply, topic }, Reply::OpenTransactions(open)) => Some(Letter::OpenTransactions(reply, self.list(topic, open))),
             (Waiter::Receive { reply, group }, Reply::TooManyPolls) => Some(Letter::Leased { reply, leased: Leased::TooManyPolls, shard, group }),
             (Waiter::Receive { reply, group }, Reply::Delivered { lease, .. }) => {
                 let leased = Leased::Messages(self.places(group, lease));

@@ -5,6 +5,7 @@
 
 use super::core::Core;
 use super::inbox::{Inbox, Request, Status};
+use super::parked::{halves, is_parked};
 use super::state::State;
 use super::state::snapshot::{self, Part, SLOTS};
 use crate::draft::Draft;
@@ -93,6 +94,8 @@ pub struct Upkeep {
     no_segment: bool,
     used_percent: u8,
     next_queue: QueueKey,
+    /// Hidden queues with messages, up to the offset, that are all that keeps the oldest segment.
+    to_move: Vec<(QueueKey, Offset)>,
 }
 
 impl Upkeep {
@@ -118,6 +121,7 @@ impl Upkeep {
             no_segment: false,
             used_percent: 0,
             next_queue: QueueKey(0),
+            to_move: Vec::new(),
         })
     }
 
@@ -231,7 +235,12 @@ impl Upkeep {
         (start > log.start() || !moved.is_empty()).then(|| (start, moved.into_iter().collect()))
     }
 
-    /// A slice of the queues: their messages that are older than their topic allows.
+    /// What the last look at retention found in the way, and must be stored again; see [`Upkeep::retention`].
+    pub fn to_move(&mut self) -> Vec<(QueueKey, Offset)> {
+        std::mem::take(&mut self.to_move)
+    }
+
+    /// A slice of the queues: their messages that are older than their topic allows; those of ended transactions in the hidden ones.
     fn by_age(&mut self, now: u64, state: &State, index: &Index, moved: &mut BTreeMap<QueueKey, u64>) {
         let mut keys: Vec<(QueueKey, super::state::Bounds)> =
             state.queues().filter(|(queue, bounds)| *queue >= self.next_queue && bounds.min < bounds.next).collect();
@@ -243,6 +252,13 @@ impl Upkeep {
         let last = keys.iter().map(|(queue, _)| *queue).max();
         self.next_queue = last.filter(|_| more).map_or(QueueKey(0), |queue| QueueKey(queue.0 + 1));
         for (queue, bounds) in keys {
+            if is_parked(queue) {
+                let oldest = || state.transactions.oldest_parked(queue.topic()).map_or(bounds.next, |at| at.0);
+                if queue == halves(queue.topic()) && oldest() > bounds.min {
+                    moved.insert(queue, oldest());
+                }
+                continue;
+            }
             let topic = self.place.metadata.topic_by_id(queue.topic());
             let age = topic.map_or(self.place.retention.age_ms, |topic| self.place.retention.age_of(&topic));
             if let Ok(first) = index.first_at_or_after_time(queue, now.saturating_sub(age))
@@ -254,7 +270,7 @@ impl Upkeep {
     }
 
     /// The oldest sealed segments that hold no kept message, and those that the size bound takes together with their messages.
-    fn removable(&self, state: &State, index: &Index, log: &CommitLog, moved: &mut BTreeMap<QueueKey, u64>) -> Lsn {
+    fn removable(&mut self, state: &State, index: &Index, log: &CommitLog, moved: &mut BTreeMap<QueueKey, u64>) -> Lsn {
         let mut start = log.start();
         let end = log.end();
         for segment in log.segments().into_iter().filter(|segment| segment.sealed) {
@@ -265,6 +281,7 @@ impl Upkeep {
             }
             let Ok(queues) = index.last_offsets(segment.base) else { break };
             let oversize = self.place.retention.bytes.is_some_and(|most| end.0 - next.0 >= most);
+            let (hidden, queues): (Vec<_>, Vec<_>) = queues.into_iter().partition(|(queue, _)| is_parked(*queue));
             let kept = queues.iter().any(|&(queue, last)| {
                 let min = moved.get(&queue).copied().unwrap_or(state.bounds(queue).min);
                 last.0 >= min && min < state.bounds(queue).next
@@ -279,6 +296,11 @@ impl Upkeep {
                         moved.insert(queue, last.0 + 1);
                     }
                 }
+            }
+            let waits = |&(queue, last): &(QueueKey, Offset)| last.0 >= moved.get(&queue).copied().unwrap_or(state.bounds(queue).min);
+            self.to_move = hidden.into_iter().filter(waits).collect();
+            if !self.to_move.is_empty() {
+                break;
             }
             start = next;
         }

@@ -8,6 +8,8 @@
 pub mod cursor;
 pub mod ranges;
 pub mod seen;
+pub mod transactions;
+pub mod ended;
 pub mod snapshot;
 
 use crate::record::{Ack, Dead, EpochStart, Expire, Forget, Lease, LeasedQueue, Record, SetVisible, Trim, Visibility};
@@ -17,6 +19,7 @@ use seen::Seen;
 use snapshot::Part;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use transactions::Transactions;
 
 /// How many buckets there are. A checkpoint writes the changed ones.
 pub const BUCKETS: usize = 4096;
@@ -68,6 +71,7 @@ pub struct State {
     pub groups_of: BTreeMap<TopicId, BTreeSet<GroupId>>,
     /// Message ids of the last minutes.
     pub seen: Seen,
+    pub transactions: Transactions,
 }
 
 impl Default for State {
@@ -80,6 +84,7 @@ impl Default for State {
             holes: false,
             groups_of: BTreeMap::new(),
             seen: Seen::default(),
+            transactions: Transactions::default(),
         }
     }
 }
@@ -136,6 +141,10 @@ impl State {
             Record::SetVisible(set) => self.apply_set_visible(set),
             Record::Expire(expire) => self.apply_expire(expire),
             Record::Dead(dead) => self.apply_dead(dead),
+            Record::Half(half) => self.apply_half(half),
+            Record::Repark(moved) => self.apply_repark(moved),
+            Record::TxnCheck(check) => self.apply_txn_check(check),
+            Record::TxnEnd(end) => self.apply_txn_end(end),
             Record::Trim(trim) => self.apply_trim(trim),
             Record::Forget(forget) => self.apply_forget(forget),
         }
@@ -255,6 +264,7 @@ impl State {
         match forget {
             Forget::Topic(topic) => {
                 self.groups_of.remove(topic);
+                self.transactions.forget(*topic);
             }
             Forget::Group(group) => self.groups_of.values_mut().for_each(|groups| {
                 groups.remove(group);
@@ -288,6 +298,9 @@ impl State {
         let mut parts: Vec<_> = buckets.collect();
         parts.push((snapshot::HEAD, Some(Part::Head(Box::new(self.head.clone()), self.seen.span()))));
         parts.extend(self.seen.freeze().into_iter().map(|(number, chunk)| (snapshot::SEEN + number, chunk.map(Part::Seen))));
+        parts.push((snapshot::TRANSACTIONS, Some(Part::Transactions(self.transactions.freeze()))));
+        let ended = self.transactions.ended.freeze();
+        parts.extend(ended.into_iter().map(|(number, chunk)| (snapshot::ENDED + number, chunk.map(Part::Ended))));
         parts
     }
 
@@ -295,6 +308,7 @@ impl State {
     pub fn touch_all(&mut self) {
         self.dirty = (0..BUCKETS as u16).filter(|&index| !self.buckets[index as usize].is_empty()).collect();
         self.seen.touch_all();
+        self.transactions.ended.touch_all();
     }
 
     /// Whether anything changed since the last [`State::freeze`].
@@ -303,8 +317,8 @@ impl State {
     }
 
     /// Puts back what a checkpoint kept.
-    pub(super) fn assemble(head: Head, seen: Seen, buckets: Vec<(u16, Bucket)>) -> State {
-        let mut state = State { head, seen, ..State::default() };
+    pub(super) fn assemble(head: Head, seen: Seen, transactions: Transactions, buckets: Vec<(u16, Bucket)>) -> State {
+        let mut state = State { head, seen, transactions, ..State::default() };
         for (index, bucket) in buckets {
             for (queue, group) in bucket.cursors.keys() {
                 state.groups_of.entry(queue.topic()).or_default().insert(*group);
@@ -339,7 +353,7 @@ impl Bucket {
 
 impl PartialEq for State {
     fn eq(&self, other: &State) -> bool {
-        self.head == other.head && self.buckets == other.buckets && self.seen == other.seen
+        self.head == other.head && self.buckets == other.buckets && self.seen == other.seen && self.transactions == other.transactions
     }
 }
 

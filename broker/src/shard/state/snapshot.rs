@@ -2,7 +2,9 @@
 //! that the state is computed from the log again.
 
 use super::cursor::{Cursor, Lease, Waiting};
+use super::ended;
 use super::seen::{Chunk, Seen, decode_chunk, encode_chunk};
+use super::transactions;
 use super::{BUCKETS, Bounds, Bucket, Head, State};
 use crate::codec::{Reader, Writer};
 use gantry_model::{ClientId, GroupId, LeaseId, QueueKey, TopicId};
@@ -13,6 +15,10 @@ const VERSION: u8 = 2;
 /// Numbers of the parts of a checkpoint: the buckets come first, and the index's slots stand between them and the rest.
 pub const SLOTS: u16 = BUCKETS as u16;
 pub const HEAD: u16 = SLOTS + 1;
+pub const TRANSACTIONS: u16 = SLOTS + 16;
+/// Chunks of transactions that ended; 64 numbers.
+pub const ENDED: u16 = SLOTS + 128;
+const ENDED_LAST: u16 = ENDED + ended::CHUNK_NUMBERS as u16 - 1;
 pub const SEEN: u16 = SLOTS + 256;
 
 /// A part of the state as it was at one moment.
@@ -21,6 +27,8 @@ pub enum Part {
     Head(Box<Head>, (u64, u64)),
     Bucket(Arc<Bucket>),
     Seen(Arc<Chunk>),
+    Transactions(transactions::Frozen),
+    Ended(Arc<ended::Chunk>),
 }
 
 impl Part {
@@ -29,6 +37,8 @@ impl Part {
             Part::Head(head, seen) => encode_head(head, *seen),
             Part::Bucket(bucket) => encode_bucket(bucket),
             Part::Seen(chunk) => encode_chunk(chunk),
+            Part::Transactions(open) => encode_transactions(open),
+            Part::Ended(chunk) => ended::encode_chunk(chunk),
         }
     }
 }
@@ -36,16 +46,21 @@ impl Part {
 /// The state that these parts are; `None` if one of them is missing or not readable by this version.
 pub fn restore<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = (u16, B)>) -> Option<State> {
     let (mut head, mut buckets, mut chunks) = (None, Vec::new(), Vec::new());
+    let (mut open, mut ends) = (None, Vec::new());
     for (number, bytes) in parts {
         match number {
             HEAD => head = Some(decode_head(bytes.as_ref())?),
             bucket if bucket < SLOTS => buckets.push((number, decode_bucket(bytes.as_ref())?)),
+            TRANSACTIONS => open = Some(decode_transactions(bytes.as_ref())?),
+            ENDED..=ENDED_LAST => ends.push((number - ENDED, ended::decode_chunk(bytes.as_ref())?)),
             SEEN.. => chunks.push((number - SEEN, decode_chunk(bytes.as_ref())?)),
             _ => return None,
         }
     }
     let (head, span) = head?;
-    Some(State::assemble(head, Seen::restore(span, chunks)?, buckets))
+    // A checkpoint from before there were transactions has none.
+    let transactions = open.unwrap_or_default().thaw(ends)?;
+    Some(State::assemble(head, Seen::restore(span, chunks)?, transactions, buckets))
 }
 
 fn encode_head(head: &Head, seen: (u64, u64)) -> Vec<u8> {
@@ -149,6 +164,16 @@ fn decode_cursor(input: &mut Reader<'_>) -> Option<Cursor> {
         cursor.restore(offset, Err(waiting));
     }
     Some(cursor)
+}
+
+fn encode_transactions(open: &transactions::Frozen) -> Vec<u8> {
+    let mut out = Writer(vec![VERSION]);
+    open.encode(&mut out);
+    out.0
+}
+
+fn decode_transactions(bytes: &[u8]) -> Option<transactions::Frozen> {
+    transactions::Frozen::decode(&mut versioned(bytes)?)
 }
 
 fn versioned(bytes: &[u8]) -> Option<Reader<'_>> {

@@ -19,8 +19,8 @@ pub use lite::{LiteChange, LiteError, LiteStart, LiteSync, LiteTopic};
 pub use lookup::{LifeEvent, LifeStep, LookupError, Query, QueueBounds, QueuePosition};
 pub use offsets::{LetterError, LetterId, Moved, OffsetError, PullError, PullRequest, Pulled, SeekRequest, SeekTarget};
 pub use receive::{AttemptCount, Delivery, LeaseError, LeaseTerm, ReceiveError, ReceiveRequest, VisibilityChange};
-pub use send::{EndError, RecallError, Resolution, SendError, SendRequest, Sent, Ticket};
-pub use status::{ShardCondition, ShardStatus};
+pub use send::{EndError, EndedBy, RecallError, Resolution, SendError, SendRequest, Sent, Ticket};
+pub use status::{ShardCondition, ShardStatus, TransactionCounts};
 pub use transactions::{Check, Clients, OpenTransaction};
 
 use crate::handle::{RecallHandle, TransactionHandle};
@@ -67,7 +67,7 @@ pub trait Broker: Send + Sync + fmt::Debug {
     async fn find(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError>;
 
     /// Ends a transaction. `Ok` also if it was ended the same way before.
-    async fn end_transaction(&self, topic: &Topic, handle: TransactionHandle, resolution: Resolution) -> Result<(), EndError>;
+    async fn end_transaction(&self, topic: &Topic, handle: TransactionHandle, resolution: Resolution, by: EndedBy) -> Result<(), EndError>;
 
     /// Transactions of a topic that are not ended, oldest first, those that were given up included.
     async fn open_transactions(&self, topic: &Topic, limit: usize) -> Result<Vec<OpenTransaction>, LookupError>;

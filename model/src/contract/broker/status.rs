@@ -19,6 +19,18 @@ pub struct ShardStatus {
     pub messages_delivered: u64,
     pub messages_acked: u64,
     pub dead_letters: u64,
+    pub transactions: TransactionCounts,
+}
+
+/// Transactions of a shard: those open now, those that were given up included, and what happened since the shard began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransactionCounts {
+    pub open: u64,
+    pub committed: u64,
+    pub rolled_back: u64,
+    pub given_up: u64,
+    /// Questions that reached a producer.
+    pub checks: u64,
 }
 
 /// What a shard can still do.
