@@ -188,7 +188,7 @@ impl Rig {
     }
 
     async fn list(&self) -> Vec<OpenTransaction> {
-        self.broker.open_transactions(&self.catalogue.topic, 10).await.unwrap()
+        self.broker.open_transactions(&self.catalogue.topic, None, 10).await.unwrap()
     }
 
     async fn receive(&self) -> Vec<StoredMessage> {

@@ -279,8 +279,8 @@ impl Broker for LocalBroker {
         self.end(topic, handle, resolution, by).await
     }
 
-    async fn open_transactions(&self, topic: &Topic, limit: usize) -> Result<Vec<OpenTransaction>, LookupError> {
-        self.list_transactions(topic.id, limit).await
+    async fn open_transactions(&self, topic: &Topic, after: Option<TransactionHandle>, limit: usize) -> Result<Vec<OpenTransaction>, LookupError> {
+        self.list_transactions(topic.id, after, limit).await
     }
 
     async fn resume_transaction(&self, handle: TransactionHandle) -> Result<(), EndError> {

@@ -79,9 +79,15 @@ impl LocalBroker {
         self.ask(|reply| Request::ResumeTransaction { key: (handle.topic, handle.id), reply }).await.unwrap_or_else(|| Err(stopped()))
     }
 
-    pub(super) async fn list_transactions(&self, topic: TopicId, limit: usize) -> Result<Vec<OpenTransaction>, LookupError> {
+    pub(super) async fn list_transactions(
+        &self,
+        topic: TopicId,
+        after: Option<TransactionHandle>,
+        limit: usize,
+    ) -> Result<Vec<OpenTransaction>, LookupError> {
         let stopped = || LookupError::Failed { why: "the shard has stopped".into() };
-        let listed = self.ask(|reply| Request::OpenTransactions { topic, limit, reply }).await.ok_or_else(stopped)?;
+        let from = after.map_or(0, |after| after.id.saturating_add(1));
+        let listed = self.ask(|reply| Request::OpenTransactions { topic, from, limit, reply }).await.ok_or_else(stopped)?;
         let mut open = Vec::with_capacity(listed.len());
         for Listed { id, open: known, found } in listed {
             let message = match self.messages.read(found).await {

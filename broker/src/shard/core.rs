@@ -117,6 +117,8 @@ pub enum Event<D> {
     OpenTransactions {
         token: Token,
         topic: TopicId,
+        /// The lowest number to show.
+        from: u64,
         limit: usize,
     },
     /// What became of an [`Action::Check`].
@@ -329,7 +331,7 @@ impl<D: Draft> Core<D> {
             Event::Queues { token, topic } => self.queues(token, &topic),
             Event::EndTransaction { token, topic, id, resolution, by } => self.end_transaction(token, &topic, id, (resolution, by), entries),
             Event::ResumeTransaction { token, key } => self.resume_transaction(token, key),
-            Event::OpenTransactions { token, topic, limit } => self.open_transactions(token, topic, limit),
+            Event::OpenTransactions { token, topic, from, limit } => self.open_transactions(token, topic, from, limit),
             Event::Asked { key, asked } => self.asked(key, asked),
             Event::ProducerReady { topics } => self.producer_ready(&topics),
             Event::Repark { topic, ids } => self.repark_halves(topic, &ids, entries),

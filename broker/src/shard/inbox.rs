@@ -81,6 +81,8 @@ pub enum Request {
     },
     OpenTransactions {
         topic: TopicId,
+        /// The lowest number to show.
+        from: u64,
         limit: usize,
         reply: ReplyTo<Vec<Listed>>,
     },

@@ -263,9 +263,9 @@ impl Driver {
                 let token = self.wait_for(Waiter::Ended(reply));
                 self.step(now, Event::ResumeTransaction { token, key })
             }
-            Request::OpenTransactions { topic, limit, reply } => {
+            Request::OpenTransactions { topic, from, limit, reply } => {
                 let token = self.wait_for(Waiter::OpenTransactions { reply, topic });
-                self.step(now, Event::OpenTransactions { token, topic, limit })
+                self.step(now, Event::OpenTransactions { token, topic, from, limit })
             }
             Request::Asked { key, asked } => self.step(now, Event::Asked { key, asked }),
             Request::ProducerReady { topics } => self.step(now, Event::ProducerReady { topics }),

@@ -194,8 +194,8 @@ impl<D: Draft> Core<D> {
         self.reply(token, Reply::Ended(answer));
     }
 
-    pub(super) fn open_transactions(&mut self, token: Token, topic: TopicId, limit: usize) {
-        let open: Vec<(u64, Open)> = self.state.transactions.of(topic).take(limit).map(|(id, open)| (id, open.clone())).collect();
+    pub(super) fn open_transactions(&mut self, token: Token, topic: TopicId, from: u64, limit: usize) {
+        let open: Vec<(u64, Open)> = self.state.transactions.from(topic, from).take(limit).map(|(id, open)| (id, open.clone())).collect();
         self.reply(token, Reply::OpenTransactions(open));
     }
 

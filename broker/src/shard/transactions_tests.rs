@@ -376,11 +376,13 @@ fn operators_see_open_transactions_oldest_first() {
     let ids = [rig.begin(), rig.begin(), rig.begin()];
     rig.repark(&[ids[0]]);
     rig.end(ids[1], Commit, Producer).expect("it is open");
-    let token = rig.token();
-    rig.step(Event::OpenTransactions { token, topic: TOPIC, limit: 5 });
-    let Some(Reply::OpenTransactions(open)) = rig.replies.remove(&token) else { panic!("expected a list") };
-    assert_eq!(open.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [ids[0], ids[2]]);
-    assert_eq!(open[0].1.sender, ClientId::new("p"));
+    for (from, limit, expected) in [(0, 5, &[ids[0], ids[2]][..]), (0, 1, &[ids[0]]), (1, 5, &[ids[2]]), (3, 5, &[])] {
+        let token = rig.token();
+        rig.step(Event::OpenTransactions { token, topic: TOPIC, from, limit });
+        let Some(Reply::OpenTransactions(open)) = rig.replies.remove(&token) else { panic!("expected a list") };
+        assert_eq!(open.iter().map(|(id, _)| *id).collect::<Vec<_>>(), expected);
+        assert!(open.iter().all(|(_, open)| open.sender == ClientId::new("p")));
+    }
 }
 
 #[derive(Clone, Debug)]

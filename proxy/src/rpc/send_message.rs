@@ -8,7 +8,8 @@ use crate::first_use::existing_topic;
 use crate::rpc::{Messaging, overall};
 use crate::status::{self, Refusal};
 use crate::{convert, validate};
-use gantry_model::contract::broker::{SendError, SendRequest, Sent};
+use gantry_model::contract::broker::{SendError, SendRequest, Sent, Ticket};
+use gantry_model::handle::HandleKeys;
 use gantry_model::{Message, MessageKind, Topic};
 use gantry_proto::v2::{Code, SendMessageRequest, SendMessageResponse, SendResultEntry};
 
@@ -24,6 +25,9 @@ pub async fn answer(edge: &Messaging, context: Context, request: SendMessageRequ
     }
     let topic = existing_topic(&*shared.metadata, &name)?;
     check_topic(&topic, &kinds)?;
+    if kinds.len() > 1 && kinds.contains(&MessageKind::Transaction) {
+        return Err(Refusal::new(Code::BadRequest, "a transaction has one message: send each in a request of its own"));
+    }
     context.session.produces(&name);
     let messages: Vec<Message> =
         request.messages.into_iter().zip(kinds).map(|(message, kind)| convert::from_wire(message, kind, now_ms, &edge.peer)).collect();
@@ -34,7 +38,7 @@ pub async fn answer(edge: &Messaging, context: Context, request: SendMessageRequ
         shared.metrics.messages_sent.add(ids.len() as u64);
         shared.metrics.bytes_sent.add(bytes);
     }
-    Ok(response(ids, results))
+    Ok(response(ids, results, &shared.metadata.handle_keys()))
 }
 
 /// Whether the topic takes messages of these kinds, and whether this version does.
@@ -46,22 +50,27 @@ fn check_topic(topic: &Topic, kinds: &[MessageKind]) -> Result<(), Refusal> {
         let text = format!("topic `{}` is of type {:?} and does not accept a {kind:?} message", topic.name, topic.kind);
         return Err(Refusal::new(Code::MessagePropertyConflictWithType, text));
     }
-    match kinds.iter().find(|kind| **kind != MessageKind::Normal) {
+    match kinds.iter().find(|kind| !matches!(kind, MessageKind::Normal | MessageKind::Transaction)) {
         Some(kind) => Err(Refusal::not_implemented(&format!("sending {kind:?} messages"))),
         None => Ok(()),
     }
 }
 
-fn response(ids: Vec<String>, results: Vec<Result<Sent, SendError>>) -> SendMessageResponse {
+fn response(ids: Vec<String>, results: Vec<Result<Sent, SendError>>, keys: &HandleKeys) -> SendMessageResponse {
     debug_assert_eq!(ids.len(), results.len(), "one result per message");
-    let entries: Vec<SendResultEntry> = ids.into_iter().zip(results).map(|(id, result)| entry(id, result)).collect();
+    let entries: Vec<SendResultEntry> = ids.into_iter().zip(results).map(|(id, result)| entry(id, result, keys)).collect();
     let status = overall(entries.iter().map(|entry| entry.status.clone().unwrap_or_default()));
     SendMessageResponse { status: Some(status), entries }
 }
 
-fn entry(message_id: String, result: Result<Sent, SendError>) -> SendResultEntry {
-    match result {
-        Ok(sent) => SendResultEntry { status: Some(status::ok()), message_id, offset: sent.offset.0 as i64, ..Default::default() },
-        Err(error) => SendResultEntry { status: Some(Refusal::from(error).into()), ..Default::default() },
-    }
+fn entry(message_id: String, result: Result<Sent, SendError>, keys: &HandleKeys) -> SendResultEntry {
+    let sent = match result {
+        Ok(sent) => sent,
+        Err(error) => return SendResultEntry { status: Some(Refusal::from(error).into()), ..Default::default() },
+    };
+    let transaction_id = match &sent.ticket {
+        Some(Ticket::Transaction(handle)) => keys.sign_transaction(handle),
+        Some(Ticket::Recall(_)) | None => String::new(),
+    };
+    SendResultEntry { status: Some(status::ok()), message_id, transaction_id, offset: sent.offset.0 as i64, ..Default::default() }
 }

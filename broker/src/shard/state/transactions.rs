@@ -75,7 +75,12 @@ impl Transactions {
 
     /// Open transactions of a topic, oldest first.
     pub fn of(&self, topic: TopicId) -> impl Iterator<Item = (u64, &Open)> {
-        self.open.range((topic, 0)..=(topic, u64::MAX)).map(|(&(_, id), open)| (id, open))
+        self.from(topic, 0)
+    }
+
+    /// Open transactions of a topic from this number on.
+    pub fn from(&self, topic: TopicId, first: u64) -> impl Iterator<Item = (u64, &Open)> {
+        self.open.range((topic, first)..=(topic, u64::MAX)).map(|(&(_, id), open)| (id, open))
     }
 
     /// The first offset of the hidden queue of a topic that is still of use.

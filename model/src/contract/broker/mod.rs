@@ -66,11 +66,11 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Finds stored messages, newest last, at most `limit` of them.
     async fn find(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError>;
 
-    /// Ends a transaction. `Ok` also if it was ended the same way before.
+    /// Ends a transaction. `Ok` also if it was ended the same way before, within a day.
     async fn end_transaction(&self, topic: &Topic, handle: TransactionHandle, resolution: Resolution, by: EndedBy) -> Result<(), EndError>;
 
-    /// Transactions of a topic that are not ended, oldest first, those that were given up included.
-    async fn open_transactions(&self, topic: &Topic, limit: usize) -> Result<Vec<OpenTransaction>, LookupError>;
+    /// Transactions of a topic that are not ended, oldest first, those that were given up included; the first after `after`.
+    async fn open_transactions(&self, topic: &Topic, after: Option<TransactionHandle>, limit: usize) -> Result<Vec<OpenTransaction>, LookupError>;
 
     /// Has a transaction that was given up checked again.
     async fn resume_transaction(&self, handle: TransactionHandle) -> Result<(), EndError>;
