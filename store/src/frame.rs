@@ -55,12 +55,18 @@ pub enum Kind {
     Gap = 26,
     /// A member of a broadcasting group reads for itself.
     Member = 27,
+    /// A group is finished with messages that were skipped by hand.
+    Skip = 28,
+    /// A dead letter is sent again.
+    Redrive = 29,
+    /// Dead letters are removed.
+    Purge = 30,
     /// Written by a later version, and marked as safe to skip. Never written.
     Unknown = 255,
 }
 
 /// Every kind that is written, by number.
-const KINDS: [Kind; 27] = {
+const KINDS: [Kind; 30] = {
     use Kind::*;
     [
         EpochStart,
@@ -90,6 +96,9 @@ const KINDS: [Kind; 27] = {
         Forget,
         Gap,
         Member,
+        Skip,
+        Redrive,
+        Purge,
     ]
 };
 

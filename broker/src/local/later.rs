@@ -2,5 +2,4 @@
 
 pub const TRANSACTIONS: &str = "transactions are not available in this version";
 pub const TIMERS: &str = "recalling messages is not available in this version";
-pub const OFFSETS: &str = "positions are not available in this version";
 pub const LITE: &str = "lite topics are not available in this version";

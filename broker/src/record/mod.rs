@@ -10,11 +10,15 @@
 pub mod lease;
 pub mod member;
 pub mod dead;
+pub mod position;
+pub mod letters;
 pub mod upkeep;
 
 pub use dead::Dead;
 pub use lease::{Ack, Expire, Lease, LeasedQueue, SetVisible, Visibility};
 pub use member::Member;
+pub use letters::{Purge, Redrive};
+pub use position::{OffsetCommit, Seek, SeekQueue, Skip};
 pub use upkeep::{EpochStart, Forget, Trim};
 
 use crate::codec::{Reader, Writer};
@@ -34,6 +38,11 @@ pub enum Record {
     Trim(Trim),
     Forget(Forget),
     Member(Member),
+    Seek(Seek),
+    Skip(Skip),
+    OffsetCommit(OffsetCommit),
+    Redrive(Redrive),
+    Purge(Purge),
 }
 
 /// A payload that is not what its kind says. The frame's checksum was right, so this is a defect, not damage.
@@ -62,6 +71,11 @@ impl Record {
             Record::Trim(_) => Kind::Trim,
             Record::Forget(_) => Kind::Forget,
             Record::Member(_) => Kind::Member,
+            Record::Seek(_) => Kind::Seek,
+            Record::Skip(_) => Kind::Skip,
+            Record::OffsetCommit(_) => Kind::OffsetCommit,
+            Record::Redrive(_) => Kind::Redrive,
+            Record::Purge(_) => Kind::Purge,
         }
     }
 
@@ -78,6 +92,11 @@ impl Record {
             Record::Trim(trim) => trim.encode(&mut out),
             Record::Forget(forget) => forget.encode(&mut out),
             Record::Member(member) => member.encode(&mut out),
+            Record::Seek(seek) => seek.encode(&mut out),
+            Record::Skip(skip) => skip.encode(&mut out),
+            Record::OffsetCommit(commit) => commit.encode(&mut out),
+            Record::Redrive(redrive) => redrive.encode(&mut out),
+            Record::Purge(purge) => purge.encode(&mut out),
         }
         out.0
     }
@@ -96,6 +115,11 @@ impl Record {
             Kind::Trim => Trim::decode(&mut input).map(Record::Trim),
             Kind::Forget => Forget::decode(&mut input).map(Record::Forget),
             Kind::Member => Member::decode(&mut input).map(Record::Member),
+            Kind::Seek => Seek::decode(&mut input).map(Record::Seek),
+            Kind::Skip => Skip::decode(&mut input).map(Record::Skip),
+            Kind::OffsetCommit => OffsetCommit::decode(&mut input).map(Record::OffsetCommit),
+            Kind::Redrive => Redrive::decode(&mut input).map(Record::Redrive),
+            Kind::Purge => Purge::decode(&mut input).map(Record::Purge),
             _ => return Ok(None),
         };
         match record {
@@ -108,6 +132,7 @@ impl Record {
     pub fn placed(&self) -> Option<(QueueKey, Offset)> {
         match self {
             Record::Dead(dead) => Some((dead.dead_queue, dead.dead_offset)),
+            Record::Redrive(redrive) => Some((redrive.queue, redrive.offset)),
             _ => None,
         }
     }
@@ -118,6 +143,7 @@ pub fn head_len(kind: Kind, payload: &[u8]) -> Option<usize> {
     match kind {
         Kind::Message => Some(0),
         Kind::Dead => Some(Dead::HEAD),
+        Kind::Redrive => Some(Redrive::HEAD),
         _ => Some(payload.len()),
     }
 }
@@ -178,12 +204,21 @@ mod tests {
             Dead { group, queue, offset, attempts: 16, reason: DeadReason::Forwarded, dead_queue: queue, dead_offset: Offset(0), original: Lsn(64) };
         assert_eq!(Record::Dead(dead.clone()).encode().len(), Dead::HEAD);
         check(Record::Dead(dead));
+        let done = vec![(70_001, 70_002), (80_000, 90_000)];
+        let far = SeekQueue { queue: QueueKey(9), to: Offset(0), done: Vec::new() };
+        check(Record::Seek(Seek { group, queues: vec![SeekQueue { queue, to: offset, done }, far] }));
+        check(Record::Skip(Skip { group, queue, start: Offset(3), offsets: vec![3, 5, 70_000] }));
+        check(Record::OffsetCommit(OffsetCommit { group, queue, offset }));
+        let redrive = Redrive { group, dead_queue: queue, dead_offset: offset, queue: QueueKey(1), offset: Offset(8) };
+        assert_eq!(Record::Redrive(redrive).encode().len(), Redrive::HEAD);
+        check(Record::Redrive(redrive));
+        check(Record::Purge(Purge { dead_queue: queue, offsets: vec![0, 1, 900] }));
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            for kind in [Kind::EpochStart, Kind::Lease, Kind::Ack, Kind::SetVisible, Kind::Expire, Kind::Dead, Kind::Trim, Kind::Forget] {
+            for kind in (1..=u8::MAX).map_while(Kind::from_number) {
                 let _ = Record::decode(kind, &bytes);
             }
         }

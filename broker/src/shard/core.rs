@@ -4,8 +4,10 @@
 //! what is committed. The rule that keeps clients safe: nothing leaves before what it rests on is committed. Messages become visible to
 //! receivers with [`Event::Committed`]; a reply is sent by the driver once everything appended before it is committed.
 
+use super::asks::{Ask, Told};
 use super::members::reading_for;
 use super::polls::{Poll, Polls};
+use super::pulls::Pulls;
 use super::send::Class;
 use super::state::State;
 use crate::record::{EpochStart, Forget, Record, Trim};
@@ -108,6 +110,11 @@ pub enum Event<D> {
         token: Token,
         topic: Arc<Topic>,
     },
+    /// Something about positions or dead letters.
+    Ask {
+        token: Token,
+        ask: Ask,
+    },
     /// A group's definition as the controller has it now.
     GroupKnown {
         group: Arc<Group>,
@@ -185,7 +192,9 @@ pub enum Reply {
     Changed(Result<(), LeaseError>),
     Positions(Vec<QueuePosition>),
     Queues(Vec<QueueBounds>),
+    Told(Told),
     TooManyPolls,
+    GroupPulls,
 }
 
 /// One delivery, before the message itself is read.
@@ -225,6 +234,7 @@ pub struct Core<D> {
     pub limits: Limits,
     pub(super) now: u64,
     pub(super) polls: Polls,
+    pub(super) pulls: Pulls,
     pub(super) groups: HashMap<GroupId, Arc<Group>>,
     /// When members of broadcasting groups last asked.
     pub(super) member_seen: HashMap<GroupId, u64>,
@@ -259,6 +269,7 @@ impl<D: Draft> Core<D> {
             limits,
             now,
             polls: Polls::default(),
+            pulls: Pulls::default(),
             groups: HashMap::new(),
             member_seen: HashMap::new(),
             acks: BTreeMap::new(),
@@ -293,7 +304,10 @@ impl<D: Draft> Core<D> {
         match event {
             Event::Send { token, topic, client, drafts } => self.send(token, &topic, &client, drafts),
             Event::Receive { token, poll } => self.receive(token, poll, entries),
-            Event::Cancel { token } => self.polls.cancel(token),
+            Event::Cancel { token } => {
+                self.polls.cancel(token);
+                self.pulls.cancel(token);
+            }
             Event::Ack { token, group, handles } => self.ack(token, group, &handles),
             Event::Change { token, group, handle, after, attempt } => self.change(token, group, handle, after, attempt),
             Event::Dead { token, group, handle } => self.dead(token, group, handle, entries),
@@ -301,6 +315,7 @@ impl<D: Draft> Core<D> {
             Event::ClientGone { client } => self.client_gone(&client, entries),
             Event::Positions { token, group, topic } => self.positions(token, &group, &topic, entries),
             Event::Queues { token, topic } => self.queues(token, &topic),
+            Event::Ask { token, ask } => self.asked(token, ask, entries),
             Event::GroupKnown { group } => self.know(group),
             Event::Forget { what } => self.forget(what),
             Event::Trim { start, queues } => self.trim(start, queues),
@@ -316,7 +331,7 @@ impl<D: Draft> Core<D> {
     pub fn next_event(&self) -> Option<u64> {
         let timer = self.timers.first().map(|&(time, ..)| time);
         let timer = if self.scanning.is_empty() { timer } else { Some(self.now) };
-        timer.into_iter().chain(self.polls.next_deadline()).min()
+        timer.into_iter().chain(self.polls.next_deadline()).chain(self.pulls.next_deadline()).min()
     }
 
     /// Whether something will end by itself: a lease, or the wait of a message.
@@ -334,13 +349,13 @@ impl<D: Draft> Core<D> {
         self.appended
     }
 
-    /// Whether a receive is waiting and nothing was granted to it yet.
+    /// Whether a receive or a pull is waiting and nothing was granted to it yet.
     pub fn is_waiting(&self, token: Token) -> bool {
-        self.polls.get(token).is_some()
+        self.polls.get(token).is_some() || self.pulls.contains(token)
     }
 
     pub fn open_polls(&self) -> usize {
-        self.polls.count()
+        self.polls.count() + self.pulls.count()
     }
 
     pub fn now(&self) -> u64 {
@@ -376,6 +391,7 @@ impl<D: Draft> Core<D> {
                 }
             }
             self.polls.arrived(queue);
+            self.wake_pulls(queue);
             topics.insert(queue.topic());
         }
         for topic in topics {
@@ -401,7 +417,11 @@ impl<D: Draft> Core<D> {
         self.append(Record::Forget(what));
         self.polls.forget(what).into_iter().for_each(|token| self.end_poll(token));
         match what {
-            Forget::Topic(topic) => drop(self.rotation.remove(&topic)),
+            Forget::Topic(topic) => {
+                self.rotation.remove(&topic);
+                let over = self.pulls.of_topic(topic);
+                self.end_pulls(over);
+            }
             Forget::Group(group) => drop(self.groups.remove(&group)),
         }
     }
@@ -414,6 +434,8 @@ impl<D: Draft> Core<D> {
     fn drain(&mut self) {
         self.draining = true;
         self.polls.drain().into_iter().for_each(|token| self.end_poll(token));
+        let over = self.pulls.overdue(u64::MAX);
+        self.end_pulls(over);
     }
 
     pub(super) fn draining(&self) -> bool {

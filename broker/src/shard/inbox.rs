@@ -1,5 +1,6 @@
 //! The way into a shard: requests with the channel for their answer, and the status that others may read at any time.
 
+use super::asks::{Ask, Told};
 use super::core::{After, Given, Token};
 use crate::admission::Permit;
 use crate::draft::Draft;
@@ -63,6 +64,11 @@ pub enum Request {
         topic: Arc<Topic>,
         reply: ReplyTo<Vec<QueueBounds>>,
     },
+    Ask {
+        token: Token,
+        ask: Ask,
+        reply: ReplyTo<Told>,
+    },
     Find {
         find: Find,
         limit: usize,
@@ -111,6 +117,7 @@ pub struct Wish {
 pub enum Leased {
     Messages(Vec<(Given, Found)>),
     TooManyPolls,
+    GroupPulls,
 }
 
 /// A stored message: which one, and where its frame is.
@@ -120,11 +127,12 @@ pub struct Found {
     pub offset: u64,
     pub lsn: Lsn,
     pub len: u32,
+    pub tag_hash: u32,
 }
 
 impl From<Entry> for Found {
     fn from(entry: Entry) -> Found {
-        Found { queue: entry.queue, offset: entry.offset.0, lsn: entry.position, len: entry.len }
+        Found { queue: entry.queue, offset: entry.offset.0, lsn: entry.position, len: entry.len, tag_hash: entry.tag_hash }
     }
 }
 
