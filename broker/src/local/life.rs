@@ -24,9 +24,9 @@ impl LocalBroker {
     pub(super) async fn read_life(&self, topic: &Topic, queue: QueueId, offset: Offset) -> Result<Life, LookupError> {
         let stopped = || LookupError::Failed { why: "the shard has stopped".into() };
         let queue = QueueKey::new(topic.id, queue);
-        let find = Find::From { queue, offset: offset.0 };
+        let find = Find::Place { queue, offset: offset.0 };
         let found = self.ask(|reply| Request::Find { find, limit: 1, reply }).await.ok_or_else(stopped)?;
-        let Some(found) = found.into_iter().find(|found| found.offset == offset.0) else { return Ok(Life { events: Vec::new(), complete: true }) };
+        let Some(found) = found.into_iter().next() else { return Ok(Life { events: Vec::new(), complete: true }) };
         let _turn = self.lives.try_acquire().map_err(|_| LookupError::Busy)?;
         let (reader, clock) = (self.messages.reader().clone(), self.clock.clone());
         let read = gantry_platform::tasks::blocking("gantry-life", move || Story::new(queue, offset.0).read(&reader, &clock, found.lsn));
@@ -139,11 +139,15 @@ impl Story {
     fn leased(&mut self, lease: &Lease, steps: &mut Vec<LifeStep>) {
         let group = lease.group;
         for part in lease.queues.iter().filter(|part| part.queue == self.queue) {
-            if let Some(&(_, attempt)) = part.leased.iter().find(|(offset, _)| *offset == self.offset) {
+            if let Some(&(_, attempt, _)) = part.leased.iter().find(|(offset, ..)| *offset == self.offset) {
                 self.passed.insert(group);
                 steps.push(LifeStep::Leased { group, client: lease.client.clone(), lease: lease.id, attempt, until_ms: lease.deadline });
-            } else if part.next.0 > self.offset && self.passed.insert(group) && part.start.0 <= self.offset && !part.kept.contains(&self.offset) {
-                // Deliveries went past it, and nobody in the group wanted it.
+                continue;
+            }
+            // Deliveries went past it for the first time, and nobody in the group wanted it; or it was left for later, and nobody does now.
+            let kept = part.passed.iter().any(|(offset, _)| *offset == self.offset);
+            let unwanted = part.next.0 > self.offset && self.passed.insert(group) && part.start.0 <= self.offset && !kept;
+            if unwanted || part.skipped.contains(&self.offset) {
                 steps.push(LifeStep::Filtered { group });
             }
         }

@@ -146,11 +146,6 @@ impl LocalBroker {
     }
 }
 
-/// Whether a filter wants a message: the index knows only a hash of the tag.
-fn wanted(filter: &Filter, message: &StoredMessage) -> bool {
-    filter.wants(message.message.tag.as_deref())
-}
-
 /// Takes a receive back when its caller goes away: before it was granted, or with all that it was given.
 struct Withdraw<'a> {
     inbox: &'a Inbox,

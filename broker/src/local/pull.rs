@@ -1,10 +1,11 @@
 //! Reading a queue from an offset. It changes nothing; a pull that finds nothing waits until something is stored.
 
-use super::{LocalBroker, wanted};
+use super::LocalBroker;
+use crate::filter::wants;
 use crate::shard::asks::{Ask, Told};
 use crate::shard::core::Token;
 use crate::shard::inbox::{Find, Inbox, Request};
-use crate::shard::polls::Wanted;
+use crate::shard::polls::{Test, Wanted};
 use gantry_model::contract::broker::{LookupError, PullError, PullRequest, Pulled};
 use gantry_model::{Offset, QueueKey};
 use std::time::Duration;
@@ -63,8 +64,8 @@ impl LocalBroker {
     /// Reads what there is up to `end`, as much as the request and one scan allow.
     async fn read_until(&self, request: &PullRequest, end: Offset, pulled: &mut Pulled) -> Result<(), PullError> {
         let queue = QueueKey::new(request.topic.id, request.queue);
-        let tags = Wanted::new(request.filter.clone());
-        let limit = if tags.everything() { request.max as usize } else { SCAN };
+        let wanted = Wanted::new(request.filter.clone());
+        let limit = if wanted.everything() { request.max as usize } else { SCAN };
         let find = Find::From { queue, offset: pulled.next.0 };
         let places = self.ask(|reply| Request::Find { find, limit, reply }).await;
         let places = places.ok_or_else(|| PullError::Failed { why: "the shard has stopped".into() })?;
@@ -75,11 +76,11 @@ impl LocalBroker {
                 return Ok(());
             }
             pulled.next = Offset(found.offset + 1);
-            if !tags.wants(found.tag_hash) {
+            if matches!(wanted.test(), Test::Tag(hashes) if hashes.binary_search(&found.tag_hash).is_err()) {
                 continue;
             }
             match self.messages.read(found).await {
-                Ok(Some(message)) if wanted(&request.filter, &message) => {
+                Ok(Some(message)) if wants(&request.filter, &message.message) => {
                     bytes += message.message.body.len();
                     pulled.messages.push(message);
                 }

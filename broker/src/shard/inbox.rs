@@ -147,6 +147,11 @@ pub enum Find {
         queue: QueueKey,
         offset: u64,
     },
+    /// This one, whatever became of it.
+    Place {
+        queue: QueueKey,
+        offset: u64,
+    },
     /// Stored in this time, over all queues of the topic.
     Stored {
         topic: Arc<Topic>,

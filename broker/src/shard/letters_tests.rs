@@ -69,6 +69,7 @@ fn read_letters(rig: &mut Rig, group: &Group, reader: &Arc<Group>) -> Vec<Given>
         term: LeaseTerm::For(Duration::from_secs(10)),
         deadline: rig.now,
         attempt_id: None,
+        ordered_batch: true,
     };
     rig.step(Event::Receive { token, poll });
     rig.settle();

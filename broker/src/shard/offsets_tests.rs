@@ -6,6 +6,8 @@ use super::core::{Event, Given, Reply};
 use super::core_tests::check_snapshot;
 use super::rig::{Rig, group, handle, topic};
 use gantry_model::contract::broker::{LeaseError, LeaseTerm, Moved, OffsetError, PullError, SeekRequest, SeekTarget, Standing};
+use gantry_model::group::{Exhausted, GroupOptions, Order};
+use gantry_model::topic::TopicType;
 use gantry_model::{ClientId, Filter, Group, Offset, QueueId, QueueKey};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -170,6 +172,21 @@ fn skipped_messages_never_come_whatever_state_they_were_in() {
 }
 
 #[test]
+fn skipping_a_message_that_blocks_its_message_group_lets_the_group_go_on() {
+    let mut rig = Rig::new();
+    rig.kind = TopicType::Fifo;
+    let options = GroupOptions { exhausted: Exhausted::Block, ..Default::default() };
+    let group = Arc::new(Group { order: Order::FollowTopic, options, ..(*group(1, 1)).clone() });
+    let sent = rig.send_groups(&[7; 3]);
+    let first = rig.receive(&group, 1);
+    rig.sleep(10_000);
+    assert!(rig.receive(&group, 32).is_empty(), "its attempts are used up, and it stays");
+    let poll = rig.poll(&group, "c", 32, Filter::All, LeaseTerm::For(Duration::from_secs(10)), 20_000);
+    assert_eq!(skip(&mut rig, &group, sent[0].queue.0, &[first[0].offset]), Ok(1));
+    assert_eq!(rig.answer(poll).iter().map(|given| given.offset).collect::<Vec<_>>(), [1, 2], "who waited is woken");
+}
+
+#[test]
 fn a_position_of_a_pulling_group_goes_forward_and_survives() {
     let mut rig = Rig::new();
     let group = group(1, 16);
@@ -265,9 +282,17 @@ struct History {
     groups: [Arc<Group>; 2],
     finished: [Finished; 2],
     held: Vec<(usize, Given)>,
+    sent: u64,
 }
 
 impl History {
+    fn new(ordered: bool) -> History {
+        let mut rig = Rig::new();
+        rig.kind = if ordered { TopicType::Fifo } else { TopicType::Normal };
+        let member = |id| Arc::new(Group { order: Order::FollowTopic, ..(*group(id, 1_000)).clone() });
+        History { rig, groups: [member(1), member(2)], finished: Default::default(), held: Vec::new(), sent: 0 }
+    }
+
     fn stored(&self) -> Finished {
         let queues: BTreeMap<QueueKey, u64> = self.rig.core.state.queues().map(|(queue, bounds)| (queue, bounds.next)).collect();
         queues.into_iter().flat_map(|(queue, next)| (0..next).map(move |offset| (queue, offset))).collect()
@@ -275,6 +300,10 @@ impl History {
 
     fn take(mut self, step: Step) -> History {
         match step {
+            Step::Send if self.rig.kind == TopicType::Fifo => {
+                self.sent += 1;
+                self.rig.send_groups(&[self.sent % 5]);
+            }
             Step::Send => self.rig.send(&[None]),
             Step::Receive { group, max } => {
                 let given = self.rig.receive(&self.groups[group], max);
@@ -296,7 +325,11 @@ impl History {
                 self.finished[group].extend(there.then_some((key(queue), offset)));
             }
             Step::Sleep(ms) => self.rig.sleep(ms),
-            Step::Restart => self.rig = self.rig.restart(),
+            Step::Restart => {
+                let kind = self.rig.kind;
+                self.rig = self.rig.restart();
+                self.rig.kind = kind;
+            }
             Step::Ack(_) => {}
         }
         self
@@ -340,9 +373,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_histories_with_resets_and_skips_agree_with_a_set_of_finished_messages(steps in steps()) {
-        let mut history =
-            History { rig: Rig::new(), groups: [group(1, 1_000), group(2, 1_000)], finished: Default::default(), held: Vec::new() };
+    fn random_histories_with_resets_and_skips_agree_with_a_set_of_finished_messages(steps in steps(), ordered: bool) {
+        let mut history = History::new(ordered);
         for step in steps {
             history = history.take(step);
             history.check();
@@ -354,6 +386,7 @@ proptest! {
             while let given = history.rig.receive(&history.groups[number], 32) && !given.is_empty() {
                 history.delivered(number, &given);
                 seen.extend(given.iter().map(|given| (given.queue, given.offset)));
+                history.rig.ack(&history.groups[number], &given);
             }
             prop_assert_eq!(&seen | &history.finished[number], history.stored(), "what is not finished is delivered");
         }

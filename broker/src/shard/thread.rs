@@ -440,6 +440,10 @@ impl Driver {
                 return places.into_iter().map(|lsn| Found { queue: QueueKey(0), offset: 0, lsn, len: 0, tag_hash: 0 }).collect();
             }
             Find::From { queue, offset } => self.readable(*queue, *offset, limit),
+            Find::Place { queue, offset } if *offset < self.core.visible_end(*queue) => {
+                self.index.lookup(*queue, Offset(*offset)).ok().flatten().into_iter().collect()
+            }
+            Find::Place { .. } => Vec::new(),
             Find::Stored { topic, from_ms, to_ms } => self.find_stored(topic, *from_ms, *to_ms, limit),
         };
         entries.into_iter().map(Found::from).collect()
