@@ -11,7 +11,7 @@ use gantry_proxy::Config;
 use tonic::Code;
 use tonic::transport::Channel;
 
-async fn client(rig: &Rig) -> AdminClient<Channel> {
+pub async fn client(rig: &Rig) -> AdminClient<Channel> {
     AdminClient::new(channel(rig.admin).await)
 }
 

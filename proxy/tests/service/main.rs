@@ -10,6 +10,8 @@ mod receive;
 mod finish;
 mod telemetry;
 mod later;
+mod letters;
+mod pull;
 mod edge;
 mod hostile;
 mod drain;
