@@ -184,9 +184,7 @@ pub fn codes(rpc: Rpc) -> &'static [Code] {
         Rpc::PullMessage => PULL,
         Rpc::UpdateOffset => UPDATE_OFFSET,
         Rpc::GetOffset => GET_OFFSET,
-        Rpc::QueryOffset => {
-            &[Ok, BadRequest, IllegalTopic, ClientIdRequired, TopicNotFound, TooManyRequests, InternalServerError, ProxyTimeout]
-        }
+        Rpc::QueryOffset => &[Ok, BadRequest, IllegalTopic, ClientIdRequired, TopicNotFound, TooManyRequests, InternalServerError, ProxyTimeout],
         Rpc::EndTransaction => &[IllegalTopic, InvalidTransactionId, ClientIdRequired, TooManyRequests, NotImplemented],
         Rpc::RecallMessage => &[BadRequest, IllegalTopic, ClientIdRequired, TopicNotFound, TooManyRequests, NotImplemented],
         Rpc::SyncLiteSubscription => &[IllegalTopic, IllegalConsumerGroup, ClientIdRequired, IllegalLiteTopic, TooManyRequests, NotImplemented],

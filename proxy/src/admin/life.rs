@@ -28,22 +28,14 @@ fn to_wire(shared: &Shared, event: Event) -> LifeEvent {
     match event.what {
         Step::Stored => base(LifeStep::Stored),
         Step::Released => base(LifeStep::Released),
-        Step::Leased { group: id, client, attempt, until_ms, .. } => LifeEvent {
-            group: group(id),
-            client_id: client.to_string(),
-            attempt,
-            visible_time: Some(timestamp(until_ms)),
-            ..base(LifeStep::Leased)
-        },
-        Step::Extended { group: id, until_ms } => {
-            LifeEvent { group: group(id), visible_time: Some(timestamp(until_ms)), ..base(LifeStep::Extended) }
+        Step::Leased { group: id, client, attempt, until_ms, .. } => {
+            LifeEvent { group: group(id), client_id: client.to_string(), attempt, visible_time: Some(timestamp(until_ms)), ..base(LifeStep::Leased) }
         }
+        Step::Extended { group: id, until_ms } => LifeEvent { group: group(id), visible_time: Some(timestamp(until_ms)), ..base(LifeStep::Extended) },
         Step::GivenBack { group: id, visible_ms, counted } => {
             LifeEvent { group: group(id), visible_time: Some(timestamp(visible_ms)), counted, ..base(LifeStep::GivenBack) }
         }
-        Step::Lapsed { group: id, visible_ms } => {
-            LifeEvent { group: group(id), visible_time: Some(timestamp(visible_ms)), ..base(LifeStep::Lapsed) }
-        }
+        Step::Lapsed { group: id, visible_ms } => LifeEvent { group: group(id), visible_time: Some(timestamp(visible_ms)), ..base(LifeStep::Lapsed) },
         Step::Acked { group: id } => LifeEvent { group: group(id), ..base(LifeStep::Acked) },
         Step::Filtered { group: id } => LifeEvent { group: group(id), ..base(LifeStep::Filtered) },
         Step::Skipped { group: id } => LifeEvent { group: group(id), ..base(LifeStep::Skipped) },
@@ -52,9 +44,7 @@ fn to_wire(shared: &Shared, event: Event) -> LifeEvent {
             let to = place(letter.queue, letter.offset);
             LifeEvent { group: group(id), attempt: attempts, reason: reason(why) as i32, to_topic, to, ..base(LifeStep::Dead) }
         }
-        Step::Redriven { topic: id, queue, offset } => {
-            LifeEvent { to_topic: topic(id), to: place(queue, offset), ..base(LifeStep::Redriven) }
-        }
+        Step::Redriven { topic: id, queue, offset } => LifeEvent { to_topic: topic(id), to: place(queue, offset), ..base(LifeStep::Redriven) },
         Step::Purged => base(LifeStep::Purged),
         Step::Reset { group: id, to } => {
             let to = Some(QueueOffset { queue: 0, offset: to.0 });

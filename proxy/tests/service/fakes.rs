@@ -10,7 +10,7 @@ use gantry_model::handle::{HandleKey, HandleKeys, RecallHandle, TransactionHandl
 use gantry_model::message::{Origin, StoredMessage};
 use gantry_model::topic::{Permission, Queue, Retention, TopicChange, TopicSpec, TopicType};
 use gantry_model::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
 
@@ -206,6 +206,7 @@ pub struct State {
     pub taken: Vec<(String, Option<TopicId>)>,
     /// The last one is the next answer.
     pub letter_errors: Vec<LetterError>,
+    pub positions_on: Vec<TopicId>,
     pub standing: BTreeMap<Offset, Standing>,
     pub life: Vec<LifeEvent>,
     pub syncs: Vec<LiteSync>,
@@ -369,8 +370,7 @@ impl Broker for FakeBroker {
     }
 
     async fn topics_of(&self, _: &Group) -> Result<Vec<TopicId>, LookupError> {
-        let topics: BTreeSet<TopicId> = self.with(|state| state.stored.iter().map(|message| message.topic).collect());
-        Ok(topics.into_iter().collect())
+        Ok(self.with(|state| state.positions_on.clone()))
     }
 
     async fn standing(&self, _: &Group, _: &Topic, messages: Vec<(QueueId, Offset)>) -> Result<Vec<Standing>, LookupError> {
@@ -453,8 +453,8 @@ impl Broker for FakeBroker {
     }
 
     async fn offset_at(&self, _: &Topic, queue: QueueId, time_ms: u64) -> Result<Offset, LookupError> {
-        let stored = self.with(|state| state.stored.len() as u64);
-        if queue.0 > 7 { Err(LookupError::NoSuchQueue) } else { Ok(Offset(time_ms.saturating_sub(2_000).min(stored))) }
+        let end = self.with(|state| state.stored.last().map_or(0, |last| last.offset.0 + 1));
+        if queue.0 > 7 { Err(LookupError::NoSuchQueue) } else { Ok(Offset(time_ms.saturating_sub(2_000).min(end))) }
     }
 
     async fn seek(&self, request: SeekRequest) -> Result<Vec<Moved>, OffsetError> {
