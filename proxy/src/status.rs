@@ -113,7 +113,7 @@ impl From<OffsetError> for Refusal {
     fn from(error: OffsetError) -> Refusal {
         let code = match &error {
             OffsetError::OutOfRange { .. } | OffsetError::Backwards { .. } => Code::IllegalOffset,
-            OffsetError::GroupReceives | OffsetError::GroupPulls => Code::PreconditionFailed,
+            OffsetError::GroupReceives | OffsetError::GroupPulls | OffsetError::GroupBroadcasts => Code::PreconditionFailed,
             OffsetError::NoSuchQueue => Code::BadRequest,
             OffsetError::Busy => Code::TooManyRequests,
             OffsetError::Failed { .. } => Code::InternalServerError,

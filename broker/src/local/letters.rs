@@ -2,7 +2,7 @@
 
 use super::{CONTROL_BYTES, LocalBroker};
 use crate::admission::Lane;
-use crate::draft;
+use crate::draft::{Draft, RawMessage};
 use crate::shard::asks::{Ask, Told};
 use crate::shard::core::Draft as _;
 use crate::shard::inbox::{Find, Request};
@@ -56,13 +56,13 @@ impl LocalBroker {
         let find = Find::From { queue: dead_queue, offset: id.offset.0 };
         let found = self.ask(|reply| Request::Find { find, limit: 1, reply }).await.ok_or_else(failed)?;
         let found = found.into_iter().find(|found| found.offset == id.offset.0).ok_or(LetterError::Gone)?;
-        let stored = self.messages.read(found).await.map_err(unread)?.ok_or(LetterError::Gone)?;
+        let stored = self.messages.read(found).await.map_err(unread)?.and_then(RawMessage::decode).ok_or(LetterError::Gone)?;
         let origin = stored.origin.ok_or(LetterError::Gone)?;
         let topic = match to {
             Some(topic) => topic.clone(),
             None => self.messages.metadata().topic_by_id(origin.topic).ok_or(LetterError::NoWritableQueue)?,
         };
-        let draft = draft::Draft::new(topic.id, &stored.message);
+        let draft = Draft::new(topic.id, &stored.message);
         let (size, class) = (draft.size(), draft.class().clone());
         Ok((Letter { id, class, origin: QueueKey::new(origin.topic, origin.queue), topic }, size))
     }

@@ -4,6 +4,7 @@
 
 use super::LocalBroker;
 use crate::record::{Lease, Record, Visibility};
+use crate::shard::asks::{Ask, Told};
 use crate::shard::inbox::{Find, Request};
 use gantry_model::contract::broker::{LetterId, Life, LifeEvent, LifeStep, LookupError};
 use gantry_model::{GroupId, Lsn, Offset, QueueId, QueueKey, Topic};
@@ -30,7 +31,27 @@ impl LocalBroker {
         let _turn = self.lives.try_acquire().map_err(|_| LookupError::Busy)?;
         let (reader, clock) = (self.messages.reader().clone(), self.clock.clone());
         let read = gantry_platform::tasks::blocking("gantry-life", move || Story::new(queue, offset.0).read(&reader, &clock, found.lsn));
-        read.await.map_err(|error| LookupError::Failed { why: error.to_string() })?
+        let mut life = read.await.map_err(|error| LookupError::Failed { why: error.to_string() })??;
+        self.name_groups(&mut life).await;
+        Ok(life)
+    }
+
+    /// Records name the members of broadcasting groups; people know the groups.
+    async fn name_groups(&self, life: &mut Life) {
+        let mut groups: Vec<&mut GroupId> = life.events.iter_mut().filter_map(|event| group_of(&mut event.what)).collect();
+        let readers = groups.iter().map(|group| **group).collect();
+        if let Some(Told::GroupsBehind(behind)) = self.inquire(Ask::GroupsBehind { readers }).await {
+            groups.iter_mut().zip(behind).for_each(|(group, behind)| **group = behind);
+        }
+    }
+}
+
+fn group_of(step: &mut LifeStep) -> Option<&mut GroupId> {
+    use LifeStep::*;
+    match step {
+        Leased { group, .. } | Extended { group, .. } | GivenBack { group, .. } | Lapsed { group, .. } | Dead { group, .. } => Some(group),
+        Acked { group } | Filtered { group } | Skipped { group } | Reset { group, .. } => Some(group),
+        Stored | Released | Redriven { .. } | Purged => None,
     }
 }
 

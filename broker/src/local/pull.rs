@@ -1,6 +1,7 @@
 //! Reading a queue from an offset. It changes nothing; a pull that finds nothing waits until something is stored.
 
 use super::LocalBroker;
+use crate::draft::RawMessage;
 use crate::filter::wants;
 use crate::shard::asks::{Ask, Told};
 use crate::shard::core::Token;
@@ -79,7 +80,7 @@ impl LocalBroker {
             if matches!(wanted.test(), Test::Tag(hashes) if hashes.binary_search(&found.tag_hash).is_err()) {
                 continue;
             }
-            match self.messages.read(found).await {
+            match self.messages.read(found).await.map(|message| message.and_then(RawMessage::decode)) {
                 Ok(Some(message)) if wants(&request.filter, &message.message) => {
                     bytes += message.message.body.len();
                     pulled.messages.push(message);

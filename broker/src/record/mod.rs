@@ -16,8 +16,8 @@ pub mod upkeep;
 
 pub use dead::Dead;
 pub use lease::{Ack, Expire, Lease, LeasedQueue, SetVisible, Visibility};
-pub use member::Member;
 pub use letters::{Purge, Redrive};
+pub use member::Member;
 pub use position::{OffsetCommit, Seek, SeekQueue, Skip};
 pub use upkeep::{EpochStart, Forget, Trim};
 

@@ -8,7 +8,7 @@ use super::pulls::Wait;
 use super::thread::{Driver, Waiter};
 use crate::post::ReplyTo;
 use gantry_model::contract::broker::{LetterError, LetterId, Moved, OffsetError, PullError, SeekRequest, Sent, Standing};
-use gantry_model::{Group, Offset, QueueId, QueueKey, Topic, TopicId};
+use gantry_model::{Group, GroupId, Offset, QueueId, QueueKey, Topic, TopicId};
 use gantry_store::log::AppendError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,10 @@ pub enum Ask {
         group: Arc<Group>,
         messages: Vec<(QueueKey, u64)>,
     },
+    /// The groups that records name, members of broadcasting ones among them.
+    GroupsBehind {
+        readers: Vec<GroupId>,
+    },
     /// Which of these places hold dead letters that are gone.
     Gone {
         places: Vec<(QueueKey, u64)>,
@@ -81,6 +85,7 @@ pub enum Told {
     Seek(Result<Vec<Moved>, OffsetError>),
     Skip(Result<u64, OffsetError>),
     TopicsOf(Vec<TopicId>),
+    GroupsBehind(Vec<GroupId>),
     Standing(Vec<Standing>),
     Gone(Vec<bool>),
     Redrive(Vec<Result<Sent, LetterError>>),
@@ -102,7 +107,8 @@ impl<D: Draft> Core<D> {
             },
             Ask::Seek(request) => Told::Seek(self.seek(&request, entries)),
             Ask::Skip { group, topic, queue, offsets } => Told::Skip(self.skip(&group, &topic, queue, &offsets, entries)),
-            Ask::TopicsOf { group } => Told::TopicsOf(self.state.topics_of(group.id)),
+            Ask::TopicsOf { group } => Told::TopicsOf(self.topics_of(&group)),
+            Ask::GroupsBehind { readers } => Told::GroupsBehind(self.groups_behind(&readers)),
             Ask::Standing { group, messages } => {
                 Told::Standing(messages.into_iter().map(|(queue, offset)| self.standing(&group, queue, offset, entries)).collect())
             }

@@ -70,6 +70,7 @@ fn read_letters(rig: &mut Rig, group: &Group, reader: &Arc<Group>) -> Vec<Given>
         deadline: rig.now,
         attempt_id: None,
         ordered_batch: true,
+        member: String::new(),
     };
     rig.step(Event::Receive { token, poll });
     rig.settle();

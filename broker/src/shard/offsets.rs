@@ -6,8 +6,10 @@ use super::state::offsets::Mode;
 use super::state::ranges::Ranges;
 use crate::record::{OffsetCommit, Record, Seek, SeekQueue, Skip};
 use gantry_model::contract::broker::{Moved, OffsetError, SeekRequest, SeekTarget, Standing};
-use gantry_model::{Group, GroupId, Offset, QueueId, QueueKey, Topic};
-use std::collections::BTreeSet;
+use gantry_model::group::Sharing;
+use gantry_model::{Group, GroupId, Offset, QueueId, QueueKey, Topic, TopicId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Most ranges in one `Seek`, so that its frame stays small; a copied position of one queue may have more.
 const RANGES: usize = 100_000;
@@ -32,17 +34,19 @@ impl<D: Draft> Core<D> {
         (!is_parked(key) && (ours || self.state.bounds(key).next > 0)).then_some(key)
     }
 
+    /// Where a group stands; of a broadcasting group the member that is farthest behind.
     pub(super) fn committed_offset(&self, group: &Group, topic: &Topic, queue: QueueId) -> Option<Offset> {
         let key = self.readable_queue(topic, queue)?;
-        match self.state.mode(group.id, key) {
-            Some(Mode::Pulls(offset)) => Some(Offset(offset)),
-            _ => self.state.cursor(group.id, key).map(|cursor| Offset(cursor.base)),
+        match self.pulled(group.id, key) {
+            Some(offset) => Some(Offset(offset)),
+            None => self.readers(group).into_iter().filter_map(|reader| self.state.cursor(reader, key)).map(|cursor| Offset(cursor.base)).min(),
         }
     }
 
     pub(super) fn commit_offset(&mut self, group: &Group, topic: &Topic, queue: QueueId, offset: Offset) -> Result<(), OffsetError> {
         let key = self.readable_queue(topic, queue).ok_or(OffsetError::NoSuchQueue)?;
-        let receives = |key: QueueKey| self.state.cursor(group.id, key).is_some() && self.state.mode(group.id, key).is_none();
+        let receives = |reader: GroupId, key: QueueKey| self.state.cursor(reader, key).is_some() && self.state.mode(reader, key).is_none();
+        let receives = |key: QueueKey| self.readers(group).into_iter().any(|reader| receives(reader, key));
         // One commit would keep the group from receiving on the whole topic.
         if receives(key) || topic.queues().any(|(other, _)| receives(QueueKey::new(topic.id, other))) {
             return Err(OffsetError::GroupReceives);
@@ -67,15 +71,33 @@ impl<D: Draft> Core<D> {
     }
 
     pub(super) fn seek(&mut self, request: &SeekRequest, entries: &dyn Entries) -> Result<Vec<Moved>, OffsetError> {
+        if matches!(&request.target, SeekTarget::Like(other) if other.options.sharing == Sharing::Broadcasting) {
+            return Err(OffsetError::GroupBroadcasts);
+        }
         self.know(request.group.clone());
         let queues = self.queues_to_move(request)?;
-        let moves: Vec<Move> = queues.into_iter().map(|queue| self.plan(request, queue, entries)).collect::<Result<_, _>>()?;
-        let moved = moves.iter().map(|each| each.moved).collect();
-        if !request.dry_run {
-            self.carry_out(request.group.id, moves);
-            self.serve(request.topic.id, request.group.id, entries);
+        let mut moved: BTreeMap<QueueId, Moved> = BTreeMap::new();
+        let mut planned = Vec::new();
+        for reader in self.reading(&request.group) {
+            let moves = queues.iter().map(|&queue| self.plan(&reader, &request.target, queue, entries)).collect::<Result<Vec<Move>, _>>()?;
+            for each in moves.iter().map(|each| each.moved) {
+                let sum = moved.entry(each.queue).or_insert(Moved { dropped: 0, ..each });
+                (sum.from, sum.dropped) = (sum.from.min(each.from), sum.dropped + each.dropped);
+            }
+            planned.push((reader.id, moves));
         }
-        Ok(moved)
+        if !request.dry_run {
+            for (reader, moves) in planned {
+                self.carry_out(reader, moves);
+                self.serve(request.topic.id, reader, entries);
+            }
+        }
+        Ok(moved.into_values().collect())
+    }
+
+    /// The group, or each of its members if it broadcasts.
+    fn reading(&self, group: &Arc<Group>) -> Vec<Arc<Group>> {
+        self.readers(group).into_iter().map(|reader| self.holder_definition(group, reader)).collect()
     }
 
     fn queues_to_move(&self, request: &SeekRequest) -> Result<Vec<QueueKey>, OffsetError> {
@@ -86,14 +108,15 @@ impl<D: Draft> Core<D> {
         }
         let listed = topic.queues().filter_map(|(queue, _)| self.readable_queue(topic, queue));
         // Lite topics are queues that the topic doesn't list; those count where the group has been.
-        let been = self.state.cursors().filter(|(queue, of, _)| queue.topic() == topic.id && *of == group.id).map(|(queue, ..)| queue);
+        let readers = self.readers(group);
+        let been = self.state.cursors().filter(|(queue, of, _)| queue.topic() == topic.id && readers.contains(of)).map(|(queue, ..)| queue);
         Ok(listed.chain(been).collect::<BTreeSet<QueueKey>>().into_iter().collect())
     }
 
-    fn plan(&self, request: &SeekRequest, queue: QueueKey, entries: &dyn Entries) -> Result<Move, OffsetError> {
+    fn plan(&self, group: &Group, target: &SeekTarget, queue: QueueKey, entries: &dyn Entries) -> Result<Move, OffsetError> {
         let (min, end) = (self.state.bounds(queue).min, self.visible_end(queue));
         let mut done = Ranges::default();
-        let to = match &request.target {
+        let to = match target {
             SeekTarget::Earliest => min,
             SeekTarget::Latest => end,
             SeekTarget::Offset(offset) => {
@@ -108,7 +131,7 @@ impl<D: Draft> Core<D> {
                 self.standpoint(other, queue, entries).0.clamp(min, end.max(min))
             }
         };
-        let (from, dropped) = self.standpoint(&request.group, queue, entries);
+        let (from, dropped) = self.standpoint(group, queue, entries);
         Ok(Move { queue, to, done, moved: Moved { queue: queue.queue(), from: Offset(from), to: Offset(to), dropped } })
     }
 
@@ -155,7 +178,7 @@ impl<D: Draft> Core<D> {
 
     pub(super) fn skip(
         &mut self,
-        group: &Group,
+        group: &Arc<Group>,
         topic: &Topic,
         queue: QueueId,
         offsets: &[Offset],
@@ -170,22 +193,37 @@ impl<D: Draft> Core<D> {
             // The end itself is a position, and no message.
             self.check_range(key, if offset.0 == end { Offset(end + 1) } else { offset })?;
         }
-        let start = self.start_of(group, key, entries);
-        let unfinished = |offset: &u64| match self.state.cursor(group.id, key) {
+        Ok(self.reading(group).iter().map(|reader| self.skip_for(reader, key, offsets, entries)).sum())
+    }
+
+    fn skip_for(&mut self, reader: &Group, queue: QueueKey, offsets: &[Offset], entries: &dyn Entries) -> u64 {
+        let start = self.start_of(reader, queue, entries);
+        let unfinished = |offset: &u64| match self.state.cursor(reader.id, queue) {
             Some(cursor) => *offset >= cursor.base && !cursor.done.contains(*offset),
-            None => *offset >= start && !self.is_gone(key, *offset),
+            None => *offset >= start && !self.is_gone(queue, *offset),
         };
         let offsets: BTreeSet<u64> = offsets.iter().map(|offset| offset.0).filter(unfinished).collect();
-        if offsets.is_empty() {
-            return Ok(0);
-        }
-        offsets.iter().for_each(|&offset| self.disown(key, group.id, offset));
         let skipped = offsets.len() as u64;
-        self.append(Record::Skip(Skip { group: group.id, queue: key, start: Offset(start), offsets: offsets.into_iter().collect() }));
-        self.polls.arrived(key);
-        self.arm(key, group.id);
-        self.serve(topic.id, group.id, entries);
-        Ok(skipped)
+        if skipped > 0 {
+            offsets.iter().for_each(|&offset| self.disown(queue, reader.id, offset));
+            self.append(Record::Skip(Skip { group: reader.id, queue, start: Offset(start), offsets: offsets.into_iter().collect() }));
+            self.polls.arrived(queue);
+            self.arm(queue, reader.id);
+            self.serve(queue.topic(), reader.id, entries);
+        }
+        skipped
+    }
+
+    /// Topics on which a group, or a member of it, has a position.
+    pub(super) fn topics_of(&self, group: &Group) -> Vec<TopicId> {
+        let readers = self.readers(group).into_iter().chain([group.id]);
+        let topics: BTreeSet<TopicId> = readers.flat_map(|reader| self.state.topics_of(reader)).collect();
+        topics.into_iter().collect()
+    }
+
+    /// The groups that these readers are, or are members of.
+    pub(super) fn groups_behind(&self, readers: &[GroupId]) -> Vec<GroupId> {
+        readers.iter().map(|reader| self.state.head.members.get(reader).map_or(*reader, |member| member.group)).collect()
     }
 
     fn check_range(&self, queue: QueueKey, offset: Offset) -> Result<(), OffsetError> {
@@ -193,7 +231,19 @@ impl<D: Draft> Core<D> {
         if offset < min || offset > max { Err(OffsetError::OutOfRange { min, max }) } else { Ok(()) }
     }
 
-    pub(super) fn standing(&self, group: &Group, queue: QueueKey, offset: u64, entries: &dyn Entries) -> Standing {
+    /// Where a message stands for a group; if it broadcasts, for the member that has the most left to do.
+    pub(super) fn standing(&self, group: &Arc<Group>, queue: QueueKey, offset: u64, entries: &dyn Entries) -> Standing {
+        let left = |standing: &Standing| match standing {
+            Standing::InFlight { .. } => 0,
+            Standing::Waiting { .. } => 1,
+            Standing::Ready { .. } => 2,
+            Standing::Done => 3,
+        };
+        let standings = self.reading(group).into_iter().map(|reader| self.standing_for(&reader, queue, offset, entries));
+        standings.min_by_key(left).unwrap_or(Standing::Ready { attempts: 0 })
+    }
+
+    fn standing_for(&self, group: &Group, queue: QueueKey, offset: u64, entries: &dyn Entries) -> Standing {
         let before = |base: u64| if offset < base { Standing::Done } else { Standing::Ready { attempts: 0 } };
         if let Some(committed) = self.pulled(group.id, queue) {
             return before(committed);

@@ -4,11 +4,12 @@
 use super::asks::{Ask, Told};
 use super::core::{Event, Given, Reply};
 use super::core_tests::check_snapshot;
+use super::members_tests;
 use super::rig::{Rig, group, handle, topic};
 use gantry_model::contract::broker::{LeaseError, LeaseTerm, Moved, OffsetError, PullError, SeekRequest, SeekTarget, Standing};
 use gantry_model::group::{Exhausted, GroupOptions, Order};
 use gantry_model::topic::TopicType;
-use gantry_model::{ClientId, Filter, Group, Offset, QueueId, QueueKey};
+use gantry_model::{ClientId, Filter, Group, GroupId, Offset, QueueId, QueueKey};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -199,7 +200,7 @@ fn a_position_of_a_pulling_group_goes_forward_and_survives() {
     assert_eq!(committed(&mut rig, &group), Some(Offset(2)));
     assert_eq!(rig.positions(&group).ready, 1 + 3 + 3);
     assert_eq!((standing(&mut rig, &group, 1), standing(&mut rig, &group, 2)), (Standing::Done, Standing::Ready { attempts: 0 }));
-    assert_eq!(rig.core.state.topics_of(group.id), [topic().id]);
+    assert_eq!(rig.ask(Ask::TopicsOf { group: group.clone() }), Told::TopicsOf(vec![topic().id]));
     check_snapshot(&rig.core.state);
 }
 
@@ -391,6 +392,30 @@ proptest! {
             prop_assert_eq!(&seen | &history.finished[number], history.stored(), "what is not finished is delivered");
         }
     }
+}
+
+#[test]
+fn a_reset_and_a_skip_reach_every_member_of_a_broadcasting_group() {
+    let mut rig = Rig::new();
+    let all = members_tests::broadcasting(1);
+    rig.send(&[None; 3]);
+    for member in ["one", "two"] {
+        let given = members_tests::receive(&mut rig, &all, member);
+        members_tests::ack(&mut rig, &all, &given[..2]);
+    }
+    let moved = seek(&mut rig, &all, SeekTarget::Earliest).unwrap();
+    assert_eq!((moved.len(), moved.iter().map(|moved| moved.dropped).sum::<u64>()), (3, 2));
+    assert_eq!(skip(&mut rig, &all, 0, &[0]), Ok(2), "once for each member");
+    let mut rig = rig.restart();
+    let lengths = ["one", "two"].map(|member| members_tests::receive(&mut rig, &all, member).len());
+    assert_eq!(lengths, [2, 2]);
+    assert!(matches!(standing(&mut rig, &all, 0), Standing::Done));
+    assert_eq!(rig.ask(Ask::TopicsOf { group: all.clone() }), Told::TopicsOf(vec![topic().id]));
+    assert_eq!(commit(&mut rig, &all, 0), Err(OffsetError::GroupReceives));
+    assert_eq!(seek(&mut rig, &group(2, 16), SeekTarget::Like(all.clone())), Err(OffsetError::GroupBroadcasts));
+    let readers: Vec<GroupId> = rig.core.state.cursors().map(|(_, reader, _)| reader).collect();
+    let Told::GroupsBehind(groups) = rig.ask(Ask::GroupsBehind { readers }) else { panic!("groups") };
+    assert!(groups.iter().all(|group| *group == all.id));
 }
 
 #[test]

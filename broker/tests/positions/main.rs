@@ -4,13 +4,14 @@
 
 mod catalogue;
 
+use bytes::Bytes;
 use catalogue::Catalogue;
 use gantry_broker::open::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::*;
-use gantry_model::message::DeadReason;
-use gantry_model::{ClientId, Filter, Message, Offset, QueueId, ShardId, Topic, TopicId};
+use gantry_model::message::{DeadReason, Property};
+use gantry_model::{ClientId, Filter, Message, Offset, QueueId, ReceiptHandle, ShardId, Topic, TopicId};
 use gantry_platform::clock::{SystemClock, sleep, timeout};
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::disk::memory::MemoryDisk;
@@ -83,7 +84,7 @@ impl Rig {
         PullRequest { topic: self.orders(), queue, offset: Offset(offset), max: 32, filter: Arc::new(filter), wait: Duration::from_millis(wait_ms) }
     }
 
-    async fn receive(&self, group: u32, topic: TopicId, max: u32) -> Result<Vec<Delivery>, ReceiveError> {
+    async fn receive(&self, group: u32, topic: TopicId, max: u32) -> Result<Vec<Got>, ReceiveError> {
         let request = ReceiveRequest {
             group: self.catalogue.group(group),
             topic: self.catalogue.topic(topic.0),
@@ -94,8 +95,10 @@ impl Rig {
             wait: Duration::ZERO,
             attempt_id: None,
             ordered_batch: true,
+            member: String::new(),
         };
-        self.broker.receive(request).await
+        let deliveries = self.broker.receive(request).await?;
+        Ok(deliveries.into_iter().map(Got::of).collect())
     }
 
     async fn seek(&self, group: u32, target: SeekTarget) -> Vec<Moved> {
@@ -126,6 +129,31 @@ impl Rig {
         assert!(life.complete);
         assert!(life.events.windows(2).all(|pair| pair[0].lsn < pair[1].lsn && pair[0].time_ms <= pair[1].time_ms));
         life.events.into_iter().map(|event| event.what).collect()
+    }
+}
+
+/// A delivery whose message was looked into.
+#[derive(Debug, PartialEq)]
+struct Got {
+    id: String,
+    body: Bytes,
+    offset: u64,
+    store_ms: u64,
+    handle: ReceiptHandle,
+    attempt: u32,
+}
+
+impl Got {
+    fn of(delivery: Delivery) -> Got {
+        let Delivery { message, handle, attempt } = delivery;
+        let mut id = String::new();
+        message.each_property(&mut |property| {
+            if let Property::Id(text) = property {
+                id = text.to_owned();
+            }
+        });
+        let facts = message.facts();
+        Got { id, body: message.body().clone(), offset: facts.offset.0, store_ms: facts.store_ms, handle, attempt }
     }
 }
 
@@ -195,14 +223,14 @@ async fn positions_survive_a_restart_with_checkpoints() {
     assert_eq!(rig.receive(1, TopicId(1), 1).await, Err(ReceiveError::GroupPulls));
     assert_eq!(rig.broker.topics_of(&one).await, Ok(vec![TopicId(1)]));
     let deliveries = rig.receive(2, TopicId(1), 3).await.unwrap();
-    assert_eq!(deliveries.iter().map(|delivery| delivery.message.offset.0).collect::<Vec<_>>(), [0, 2, 4]);
+    assert_eq!(deliveries.iter().map(|delivery| delivery.offset).collect::<Vec<_>>(), [0, 2, 4]);
     assert_eq!(rig.broker.commit_offset(&two, &rig.orders(), queue, Offset(1)).await, Err(OffsetError::GroupReceives));
 
     let moved = rig.seek(1, SeekTarget::Like(two.clone())).await;
     assert!(moved.contains(&Moved { queue, from: Offset(120), to: Offset(0), dropped: 0 }));
     let rig = rig.restart();
     let deliveries = rig.receive(1, TopicId(1), 3).await.unwrap();
-    assert_eq!(deliveries.iter().map(|delivery| delivery.message.offset.0).collect::<Vec<_>>(), [0, 2, 4]);
+    assert_eq!(deliveries.iter().map(|delivery| delivery.offset).collect::<Vec<_>>(), [0, 2, 4]);
     let third = rig.broker.pull(rig.pull(queue, 150, 0, Filter::All)).await.unwrap().messages[0].store_ms;
     let at = rig.broker.offset_at(&rig.orders(), queue, third).await.unwrap();
     assert!(at <= Offset(150) && at > Offset(0), "{at}");
@@ -230,7 +258,7 @@ async fn a_dead_letter_that_is_sent_again_is_the_message_that_died() {
     let answers = rig.broker.redrive(&group, vec![letters[2], letters[0]], Some(rig.catalogue.topic(2))).await;
     assert_eq!(answers[0], Err(LetterError::Gone));
     let elsewhere = rig.receive(1, TopicId(2), 32).await.unwrap();
-    assert_eq!(elsewhere.iter().map(|delivery| delivery.message.message.id.as_str()).collect::<Vec<_>>(), ["id-0"]);
+    assert_eq!(elsewhere.iter().map(|delivery| delivery.id.as_str()).collect::<Vec<_>>(), ["id-0"]);
     let never = LetterId { queue: QueueId(7), offset: Offset(0) };
     assert_eq!(rig.broker.purge(&group, vec![letters[1], letters[1], never]).await, [Ok(()), Err(LetterError::Gone), Err(LetterError::Gone)]);
     assert_eq!(rig.restart().letters().await, [letters[3]]);
@@ -249,7 +277,7 @@ async fn a_letter_that_dies_again_can_be_sent_again() {
         assert_eq!(rig.letters().await, []);
     }
     let deliveries = rig.receive(1, TopicId(1), 32).await.unwrap();
-    assert_eq!((deliveries.len(), deliveries[0].attempt, deliveries[0].message.message.body.as_ref()), (1, 1, &b"body 0"[..]));
+    assert_eq!((deliveries.len(), deliveries[0].attempt, deliveries[0].body.as_ref()), (1, 1, &b"body 0"[..]));
 }
 
 #[tokio::test]
@@ -285,7 +313,7 @@ async fn the_life_of_a_message_is_read_from_the_log() {
         panic!("{steps:?}")
     };
     assert_eq!((*group, client.as_str(), *lease), (one, "c", first.handle.lease));
-    assert!(*until_ms > first.message.store_ms && *until > first.message.store_ms);
+    assert!(*until_ms > first.store_ms && *until > first.store_ms);
     let [LifeStep::GivenBack { counted: false, .. }, LifeStep::Leased { lease, .. }, rest @ ..] = rest else { panic!("{steps:?}") };
     assert_eq!(*lease, again.handle.lease);
     let [dead, skipped, reset, LifeStep::Leased { group, .. }, acked] = rest else { panic!("{steps:?}") };
@@ -317,6 +345,7 @@ async fn a_message_that_a_filter_refused_tells_so() {
         wait: Duration::ZERO,
         attempt_id: None,
         ordered_batch: true,
+        member: String::new(),
     };
     assert_eq!(rig.broker.receive(request.clone()).await.unwrap().len(), 1);
     request.filter = Arc::new(Filter::All);

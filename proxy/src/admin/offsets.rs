@@ -73,7 +73,9 @@ fn offset_error(error: OffsetError) -> Status {
     let text = error.to_string();
     match error {
         OffsetError::OutOfRange { .. } | OffsetError::NoSuchQueue => Status::invalid_argument(text),
-        OffsetError::Backwards { .. } | OffsetError::GroupReceives | OffsetError::GroupPulls => Status::failed_precondition(text),
+        OffsetError::Backwards { .. } | OffsetError::GroupReceives | OffsetError::GroupPulls | OffsetError::GroupBroadcasts => {
+            Status::failed_precondition(text)
+        }
         OffsetError::Busy | OffsetError::Failed { .. } => Status::unavailable(text),
     }
 }

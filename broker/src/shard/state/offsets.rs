@@ -8,6 +8,7 @@ use super::ranges::Ranges;
 use super::{Bucket, State};
 use crate::record::{OffsetCommit, Purge, Redrive, Seek, SeekQueue, Skip};
 use gantry_model::{GroupId, QueueKey, TopicId};
+use std::collections::BTreeSet;
 
 /// How a group uses a queue, where it doesn't receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +30,10 @@ impl State {
     }
 
     /// Topics on which a group has a position.
-    pub fn topics_of(&self, group: GroupId) -> Vec<TopicId> {
+    pub fn topics_of(&self, group: GroupId) -> BTreeSet<TopicId> {
         let received = self.groups_of.iter().filter(|(_, groups)| groups.contains(&group)).map(|(&topic, _)| topic);
         let pulled = self.pulling.iter().filter(|(_, pulls, _)| *pulls == group).map(|&(topic, ..)| topic);
-        let mut topics: Vec<TopicId> = received.chain(pulled).collect();
-        topics.sort_unstable();
-        topics.dedup();
-        topics
+        received.chain(pulled).collect()
     }
 
     /// Dead letters of a queue that were sent again or removed.
