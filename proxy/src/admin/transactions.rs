@@ -1,6 +1,6 @@
 //! Transactions that nobody ended: what they are, and how an operator ends them or has their producers asked again.
 
-use super::lookup::outline;
+use super::lookup::{Bodies, to_wire as message_to_wire};
 use super::{Page, foreign_token, lookup_error, topic};
 use crate::convert::timestamp;
 use crate::shared::Shared;
@@ -28,7 +28,7 @@ pub async fn list(shared: &Shared, request: ListTransactionsRequest) -> Result<L
 }
 
 fn to_wire(topic: &Topic, transaction_id: String, open: OpenTransaction) -> Transaction {
-    let mut message = outline(topic, open.message);
+    let mut message = message_to_wire(topic, open.message, Bodies::Omitted, Vec::new());
     // It has no place that a reader could use.
     (message.queue, message.offset) = (0, 0);
     let state = if open.given_up { TransactionState::GivenUp } else { TransactionState::Open };
