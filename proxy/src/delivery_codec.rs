@@ -270,9 +270,10 @@ mod tests {
             let (born_ms, store_ms, deliver_ms) = times;
             let message = gantry_model::Message {
                 id, born_host, tag, group, trace_context, lite_topic, keys, digest, born_ms, deliver_ms, priority,
+                // Between producer and broker; consumers are not told.
+                recovery_ms: deliver_ms,
                 properties: properties.into_iter().collect(),
                 body: body.into(),
-                recovery_ms: None,
                 kind: MessageKind::from_number(kind).unwrap_or_default(),
                 encoding: if gzip { BodyEncoding::Gzip } else { BodyEncoding::Identity },
             };

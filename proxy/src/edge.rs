@@ -6,7 +6,8 @@
 //! 4. **HTTP/2**: streams, resets, headers and windows are bounded, pings find dead peers.
 //! 5. **idle**: a connection without calls is closed after a while; an open stream is a call.
 //! 6. **size and memory**: each rpc has its own largest request, and all requests together a budget.
-//! 7. **service**: who calls, validation, work (`rpc`).
+//! 7. **framing**: `wire` reads and answers the three calls that come by the thousand, tonic all others.
+//! 8. **service**: who calls, validation, work (`rpc`).
 //!
 //! When the proxy stops, a connection says so (GOAWAY), finishes its calls, and ends.
 

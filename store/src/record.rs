@@ -392,6 +392,29 @@ mod tests {
     }
 
     #[test]
+    fn consumers_are_shown_every_property_in_its_order() {
+        let payload = payload(&sample());
+        let view = MessageView::parse(&payload).unwrap();
+        let long = "x".repeat(300);
+        let user = |name, value| Property::User { name, value };
+        let expected = [
+            Property::Id("01"),
+            Property::Digest(&[5; 20]),
+            Property::BornHost("10.0.0.1"),
+            Property::Tag("paid"),
+            Property::Group("customer-7"),
+            Property::TraceContext("00-ab"),
+            Property::LiteTopic("room"),
+            Property::Key("order-1"),
+            Property::Key("order-2"),
+            user("a", "1"),
+            user("a", ""),
+            user("", &long),
+        ];
+        assert_eq!(view.properties().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn a_property_of_a_later_version_is_skipped() {
         let mut properties = BytesMut::new();
         put(&mut properties, 200, b"from the future");

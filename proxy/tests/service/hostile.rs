@@ -83,7 +83,7 @@ async fn a_broken_grpc_message_gets_a_grpc_status() {
         ("a cut prefix", vec![0, 0]),
         ("nothing", vec![]),
     ] {
-        for name in ["SendMessage", "ReceiveMessage", "Heartbeat"] {
+        for name in ["SendMessage", "ReceiveMessage", "AckMessage", "Heartbeat"] {
             let (status, _) = exchange(&rig, rpc(name), &body).await.unwrap();
             assert!(status.as_deref().is_some_and(|status| status != "0"), "{name} with {what}: {status:?}");
         }
