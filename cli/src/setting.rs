@@ -4,8 +4,8 @@ use gantry_model::setting::Settings;
 
 /// Lists the settings, then shows the examples of a command.
 pub fn help<T: Settings>(examples: &str) -> String {
-    let width = T::TABLE.iter().map(|setting| setting.name.len()).max().unwrap_or(0);
-    let line = |name: &str, about: &str, example: &str| format!("  {name:width$}  {about} (as in {example})\n");
-    let lines: String = T::TABLE.iter().map(|setting| line(setting.name, setting.about, setting.example)).collect();
-    format!("Settings for --set; quotas are without bound unless set, `unlimited` takes one away:\n{lines}\n{examples}")
+    let samples: Vec<String> = T::TABLE.iter().map(|setting| format!("{}={}", setting.name, setting.example)).collect();
+    let width = samples.iter().map(String::len).max().unwrap_or(0);
+    let lines: String = T::TABLE.iter().zip(samples).map(|(setting, sample)| format!("  {sample:width$}  {}\n", setting.about)).collect();
+    format!("Settings, each with a value as --set takes it; a quota that is not set, or `unlimited`, bounds nothing:\n{lines}\n{examples}")
 }

@@ -99,7 +99,7 @@ impl Settings for TopicOptions {
         },
         Setting {
             name: "lite.topic.expiration",
-            about: "how long a lite topic lives without messages, 15m to 30d, or never",
+            about: "life of a lite topic without messages, 15m to 30d, or never",
             example: "1d",
             write: |options, text| {
                 options.lite_expiry_ms = if text == "never" { None } else { Some(units::time(text)?.as_millis() as u64) };
@@ -123,7 +123,7 @@ impl Settings for TopicOptions {
         },
         Setting {
             name: "quota.stored.bytes",
-            about: "not available yet: refused; the retention size bounds what is kept",
+            about: "not available yet; the retention size bounds what is kept",
             example: "unlimited",
             write: |_, text| match units::size(text)? {
                 None => Ok(()),
@@ -162,14 +162,14 @@ impl Settings for GroupOptions {
     const TABLE: &'static [Setting<GroupOptions>] = &[
         Setting {
             name: "exhausted",
-            about: "an ordered message without attempts left: dead-letter, or block its message group",
+            about: "ordered message without attempts left: dead-letter or block its group",
             example: "block",
             write: |options, text| word(text, &EXHAUSTED).map(|value| options.exhausted = value),
             read: |options| show_word(options.exhausted, &EXHAUSTED),
         },
         Setting {
             name: "sharing",
-            about: "who gets a message: one member (clustering) or every member (broadcasting)",
+            about: "who gets a message: one member (clustering), or every one",
             example: "broadcasting",
             write: |options, text| word(text, &SHARING).map(|value| options.sharing = value),
             read: |options| show_word(options.sharing, &SHARING),
@@ -194,7 +194,7 @@ impl Settings for GroupOptions {
         },
         Setting {
             name: "lite.sub.model",
-            about: "all subscribers of a lite topic share it, or the newest has it alone: shared, exclusive",
+            about: "whether subscribers share a lite topic (shared), or the newest has it",
             example: "exclusive",
             write: |options, text| {
                 let sharing = word(text, &LITE_SHARING)?;
@@ -215,7 +215,7 @@ impl Settings for GroupOptions {
         },
         Setting {
             name: "lite.sub.wildcard",
-            about: "whether every member gets every lite topic without subscribing: true, false",
+            about: "whether members get all lite topics without subscribing",
             example: "true",
             write: |options, text| {
                 let wildcard = word(text, &ANSWERS)?;
@@ -239,7 +239,7 @@ impl Settings for GroupOptions {
         },
         Setting {
             name: "quota.in.flight",
-            about: "messages of one queue that the group may hold unacknowledged",
+            about: "messages of one queue that the group may hold unfinished",
             example: "1000",
             write: |options, text| number(text).map(|number| options.quota.in_flight = number),
             read: |options| show_number(options.quota.in_flight),
