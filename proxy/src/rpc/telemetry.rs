@@ -77,14 +77,16 @@ impl Stream {
             match command {
                 Ok(Some(command)) => {
                     self.seen();
-                    match command.command {
-                        Some(Command::Settings(sent)) => {
-                            if !self.settle(sent).await {
-                                return;
-                            }
+                    let goes_on = match command.command {
+                        Some(Command::Settings(sent)) => self.settle(sent).await,
+                        Some(answer) => {
+                            self.shared.errands.answered(&self.context.session.client, command.status, answer);
+                            true
                         }
-                        Some(answer) => self.shared.errands.answered(&self.context.session.client, command.status, answer),
-                        None => {}
+                        None => true,
+                    };
+                    if !goes_on {
+                        return;
                     }
                 }
                 Ok(None) => return,

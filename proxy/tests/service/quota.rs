@@ -5,9 +5,9 @@ use gantry_model::contract::Metadata;
 use gantry_model::group::{GroupChange, GroupOptions};
 use gantry_model::topic::{TopicChange, TopicOptions};
 use gantry_model::{GroupName, TopicName};
-use gantry_platform::clock::sleep;
+use gantry_platform::clock::{Clock, SystemClock, sleep};
 use gantry_proto::v2::{Code, SendMessageRequest, Status};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 async fn limit_sends(rig: &Rig, messages: Option<u64>, bytes: Option<u64>) {
     let mut options = TopicOptions::default();
@@ -58,7 +58,7 @@ async fn a_receive_over_the_quota_gets_less_and_later_but_no_error() {
     for number in 0..14 {
         rig.broker.put(&topic, &format!("id-{number}"), "x");
     }
-    let started = Instant::now();
+    let clock = SystemClock::new();
     let (status, messages, _) = receive(&mut rig.client.clone(), call(simple_poll("orders", "group", 900))).await;
     assert_eq!((status.code(), messages.len()), (Code::Ok, 10), "a second's worth at once");
     let mut all = 10;
@@ -67,7 +67,7 @@ async fn a_receive_over_the_quota_gets_less_and_later_but_no_error() {
         assert_eq!(status.code(), Code::Ok);
         all += messages.len();
     }
-    assert!(started.elapsed() >= Duration::from_millis(390), "4 more take 400 ms: {:?}", started.elapsed());
+    assert!(clock.mono() >= Duration::from_millis(390), "4 more take 400 ms: {:?}", clock.mono());
     let text = rig.proxy.metrics_text().await;
     assert!(text.contains("gantry_throttled_total{scope=\"group\",name=\"group\"} "), "{text}");
 }
@@ -81,10 +81,10 @@ async fn a_poll_that_never_gets_its_turn_ends_empty_at_the_end_of_its_time() {
     let (_, messages, _) = receive(&mut rig.client.clone(), call(simple_poll("orders", "group", 200))).await;
     assert_eq!(messages.len(), 2, "how large messages are is known afterwards");
     rig.broker.put(&topic, "held back", "x");
-    let started = Instant::now();
+    let clock = SystemClock::new();
     let (status, messages, _) = receive(&mut rig.client.clone(), call(simple_poll("orders", "group", 300))).await;
     assert_eq!((status.code(), messages.len()), (Code::MessageNotFound, 0));
-    assert!(started.elapsed() >= Duration::from_millis(290), "{:?}", started.elapsed());
+    assert!(clock.mono() >= Duration::from_millis(290), "{:?}", clock.mono());
     assert_eq!(rig.broker.with(|state| state.receives.len()), 1, "the broker was not asked");
 }
 
