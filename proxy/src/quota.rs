@@ -126,7 +126,7 @@ struct Room<'a> {
 
 impl Room<'_> {
     fn used(mut self, now: Duration, deliveries: &[Delivery]) {
-        let bytes: usize = deliveries.iter().map(|delivery| delivery.message.message.body.len()).sum();
+        let bytes: usize = deliveries.iter().map(|delivery| delivery.message.body().len()).sum();
         self.unused = self.unused.saturating_sub(deliveries.len() as u32);
         if let Some(rate) = self.quota.receive_bytes_per_s {
             self.gate.pair().bytes.take(now, rate, bytes as u64);
