@@ -16,7 +16,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "ADDRESS", env = "GANTRY_ADMIN", hide_env_values = true, default_value = "127.0.0.1:8083")]
     pub admin: String,
     /// Namespace of topics and groups
-    #[arg(long, global = true, value_name = "NAME", env = "GANTRY_NAMESPACE", hide_env_values = true, default_value = "")]
+    #[arg(short = 'N', long, global = true, value_name = "NAME", env = "GANTRY_NAMESPACE", hide_env_values = true, default_value = "")]
     pub namespace: String,
     /// `table` for people, `json` for programs
     #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Table)]

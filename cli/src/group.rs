@@ -6,24 +6,27 @@ use crate::failure::Failure;
 use crate::global::{Global, OutputFormat};
 use crate::name::{Noun, failed};
 use crate::output::{self, Report, Table, or_dash};
+use crate::setting;
 use crate::terminal::{Confirmed, Terminal};
 use crate::topic::{Deleted, quoted};
 use crate::value;
 use crate::{lag, position};
 use clap::{Args, Subcommand, ValueEnum};
+use gantry_model::group::GroupOptions;
 use gantry_proto::admin::retry_policy::Policy;
 use gantry_proto::admin::{
     CreateGroupRequest, DeleteGroupRequest, GetGroupRequest, Group, ListGroupsRequest, Order, RetryPolicy, StartPosition, UpdateGroupRequest,
 };
 use gantry_proto::v2::{CustomizedBackoff, ExponentialBackoff};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What to do with consumer groups.
 #[derive(Debug, Subcommand)]
 pub enum GroupCommand {
     /// Create a consumer group
-    #[command(after_help = CREATE_EXAMPLES)]
+    #[command(after_help = setting::help::<GroupOptions>(CREATE_EXAMPLES))]
     Create(Create),
     /// List consumer groups
     #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
@@ -32,7 +35,7 @@ pub enum GroupCommand {
     #[command(after_help = DESCRIBE_EXAMPLES)]
     Describe(Describe),
     /// Change a consumer group; what is not named stays as it is
-    #[command(after_help = UPDATE_EXAMPLES)]
+    #[command(after_help = setting::help::<GroupOptions>(UPDATE_EXAMPLES))]
     Update(Update),
     /// Delete consumer groups with their progress and their dead letters
     #[command(after_help = DELETE_EXAMPLES)]
@@ -55,7 +58,8 @@ const CREATE_EXAMPLES: &str = "\
 Examples:
   gantry group create billing
   gantry group create billing --start earliest --max-attempts 5 --retry-delays 1s,10s,1m,10m
-  gantry group create billing --order fifo --retry-initial 1s --retry-max 5m --retry-multiplier 2";
+  gantry group create billing --order fifo --retry-initial 1s --retry-max 5m --retry-multiplier 2
+  gantry group create chats --set lite.bind.topic=sessions --set lite.sub.model=exclusive";
 const LIST_EXAMPLES: &str = "\
 Examples:
   gantry group list
@@ -67,7 +71,8 @@ Examples:
 const UPDATE_EXAMPLES: &str = "\
 Examples:
   gantry group update billing --max-attempts 3
-  gantry group update billing --retry-initial 5s --retry-max 10m --retry-multiplier 3";
+  gantry group update billing --retry-initial 5s --retry-max 10m --retry-multiplier 3
+  gantry group update billing --set quota.receive.messages=1000 --reset exhausted";
 const DELETE_EXAMPLES: &str = "\
 Examples:
   gantry group delete billing
@@ -168,6 +173,9 @@ pub struct Create {
     /// Longest time that a push consumer may hold a message, at most 12h [default: 3h]
     #[arg(long, value_name = "TIME", value_parser = value::duration)]
     auto_renew_cap: Option<Duration>,
+    /// Further settings, see below
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = value::pair)]
+    settings: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
@@ -201,6 +209,12 @@ pub struct Update {
     /// Longest time that a push consumer may hold a message, at most 12h
     #[arg(long, value_name = "TIME", value_parser = value::duration)]
     auto_renew_cap: Option<Duration>,
+    /// Settings to set, see below
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = value::pair)]
+    settings: Vec<(String, String)>,
+    /// Settings to take back to their default
+    #[arg(long = "reset", value_name = "KEY")]
+    resets: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -237,6 +251,7 @@ async fn create(args: Create, admin: &mut Admin, global: &Global, terminal: &mut
         retry_policy: args.retry.policy(),
         start_position: StartPosition::from(args.start) as i32,
         auto_renew_cap: args.auto_renew_cap.and_then(wire),
+        settings: args.settings.into_iter().collect(),
         ..Default::default()
     };
     match admin.create_group(request(CreateGroupRequest { group: Some(group) }, global)).await {
@@ -283,6 +298,8 @@ async fn update(args: Update, admin: &mut Admin, global: &Global, terminal: &mut
         max_attempts: args.max_attempts,
         retry_policy: args.retry.policy(),
         auto_renew_cap: args.auto_renew_cap.and_then(wire),
+        settings: args.settings.into_iter().collect(),
+        settings_to_reset: args.resets,
     };
     let empty = UpdateGroupRequest { namespace: ask.namespace.clone(), name: ask.name.clone(), ..Default::default() };
     if ask == empty {
@@ -324,6 +341,7 @@ struct View {
     start_position: &'static str,
     auto_renew_cap_ms: Option<u64>,
     created_time: Option<String>,
+    settings: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -380,14 +398,15 @@ impl From<Group> for View {
             name: group.name,
             id: group.id,
             max_attempts: group.max_attempts,
+            settings: group.settings.into_iter().collect(),
         }
     }
 }
 
 impl View {
-    fn pairs(&self) -> Vec<(&'static str, String)> {
+    fn pairs(&self) -> Vec<(String, String)> {
         let cap = self.auto_renew_cap_ms.map(|ms| value::show_duration(Duration::from_millis(ms)));
-        vec![
+        let own = [
             ("name", self.name.clone()),
             ("namespace", or_dash(&self.namespace)),
             ("id", self.id.to_string()),
@@ -398,7 +417,9 @@ impl View {
             ("auto-renew cap", or_dash(&cap.unwrap_or_default())),
             ("dead letters", format!("%DLQ%{}", self.name)),
             ("created", or_dash(self.created_time.as_deref().unwrap_or_default())),
-        ]
+        ];
+        let settings = self.settings.iter().map(|(name, value)| (format!("setting {name}"), value.clone()));
+        own.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(settings).collect()
     }
 }
 

@@ -1,5 +1,5 @@
-//! The client commands of the `gantry` binary: `topic`, `group`, `transaction`, `dlq`, `message`, `produce`, `consume`, `tail`, `bench` and the
-//! shell completions.
+//! The client commands of the `gantry` binary: `topic`, `group`, `client`, `transaction`, `dlq`, `message`, `produce`, `consume`, `tail`, `bench`
+//! and the shell completions.
 //!
 //! A command speaks to a cluster as any other program does: messages through `apache.rocketmq.v2` (port 8081), administration through
 //! `gantry.admin.v1` (port 8083). It writes data to stdout and everything else to stderr, and it ends with one of the exit codes that
@@ -20,6 +20,7 @@ mod output;
 mod terminal;
 
 mod name;
+mod setting;
 mod topic;
 
 mod group;
@@ -27,6 +28,7 @@ mod lag;
 mod position;
 
 mod transaction;
+mod client;
 
 mod record;
 
@@ -67,6 +69,9 @@ pub enum Command {
     /// Find stored messages, and see what happened to one
     #[command(subcommand)]
     Message(message::MessageCommand),
+    /// List clients, and ask one what its threads do or whether it can consume a message
+    #[command(subcommand)]
+    Client(client::ClientCommand),
     /// Send messages to a topic
     #[command(after_help = produce::EXAMPLES)]
     Produce(produce::Produce),
@@ -119,6 +124,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Transaction(command) => transaction::run(command, global, terminal).await,
         Command::Dlq(command) => dlq::run(command, global, terminal).await,
         Command::Message(command) => message::run(command, global, terminal).await,
+        Command::Client(command) => client::run(command, global, terminal).await,
         Command::Produce(command) => produce::run(command, global, terminal).await,
         Command::Consume(command) => consume::run(command, global, terminal).await,
         Command::Tail(command) => tail::run(command, global, terminal).await,

@@ -3,6 +3,7 @@
 use crate::connect::{Admin, request};
 use crate::failure::{Exit, Failure};
 use crate::global::Global;
+use gantry_model::spelling::nearest;
 use gantry_proto::admin::{ListGroupsRequest, ListTopicsRequest};
 
 /// What is named.
@@ -28,7 +29,7 @@ pub async fn failed(noun: Noun, tried: &str, name: &str, status: &tonic::Status,
     match failure.exit {
         Exit::NotFound => {
             let known = names(noun, admin, global).await;
-            let meant = nearest(name, &known).map(|near| format!("did you mean `{near}`? "));
+            let meant = nearest(name, known.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`? "));
             failure.next = Some(format!("{}see what exists with `gantry {word} list`", meant.unwrap_or_default()));
         }
         Exit::Refused if status.code() == tonic::Code::AlreadyExists => {
@@ -53,46 +54,5 @@ async fn names(noun: Noun, admin: &mut Admin, global: &Global) -> Vec<String> {
             let answer = admin.list_groups(request(ask, global)).await;
             answer.map(|answer| answer.into_inner().groups.into_iter().map(|group| group.name).collect()).unwrap_or_default()
         }
-    }
-}
-
-/// The known name with the fewest edits, if these are at most a third of the letters.
-fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
-    let best = known.iter().map(|other| (edits(&name.to_lowercase(), &other.to_lowercase()), other)).min()?;
-    (best.0 <= name.chars().count().div_ceil(3).min(3)).then_some(best.1)
-}
-
-/// Letters to insert, delete or replace to get from one word to the other.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[to.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(name: &str, known: &[&str], expected: Option<&str>) {
-        let known: Vec<String> = known.iter().map(|&name| name.to_owned()).collect();
-        assert_eq!(nearest(name, &known), expected, "{name}");
-    }
-
-    #[test]
-    fn a_near_name_is_offered_and_a_far_one_is_not() {
-        check("order", &["payments", "orders"], Some("orders"));
-        check("ORDERS", &["orders"], Some("orders"));
-        check("ordres", &["orders", "others"], Some("orders"));
-        check("invoices", &["orders", "payments"], None);
-        check("x", &[], None);
     }
 }

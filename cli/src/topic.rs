@@ -5,9 +5,11 @@ use crate::failure::Failure;
 use crate::global::{Global, OutputFormat};
 use crate::name::{Noun, failed};
 use crate::output::{self, Report, Table, or_dash};
+use crate::setting;
 use crate::terminal::{Confirmed, Terminal};
 use crate::value;
 use clap::{Args, Subcommand, ValueEnum};
+use gantry_model::topic::TopicOptions;
 use gantry_proto::admin::{
     CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, GetTopicStatsRequest, ListTopicsRequest, QueueStats, Topic, TopicState,
     UpdateTopicRequest,
@@ -21,7 +23,7 @@ use std::time::Duration;
 #[derive(Debug, Subcommand)]
 pub enum TopicCommand {
     /// Create a topic
-    #[command(after_help = CREATE_EXAMPLES)]
+    #[command(after_help = setting::help::<TopicOptions>(CREATE_EXAMPLES))]
     Create(Create),
     /// List topics
     #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
@@ -30,7 +32,7 @@ pub enum TopicCommand {
     #[command(after_help = DESCRIBE_EXAMPLES)]
     Describe(Describe),
     /// Change a topic; what is not named stays as it is
-    #[command(after_help = UPDATE_EXAMPLES)]
+    #[command(after_help = setting::help::<TopicOptions>(UPDATE_EXAMPLES))]
     Update(Update),
     /// Delete topics with all their messages
     #[command(after_help = DELETE_EXAMPLES)]
@@ -40,7 +42,8 @@ pub enum TopicCommand {
 const CREATE_EXAMPLES: &str = "\
 Examples:
   gantry topic create orders
-  gantry topic create payments --type fifo --queues 16 --retention 7d";
+  gantry topic create payments --type fifo --queues 16 --retention 7d
+  gantry topic create clicks --dedup off --set quota.send.messages=5000 --set quota.send.bytes=64MiB";
 const LIST_EXAMPLES: &str = "\
 Examples:
   gantry topic list
@@ -53,7 +56,8 @@ const UPDATE_EXAMPLES: &str = "\
 Examples:
   gantry topic update orders --queues 32
   gantry topic update orders --permission read
-  gantry topic update orders --retention 3d --retention-size 100GiB";
+  gantry topic update orders --retention 3d --retention-size 100GiB
+  gantry topic update orders --dedup off --set delay.max=7d --reset quota.send.bytes";
 const DELETE_EXAMPLES: &str = "\
 Examples:
   gantry topic delete orders
@@ -108,6 +112,13 @@ impl From<Access> for Permission {
     }
 }
 
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
 #[derive(Debug, Args)]
 pub struct Create {
     /// Name: 1 to 127 letters, digits, %, _, - or |
@@ -115,9 +126,9 @@ pub struct Create {
     /// Messages that the topic accepts
     #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t = Kind::Mixed)]
     kind: Kind,
-    /// Number of queues
-    #[arg(long, value_name = "N", default_value_t = gantry_model::limits::QUEUES_DEFAULT)]
-    queues: u32,
+    /// Number of queues [default: 8; 10 for priority topics]
+    #[arg(long, value_name = "N")]
+    queues: Option<u32>,
     /// What clients may do
     #[arg(long, value_name = "ACCESS", value_enum, default_value_t = Access::ReadWrite)]
     permission: Access,
@@ -127,10 +138,10 @@ pub struct Create {
     /// Remove the oldest messages beyond this size [default: the server's]
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     retention_size: Option<u64>,
-    /// Store a message again when a producer repeats its id
-    #[arg(long)]
-    no_dedup: bool,
-    /// Further settings
+    /// Whether a repeated message id is answered, not stored a second time
+    #[arg(long, value_name = "SWITCH", value_enum, default_value_t = Switch::On)]
+    dedup: Switch,
+    /// Further settings, see below
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = value::pair)]
     settings: Vec<(String, String)>,
 }
@@ -174,9 +185,9 @@ pub struct Update {
     #[arg(long, value_name = "SIZE", value_parser = value::size)]
     retention_size: Option<u64>,
     /// Whether a repeated message id is answered, not stored a second time
-    #[arg(long, value_name = "BOOL")]
-    dedup: Option<bool>,
-    /// Settings to set
+    #[arg(long, value_name = "SWITCH", value_enum)]
+    dedup: Option<Switch>,
+    /// Settings to set, see below
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = value::pair)]
     settings: Vec<(String, String)>,
     /// Settings to take back to their default
@@ -210,14 +221,15 @@ async fn create(args: Create, admin: &mut Admin, global: &Global, terminal: &mut
         name: args.name.clone(),
         namespace: global.namespace.clone(),
         message_types: args.kind.message_types(),
-        queue_count: args.queues,
+        // The server knows how many a type has by default.
+        queue_count: args.queues.unwrap_or(0),
         permission: Permission::from(args.permission) as i32,
         retention_ms: args.retention.map_or(0, |time| time.as_millis() as u64),
         retention_bytes: args.retention_size.unwrap_or(0),
         settings: args.settings.into_iter().collect(),
         ..Default::default()
     };
-    let ask = CreateTopicRequest { topic: Some(topic), dedup: args.no_dedup.then_some(false) };
+    let ask = CreateTopicRequest { topic: Some(topic), dedup: Some(args.dedup == Switch::On) };
     match admin.create_topic(request(ask, global)).await {
         Ok(answer) => {
             let note = format!("next: gantry produce {0} --body hello, then gantry tail {0} --last 1", args.name);
@@ -287,7 +299,7 @@ async fn update(args: Update, admin: &mut Admin, global: &Global, terminal: &mut
         permission: args.permission.map(|access| Permission::from(access) as i32),
         retention_ms: args.retention.map(|time| time.as_millis() as u64),
         retention_bytes: args.retention_size,
-        dedup: args.dedup,
+        dedup: args.dedup.map(|dedup| dedup == Switch::On),
         settings: args.settings.into_iter().collect(),
         settings_to_reset: args.resets,
     };
@@ -405,7 +417,7 @@ impl View {
             ("queues".to_owned(), self.queue_count.to_string()),
             ("permission".to_owned(), self.permission.to_owned()),
             ("retention".to_owned(), self.retention()),
-            ("dedup".to_owned(), self.dedup.to_string()),
+            ("dedup".to_owned(), if self.dedup { "on" } else { "off" }.to_owned()),
             ("created".to_owned(), or_dash(self.created_time.as_deref().unwrap_or_default())),
             ("state".to_owned(), self.state.to_owned()),
         ];

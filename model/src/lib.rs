@@ -8,9 +8,12 @@
 pub mod ids;
 pub mod name;
 pub mod limits;
+pub mod units;
+pub mod spelling;
 pub mod message;
 pub mod topic;
 pub mod group;
+pub mod setting;
 pub mod filter;
 pub mod handle;
 pub mod contract;

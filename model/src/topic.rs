@@ -4,6 +4,9 @@ use crate::limits::{DELAY_MAX_MS, QUEUES_DEFAULT};
 use crate::{MessageKind, QueueId, ShardId, TopicId, TopicName};
 use serde::{Deserialize, Serialize};
 
+/// Queues of a PRIORITY topic that doesn't say how many: RocketMQ's, one for each usual priority.
+const PRIORITY_QUEUES_DEFAULT: u32 = 10;
+
 /// Which kinds of message a topic takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -33,6 +36,16 @@ impl TopicType {
             TopicType::Lite => &[Lite],
             TopicType::Priority => &[Priority],
             TopicType::Unchecked => &[Normal, Fifo, Delay, Transaction, Priority, Lite],
+        }
+    }
+}
+
+impl TopicType {
+    /// Queues of a topic of this type that doesn't say how many.
+    pub fn queues_default(self) -> u32 {
+        match self {
+            TopicType::Priority => PRIORITY_QUEUES_DEFAULT,
+            _ => QUEUES_DEFAULT,
         }
     }
 }

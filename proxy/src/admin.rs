@@ -4,9 +4,9 @@
 //! whose message says what, why and what to do next. One file per noun below; here is what they share.
 
 mod topics;
-mod groups;
-mod clients;
-mod lookup;
+pub(crate) mod groups;
+pub(crate) mod clients;
+pub(crate) mod lookup;
 mod cluster;
 mod transactions;
 mod offsets;
@@ -20,9 +20,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gantry_model::contract::broker::LookupError;
 use gantry_model::contract::metadata::MetadataError;
 use gantry_model::name::NameError;
+use gantry_model::setting::{self, Settings};
 use gantry_model::{Group, GroupName, Topic, TopicName};
 use gantry_proto::admin::admin_server::Admin;
 use gantry_proto::admin::*;
+use std::collections::HashMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -102,6 +104,18 @@ impl Admin for Administration {
 
     async fn lookup_messages(&self, request: Request<LookupMessagesRequest>) -> Answer<LookupMessagesResponse> {
         lookup::find(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_shards(&self, _: Request<ListShardsRequest>) -> Answer<ListShardsResponse> {
+        Ok(Response::new(ListShardsResponse { shards: cluster::shards(&self.shared).await }))
+    }
+
+    async fn print_thread_stack(&self, request: Request<PrintThreadStackRequest>) -> Answer<PrintThreadStackResponse> {
+        clients::print_stack(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn verify_message(&self, request: Request<VerifyMessageRequest>) -> Answer<VerifyMessageResponse> {
+        clients::verify(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_cluster_info(&self, _: Request<GetClusterInfoRequest>) -> Answer<GetClusterInfoResponse> {
@@ -184,6 +198,18 @@ fn topic(shared: &Shared, namespace: &str, name: &str) -> Result<Arc<Topic>, Sta
 fn group(shared: &Shared, namespace: &str, name: &str) -> Result<Arc<Group>, Status> {
     let name = GroupName::parse(namespace, name).map_err(bad_name)?;
     shared.metadata.group(&name).ok_or_else(|| Status::not_found(format!("consumer group `{name}` does not exist")))
+}
+
+/// Options with settings set and taken back as a request says.
+fn settings<T: Settings>(present: &T, set: &HashMap<String, String>, reset: &[String]) -> Result<T, Status> {
+    let set: Vec<(&str, &str)> = set.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let reset: Vec<&str> = reset.iter().map(String::as_str).collect();
+    setting::changed(present, &set, &reset).map_err(|error| Status::invalid_argument(error.0))
+}
+
+/// The settings that differ from their default.
+fn shown<T: Settings>(options: &T) -> HashMap<String, String> {
+    setting::shown(options).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Which part of a list is asked for: so many entries behind a key.

@@ -105,7 +105,7 @@ impl Clients for Reach {
     }
 
     fn lost_lite(&self, client: &ClientId, _group: GroupId, _topic: TopicId, lite: &str) {
-        let Some(session) = self.shared.upgrade().and_then(|shared| shared.sessions.get(client)) else { return };
+        let Some(session) = self.shared.upgrade().and_then(|shared| shared.sessions.get(client.as_str())) else { return };
         let command = Command::NotifyUnsubscribeLiteCommand(NotifyUnsubscribeLiteCommand { lite_topic: lite.to_owned() });
         let reached = session.push(TelemetryCommand { status: None, command: Some(command) });
         tracing::debug!(%client, lite, reached, "a lite topic was taken away");

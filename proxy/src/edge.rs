@@ -297,7 +297,7 @@ impl Calls {
 
     /// What a call will come to. Each kind of call has a box of its own size: hyper moves what it gets several times before it first runs, and most
     /// calls need far less room than the largest.
-    fn call(self: &Arc<Calls>, request: Request<Incoming>) -> Call {
+    fn call(self: &Arc<Calls>, mut request: Request<Incoming>) -> Call {
         match self.messaging_rpc(request.uri().path()) {
             Some(Rpc::SendMessage) => self
                 .often(Rpc::SendMessage, request, |messaging, headers, message| async move { wire::answer(&messaging.send(headers, message).await) }),
@@ -312,6 +312,7 @@ impl Calls {
                 self.made(rpc, request.map(|body| Charged::new(body, charge.clone())), Some(charge))
             }
             None => {
+                request.extensions_mut().insert(self.messaging.peer.clone());
                 let (open, mut routes) = (self.activity.enter(), self.door.routes.clone());
                 Box::pin(async move {
                     let Ok(response) = routes.call(request).await;

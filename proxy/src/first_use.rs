@@ -50,7 +50,7 @@ impl FirstUse {
                 tracing::info!(group = %name, "created on first use");
                 Ok(group)
             }
-            Err(MetadataError::Exists { .. }) => metadata.group(name).ok_or_else(|| missing_group(name)),
+            Err(MetadataError::Exists { .. }) => existing_group(metadata, name),
             Err(error) => Err(group_creation(error)),
         }
     }
@@ -63,6 +63,11 @@ pub fn existing_topic(metadata: &dyn Metadata, name: &TopicName) -> Result<Arc<T
             if name.is_system() { format!("topic `{name}` does not exist") } else { format!("topic `{name}` does not exist; create it first") };
         Refusal::new(Code::TopicNotFound, text)
     })
+}
+
+/// A group that must be there already.
+pub fn existing_group(metadata: &dyn Metadata, name: &GroupName) -> Result<Arc<Group>, Refusal> {
+    metadata.group(name).ok_or_else(|| missing_group(name))
 }
 
 fn missing_group(name: &GroupName) -> Refusal {

@@ -4,6 +4,7 @@
 //! disk refuses sends with a reason and serves everything else, so it is ready.
 
 use crate::accept;
+use crate::metrics;
 use crate::shared::{Phase, Shared};
 use bytes::Bytes;
 use gantry_model::contract::broker::{ShardCondition, ShardStatus};
@@ -90,7 +91,9 @@ pub async fn metrics_text(shared: Arc<Shared>) -> String {
     let shards = shards(&shared).await.unwrap_or_default();
     let sessions = shared.sessions.all();
     let streams = sessions.iter().map(|session| session.streams()).sum();
-    shared.metrics.render(sessions.len(), streams, &shards)
+    let mut text = shared.metrics.render(sessions.len(), streams, &shards);
+    metrics::render_throttled(&mut text, &shared.quotas.throttled());
+    text
 }
 
 async fn shards(shared: &Shared) -> Option<Vec<ShardStatus>> {

@@ -23,11 +23,16 @@ pub mod sessions;
 pub mod checks;
 pub mod settings;
 pub mod status;
+pub mod errands;
+pub mod quota;
+pub mod rates;
 pub mod shared;
 pub mod admin;
+pub mod admin_v2;
 pub mod http;
 pub mod metrics;
 
+use crate::admin_v2::LogControl;
 use crate::checks::Reach;
 use crate::edge::{Door, Edge, Limits, Offers};
 use crate::shared::{Phase, STAGGER, Shared};
@@ -37,7 +42,7 @@ use gantry_platform::clock::{SharedClock, sleep, timeout};
 use gantry_platform::net::Listener;
 use gantry_platform::tasks::Stop;
 use gantry_proto::admin::admin_server::AdminServer;
-use gantry_proto::v2::{ReconnectEndpointsCommand, TelemetryCommand, telemetry_command::Command};
+use gantry_proto::v2::{self, ReconnectEndpointsCommand, TelemetryCommand, telemetry_command::Command};
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
@@ -60,7 +65,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The services whose health a client may ask for; the empty name is the whole server.
-const HEALTH_OF: [&str; 3] = ["", "apache.rocketmq.v2.MessagingService", "gantry.admin.v1.Admin"];
+const HEALTH_OF: [&str; 4] = ["", "apache.rocketmq.v2.MessagingService", "apache.rocketmq.v2.Admin", "gantry.admin.v1.Admin"];
 
 /// How a proxy behaves.
 #[derive(Clone, Debug)]
@@ -77,6 +82,8 @@ pub struct Config {
     pub data_dir: String,
     /// Where the server listens, for people: purpose and address.
     pub endpoints: Vec<(String, String)>,
+    /// Sets how much the process logs; without it that can't be changed.
+    pub log_control: Option<LogControl>,
 }
 
 impl Default for Config {
@@ -89,6 +96,7 @@ impl Default for Config {
             version: env!("CARGO_PKG_VERSION"),
             data_dir: String::new(),
             endpoints: Vec::new(),
+            log_control: None,
         }
     }
 }
@@ -122,10 +130,14 @@ impl Proxy {
         let health = HealthReporter::new();
         let routes = base_routes(&health);
         let admin = AdminServer::new(admin::Administration::new(shared.clone()));
+        let admin_v2 = v2::admin_server::AdminServer::new(admin_v2::Administration::new(shared.clone()));
+        let limits = &shared.config.limits;
+        // A message that is sent by an operator may be as large as any.
+        let admin_v2 = admin_v2.max_decoding_message_size(limits.send_bytes);
         Ok(Proxy {
             edge: Arc::new(Edge::new(shared.clone(), tls)),
             messaging: Door { offers: Offers::Messaging, routes: routes.clone().prepare() },
-            administration: Door { offers: Offers::Administration, routes: routes.add_service(admin).prepare() },
+            administration: Door { offers: Offers::Administration, routes: routes.add_service(admin).add_service(admin_v2).prepare() },
             shared,
             health,
             kept: Arc::default(),

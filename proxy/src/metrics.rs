@@ -3,9 +3,11 @@
 //! Counting costs a few relaxed additions: every rpc and every code it may answer has its place in a table made at the start. Names begin
 //! with `gantry_`.
 
+use crate::quota::Throttled;
 use crate::status::codes;
 use gantry_model::contract::broker::{ShardCondition, ShardStatus};
 use gantry_proto::v2::Code;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -287,6 +289,14 @@ fn render_shards(out: &mut String, shards: &[ShardStatus]) {
     }
     head(out, "gantry_shard_dead_letters_total", "counter", "Messages moved to a dead letter queue since the start.");
     shards.iter().for_each(|shard| line(out, format_args!("gantry_shard_dead_letters_total{{shard=\"{}\"}} {}", shard.shard, shard.dead_letters)));
+}
+
+/// What quotas slowed down, by scope and name. The grammar of names has nothing that a label must escape.
+pub fn render_throttled(out: &mut String, throttled: &BTreeMap<Throttled, u64>) {
+    head(out, "gantry_throttled_total", "counter", "Sends refused and receives delayed because of a quota, by topic and group.");
+    for ((scope, name), count) in throttled {
+        line(out, format_args!("gantry_throttled_total{{scope=\"{scope}\",name=\"{name}\"}} {count}"));
+    }
 }
 
 fn single(out: &mut String, name: &str, kind: &str, help: &str, value: i64) {

@@ -14,6 +14,7 @@
 //! By the next call with the same client id, as a new session.
 
 use crate::context::{Headers, Peer};
+use crate::errands::StreamId;
 use gantry_model::contract::Broker;
 use gantry_model::{ClientId, GroupName, TopicName};
 use gantry_platform::clock::{SharedClock, timeout};
@@ -67,11 +68,12 @@ pub struct Facts {
     /// The newest settings as the client got them.
     pub told: Option<Settings>,
     /// Oldest first; a stream that ended can't be upgraded any more.
-    streams: Vec<mpsc::WeakSender<Outgoing>>,
+    streams: Vec<(StreamId, mpsc::WeakSender<Outgoing>)>,
 }
 
 impl Session {
-    fn new(client: ClientId, headers: &Headers, peer: &Peer) -> Session {
+    /// A session that is in no list.
+    pub fn new(client: ClientId, headers: &Headers, peer: &Peer) -> Session {
         let facts = Facts {
             client_type: ClientType::Unspecified,
             language: headers.language(),
@@ -123,33 +125,34 @@ impl Session {
     }
 
     /// Adds a stream on which the client can be reached; it is used until it ends or a newer one comes.
-    pub fn attach(&self, stream: &mpsc::Sender<Outgoing>) {
+    pub fn attach(&self, id: StreamId, stream: &mpsc::Sender<Outgoing>) {
         let mut facts = self.facts();
-        facts.streams.retain(|stream| stream.strong_count() > 0);
+        facts.streams.retain(|(_, stream)| stream.strong_count() > 0);
         if facts.streams.len() == STREAMS_MAX {
             facts.streams.remove(0);
         }
-        facts.streams.push(stream.downgrade());
+        facts.streams.push((id, stream.downgrade()));
+    }
+
+    /// The newest open stream. Whoever keeps the sender keeps the stream open.
+    pub fn newest_stream(&self) -> Option<(StreamId, mpsc::Sender<Outgoing>)> {
+        self.facts().streams.iter().rev().find_map(|(id, stream)| stream.upgrade().map(|stream| (*id, stream)))
     }
 
     /// Sends on the newest open stream. `false` if there is none, or if the client does not read it.
     pub fn push(&self, command: TelemetryCommand) -> bool {
-        self.newest_stream().is_some_and(|stream| stream.try_send(Ok(command)).is_ok())
+        self.newest_stream().is_some_and(|(_, stream)| stream.try_send(Ok(command)).is_ok())
     }
 
     /// Like `push`, but a client that reads slowly gets this much time.
     pub async fn push_patiently(&self, command: TelemetryCommand, patience: Duration) -> bool {
-        let Some(stream) = self.newest_stream() else { return false };
+        let Some((_, stream)) = self.newest_stream() else { return false };
         matches!(timeout(patience, stream.send(Ok(command))).await, Ok(Ok(())))
-    }
-
-    fn newest_stream(&self) -> Option<mpsc::Sender<Outgoing>> {
-        self.facts().streams.iter().rev().find_map(mpsc::WeakSender::upgrade)
     }
 
     /// How many Telemetry streams are open.
     pub fn streams(&self) -> usize {
-        self.facts().streams.iter().filter(|stream| stream.strong_count() > 0).count()
+        self.facts().streams.iter().filter(|(_, stream)| stream.strong_count() > 0).count()
     }
 }
 
@@ -203,9 +206,9 @@ impl Sessions {
         session
     }
 
-    /// The session of a client, if it is known.
-    pub fn get(&self, client: &ClientId) -> Option<Arc<Session>> {
-        self.table().get(client).cloned()
+    /// The session of a client that is known.
+    pub fn get(&self, client: &str) -> Option<Arc<Session>> {
+        self.table().get(&ClientId::new(client)).cloned()
     }
 
     /// Notes that a client called.

@@ -1,8 +1,11 @@
 //! What all connections of a proxy share: the contracts it calls, the clients it knows, what it counts, and whether it is stopping.
 
 use crate::Config;
+use crate::errands::Errands;
 use crate::first_use::FirstUse;
 use crate::metrics::Metrics;
+use crate::quota::Quotas;
+use crate::rates::Rates;
 use crate::rpc::telemetry;
 use crate::sessions::Sessions;
 use gantry_model::contract::{Broker, Metadata};
@@ -39,6 +42,9 @@ pub struct Shared {
     pub clock: SharedClock,
     pub sessions: Sessions,
     pub metrics: Metrics,
+    pub errands: Errands,
+    pub quotas: Quotas,
+    pub rates: Rates,
     pub filter_all: Arc<Filter>,
     /// In the clock's monotonic time.
     pub started: Duration,
@@ -53,6 +59,9 @@ impl Shared {
             broker,
             metadata,
             started: clock.mono(),
+            quotas: Quotas::new(clock.clone()),
+            rates: Rates::new(clock.mono()),
+            errands: Errands::default(),
             clock,
             metrics: Metrics::default(),
             filter_all: Arc::new(Filter::All),
@@ -87,12 +96,13 @@ impl Shared {
         sleep(Duration::from_millis(hasher.finish() % STAGGER.as_millis() as u64)).await;
     }
 
-    /// The work that no call does: silent clients are forgotten, changed settings are pushed. Ends with `stop`.
+    /// The work that no call does: silent clients are forgotten, changed settings are pushed, rates are measured. Ends with `stop`.
     pub async fn upkeep(&self, stop: &Stop) {
         let expire = async {
             loop {
                 sleep(EXPIRE_EVERY).await;
                 self.sessions.expire();
+                self.rates.look(self.clock.mono(), &self.metrics);
             }
         };
         let push = async {
@@ -101,6 +111,7 @@ impl Shared {
                 self.metadata.changed(known).await;
                 sleep(PUSH_DELAY).await;
                 known = self.metadata.version();
+                self.quotas.forget_gone(&*self.metadata);
                 self.sessions.all().iter().for_each(|session| telemetry::push_if_changed(self, session));
             }
         };

@@ -6,6 +6,7 @@
 
 use gantry_proto::FILE_DESCRIPTOR_SET;
 use gantry_proto::v2::Code;
+use gantry_proxy::admin_v2;
 use gantry_proxy::edge;
 use gantry_proxy::metrics::Rpc;
 use gantry_proxy::status::codes;
@@ -27,7 +28,8 @@ const CLIENTS: [(&str, &str, &str); 5] = [
     ("Rust", include_str!("../../tests/compat/rust/Cargo.toml"), "rocketmq = \"="),
 ];
 const MESSAGING: &str = "apache.rocketmq.v2.MessagingService";
-const SERVICES: [&str; 3] = [MESSAGING, "gantry.admin.v1.Admin", "apache.rocketmq.v2.Admin"];
+const ADMIN: &str = "apache.rocketmq.v2.Admin";
+const SERVICES: [&str; 3] = [MESSAGING, "gantry.admin.v1.Admin", ADMIN];
 const STATES: [&str; 3] = ["works", "partly", "not yet"];
 const VERDICTS: [&str; 4] = ["honoured", "checked", "ignored", "refused"];
 
@@ -146,27 +148,37 @@ fn methods(files: &FileDescriptorSet, service: &str) -> Vec<String> {
 }
 
 fn check_rpcs(document: &str, files: &FileDescriptorSet, complaints: &mut Vec<String>) {
-    let headers = ["| state | what it does | codes |", "| state | note |", "| state | instead |"];
+    let headers = ["| state | what it does | codes |", "| state | note |", "| state | what it does | codes |"];
     for (service, header) in SERVICES.into_iter().zip(headers) {
         for (name, row) in each_once(document, &format!("| `{service}` {header}"), &methods(files, service), complaints) {
             if !STATES.contains(&row.plain(1).as_str()) {
                 complaints.push(row.wrong(format!("`{}` is no state; write one of {STATES:?}", row.plain(1))));
             }
-            if service == MESSAGING {
-                check_rpc(&name, &row, complaints);
+            match service {
+                MESSAGING => check_rpc(&name, &row, complaints),
+                ADMIN => {
+                    check_row_codes(&name, &row, &admin_v2::codes(&name), complaints);
+                }
+                _ => {}
             }
         }
     }
 }
 
-fn check_rpc(name: &str, row: &Row, complaints: &mut Vec<String>) {
-    let rpc = Rpc::named(name).expect("the code knows every rpc of the protocol");
-    let mut expected: Vec<i32> = codes(rpc).iter().map(|code| *code as i32).collect();
+/// Complains unless a row lists these codes in ascending order; answers them so.
+fn check_row_codes(name: &str, row: &Row, codes: &[Code], complaints: &mut Vec<String>) -> Vec<i32> {
+    let mut expected: Vec<i32> = codes.iter().map(|code| *code as i32).collect();
     expected.sort_unstable();
     if row.codes(3) != expected {
         let text: Vec<String> = expected.iter().map(|code| format!("`{code}`")).collect();
-        complaints.push(row.wrong(format!("the codes of {name} are other ones in `status::codes`; write {}", text.join(" "))));
+        complaints.push(row.wrong(format!("the codes of {name} are other ones in the code; write {}", text.join(" "))));
     }
+    expected
+}
+
+fn check_rpc(name: &str, row: &Row, complaints: &mut Vec<String>) {
+    let rpc = Rpc::named(name).expect("the code knows every rpc of the protocol");
+    let expected = check_row_codes(name, row, codes(rpc), complaints);
     let answers = |code: Code| expected.contains(&(code as i32));
     let state = row.plain(1);
     let fits = match (answers(Code::Ok), answers(Code::NotImplemented)) {
@@ -183,12 +195,12 @@ fn check_rpc(name: &str, row: &Row, complaints: &mut Vec<String>) {
     }
 }
 
-/// Every `Type.field` that some request of the messaging service contains. Google's own types are plain values.
-fn request_fields(files: &FileDescriptorSet) -> Vec<String> {
+/// Every `Type.field` that some request of a service of RocketMQ contains. Google's own types are plain values.
+fn request_fields(files: &FileDescriptorSet, service: &str) -> Vec<String> {
     const PACKAGE: &str = ".apache.rocketmq.v2.";
     let all = || files.file.iter().filter(|file| format!(".{}.", file.package()) == PACKAGE);
     let types: BTreeMap<&str, &DescriptorProto> = all().flat_map(|file| &file.message_type).map(|message| (message.name(), message)).collect();
-    let services = all().flat_map(|file| &file.service).filter(|service| service.name() == "MessagingService");
+    let services = all().flat_map(|file| &file.service).filter(|each| service.ends_with(&format!(".{}", each.name())));
     let mut open: Vec<&str> = services.flat_map(|service| &service.method).filter_map(|method| method.input_type().strip_prefix(PACKAGE)).collect();
     let mut seen = BTreeSet::new();
     let mut fields = Vec::new();
@@ -204,7 +216,16 @@ fn request_fields(files: &FileDescriptorSet) -> Vec<String> {
 }
 
 fn check_fields(document: &str, files: &FileDescriptorSet, complaints: &mut Vec<String>) {
-    for (name, row) in each_once(document, "| field | verdict | what happens |", &request_fields(files), complaints) {
+    let messaging = request_fields(files, MESSAGING);
+    // What both services contain is told once.
+    let admin: Vec<String> = request_fields(files, ADMIN).into_iter().filter(|field| !messaging.contains(field)).collect();
+    let mut named = each_once(document, "| field | verdict | what happens |", &messaging, complaints);
+    named.extend(each_once(document, "| administration field | verdict | what happens |", &admin, complaints));
+    check_verdicts(named, &answered_by_some_rpc(files), complaints);
+}
+
+fn check_verdicts(rows: BTreeMap<String, Row>, answered: &BTreeSet<i32>, complaints: &mut Vec<String>) {
+    for (name, row) in rows {
         let verdict = row.plain(1);
         if !VERDICTS.contains(&verdict.as_str()) {
             complaints.push(row.wrong(format!("`{verdict}` is no verdict; write one of {VERDICTS:?}")));
@@ -216,15 +237,15 @@ fn check_fields(document: &str, files: &FileDescriptorSet, complaints: &mut Vec<
         if ["checked", "refused"].contains(&verdict.as_str()) && codes.is_empty() {
             complaints.push(row.wrong(format!("`{name}` is {verdict}; name the code that is answered")));
         }
-        let answered = answered_by_some_rpc();
         for code in codes.iter().filter(|code| !answered.contains(code)) {
-            complaints.push(row.wrong(format!("no rpc answers {code}; see `status::codes`")));
+            complaints.push(row.wrong(format!("no rpc answers {code}; see the lists of codes")));
         }
     }
 }
 
-fn answered_by_some_rpc() -> BTreeSet<i32> {
-    Rpc::ALL.iter().flat_map(|rpc| codes(*rpc)).map(|code| *code as i32).collect()
+fn answered_by_some_rpc(files: &FileDescriptorSet) -> BTreeSet<i32> {
+    let admin = methods(files, ADMIN).into_iter().flat_map(|rpc| admin_v2::codes(&rpc));
+    Rpc::ALL.iter().flat_map(|rpc| codes(*rpc)).copied().chain(admin).map(|code| code as i32).collect()
 }
 
 /// The values of an enum of the protocol, with their numbers.
@@ -237,15 +258,15 @@ fn check_codes(document: &str, files: &FileDescriptorSet, complaints: &mut Vec<S
     let values = values(files, "Code");
     let numbers: Vec<String> = values.iter().map(|(_, number)| number.to_string()).collect();
     let listed = each_once(document, "| code | name | when Gantry answers it |", &numbers, complaints);
-    let answered = answered_by_some_rpc();
+    let answered = answered_by_some_rpc(files);
     for (name, number) in values {
         let Some(row) = listed.get(&number.to_string()) else { continue };
         if row.plain(1) != name {
             complaints.push(row.wrong(format!("{number} is called {name}; write that instead of {}", row.plain(1))));
         }
         match (answered.contains(&number), row.plain(2).starts_with("not answered")) {
-            (true, true) => complaints.push(row.wrong(format!("`status::codes` has {number}; say when it is answered"))),
-            (false, false) => complaints.push(row.wrong(format!("no rpc has {number} in `status::codes`; begin with `not answered`"))),
+            (true, true) => complaints.push(row.wrong(format!("some rpc has {number} in its codes; say when it is answered"))),
+            (false, false) => complaints.push(row.wrong(format!("no rpc has {number} in its codes; begin with `not answered`"))),
             _ if row.plain(2).is_empty() => complaints.push(row.wrong(format!("say when {number} is answered"))),
             _ => {}
         }
@@ -433,6 +454,8 @@ fn a_changed_number_or_word_is_named_with_its_line() {
     check_changed("| `Address.host` |", replaced("`40001`", "`40100`"), "no rpc answers 40100");
     check_changed("| `UA.platform` |", replaced("information only", ""), "or why nothing does");
     check_changed("| 40100 |", replaced("not answered", "a wrong password"), "begin with `not answered`");
+    check_changed("| DescribeTopicStatus | works |", replaced(" `50400`", ""), "the codes of DescribeTopicStatus");
+    check_changed("| `ListMessageRequest.lite_topic` |", replaced("`50100`", "no"), "name the code that is answered");
     check_changed("| 40402 |", |_| "| 40402 | TOPIC_NOT_FOUND | not answered |".to_owned(), "say when it is answered");
     check_changed("| 42800 |", replaced("PRECONDITION_FAILED", "PRECONDITION"), "42800 is called PRECONDITION_FAILED");
     check_changed("| FIFO | works |", replaced("works", "soon"), "`soon` is no state");
@@ -447,7 +470,8 @@ fn a_line_too_few_or_too_many_is_named() {
         ("| `unknown_topic` |", "unknown_topic"),
         ("| AckMessage | works |", "AckMessage"),
         ("| DeleteGroup | works |", "DeleteGroup"),
-        ("| QueryTimeSpan | not yet |", "QueryTimeSpan"),
+        ("| QueryTimeSpan | works |", "QueryTimeSpan"),
+        ("| `ListMessageRequest.scroll_id` |", "ListMessageRequest.scroll_id"),
         ("| `SystemProperties.priority` |", "SystemProperties.priority"),
         ("| `OffsetOption.tail_n` |", "OffsetOption.tail_n"),
         ("| 60000 |", "60000"),
@@ -469,9 +493,11 @@ fn bars_inside_of_a_cell_do_not_end_it() {
 
 #[test]
 fn the_walk_over_the_descriptors_reaches_every_depth() {
-    let fields = request_fields(&FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("the compiler of the protocol wrote it"));
+    let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("the compiler of the protocol wrote it");
+    let fields = request_fields(&files, MESSAGING);
     for deep in ["Address.port", "Digest.checksum", "Message.user_properties", "CustomizedBackoff.next", "OffsetOption.tail_n"] {
         assert_eq!(fields.iter().filter(|field| *field == deep).count(), 1, "{deep}");
     }
     assert!(!fields.iter().any(|field| field.starts_with("SendResultEntry.")), "answers are no requests");
+    assert!(request_fields(&files, ADMIN).contains(&"ListConsumerConnectionRequest.liteTopic".to_owned()), "names are the protocol's");
 }

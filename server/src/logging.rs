@@ -1,17 +1,32 @@
 //! Where log lines go: standard error, as text for people or JSON for collectors.
 
 use crate::config::{Log, LogFormat};
+use gantry_proxy::admin_v2::LogControl;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// Sends the events of all crates to standard error. To be called once.
-pub fn start(log: &Log) {
-    let filter = EnvFilter::builder().parse_lossy(&log.level);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+/// Sends the events of all crates to standard error, and answers how to change from which level on. To be called once.
+pub fn start(log: &Log) -> LogControl {
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match log.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+        LogFormat::Text => {
+            let builder = builder.with_env_filter(filter(&log.level)).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            LogControl::new(move |level| handle.reload(filter(level.as_str())).map_err(|error| error.to_string()))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            let builder = builder.with_env_filter(filter(&log.level)).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            LogControl::new(move |level| handle.reload(filter(level.as_str())).map_err(|error| error.to_string()))
+        }
     }
+}
+
+fn filter(level: &str) -> EnvFilter {
+    EnvFilter::builder().parse_lossy(level)
 }
 
 /// Checks `info`, or `info,module=debug`: a misspelt level would otherwise be taken for the name of a module.

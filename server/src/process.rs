@@ -8,6 +8,7 @@ use crate::standalone::{Standalone, StartError};
 use crate::{logging, show};
 use gantry_platform::clock::{SharedClock, SystemClock, sleep};
 use gantry_platform::install_sigbus_handler;
+use gantry_proxy::admin_v2::LogControl;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -32,14 +33,14 @@ pub fn run(args: &ServerArgs) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    logging::start(&config.log);
+    let log_control = logging::start(&config.log);
     logging::abort_on_panic();
     install_sigbus_handler();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    let code = match runtime.block_on(serve(&config, clock)) {
+    let code = match runtime.block_on(serve(&config, log_control, clock)) {
         Ok(end) => end.into(),
         Err(error) => failed(&error),
     };
@@ -109,9 +110,9 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-async fn serve(config: &Config, clock: SharedClock) -> Result<End, StartError> {
+async fn serve(config: &Config, log_control: LogControl, clock: SharedClock) -> Result<End, StartError> {
     let mut signals = Signals::new().map_err(StartError::System)?;
-    let standalone = Standalone::start(config, clock).await?;
+    let standalone = Standalone::start(config, log_control, clock).await?;
     println!("{}", standalone.ready());
     let name = tokio::select! {
         name = signals.next() => name,

@@ -17,6 +17,7 @@ use gantry_platform::net::Listener;
 use gantry_platform::tasks::{ShutdownError, Stop, TaskGroup};
 use gantry_platform::{RealDisk, SystemChance};
 use gantry_proxy::Proxy;
+use gantry_proxy::admin_v2::LogControl;
 use gantry_proxy::edge::Limits;
 use gantry_store::data_folder::{DataFolder, FolderError, LastRun};
 use std::fmt;
@@ -78,7 +79,7 @@ impl std::error::Error for StartError {}
 
 impl Standalone {
     /// Starts everything. Blocks on the disk while it recovers; nobody else runs yet.
-    pub async fn start(config: &Config, clock: SharedClock) -> Result<Standalone, StartError> {
+    pub async fn start(config: &Config, log_control: LogControl, clock: SharedClock) -> Result<Standalone, StartError> {
         let data = absolute(&config.data).map_err(StartError::System)?;
         let disk: SharedDisk = Arc::new(RealDisk::new(&data));
         let folder = DataFolder::open(disk.clone(), &data, &boot_id(), &mut SystemChance).map_err(StartError::Folder)?;
@@ -86,7 +87,7 @@ impl Standalone {
         let broker = open_broker(config, &folder, &disk, &clock, controller.clone())?;
         let doors = Doors::open(config)?;
         let endpoints = doors.endpoints.clone();
-        let settings = proxy_config(config, &data, &endpoints);
+        let settings = gantry_proxy::Config { log_control: Some(log_control), ..proxy_config(config, &data, &endpoints) };
         let proxy = Proxy::new(settings, broker.clone(), controller.clone(), clock.clone()).map_err(StartError::Proxy)?;
         let (front, back) = (TaskGroup::new(), TaskGroup::new());
         let workers = serve(doors, &proxy, &front, &back).map_err(StartError::System)?;
@@ -190,6 +191,7 @@ fn proxy_config(config: &Config, data: &Path, endpoints: &Endpoints) -> gantry_p
         version: VERSION,
         data_dir: data.display().to_string(),
         endpoints: endpoints.named().map(|(purpose, address)| (purpose.to_owned(), address.to_string())).collect(),
+        log_control: None,
     }
 }
 

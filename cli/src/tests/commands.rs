@@ -11,9 +11,9 @@ use gantry_proto::v2::MessageType;
 async fn populated() -> Fake {
     let fake = Fake::start().await;
     for line in [
-        "topic create orders --queues 2 --retention 36h --retention-size 1GiB --set color=blue",
+        "topic create orders --queues 2 --retention 36h --retention-size 1GiB --dedup off --set delay.max=7d",
         "topic create payments --type fifo --permission read",
-        "group create billing --retry-delays 1s,10s,1m --auto-renew-cap 1h --start earliest",
+        "group create billing --retry-delays 1s,10s,1m --auto-renew-cap 1h --start earliest --set quota.receive.messages=100",
         "group create audit --order none --max-attempts 3 --retry-initial 500ms --retry-max 5m",
     ] {
         let ran = run(&fake, line).await;
@@ -54,6 +54,7 @@ async fn topics() {
     check(&fake, "topic_describe", "topic describe orders").await;
     check(&fake, "topic_describe_json", "topic describe payments -o json").await;
     check(&fake, "topic_update", "topic update orders --queues 4 --retention 7d").await;
+    check(&fake, "topic_update_settings", "topic update orders --dedup on --set quota.timers=5 --reset delay.max -o json").await;
     check(&fake, "topic_update_nothing", "topic update orders").await;
     check(&fake, "topic_exists", "topic create orders").await;
     check(&fake, "topic_misspelt", "topic describe ordres").await;
@@ -69,6 +70,7 @@ async fn groups() {
     check(&fake, "group_describe", "group describe billing").await;
     check(&fake, "group_describe_json", "group describe audit -o json").await;
     check(&fake, "group_update", "group update audit --max-attempts 5").await;
+    check(&fake, "group_update_settings", "group update billing --set exhausted=block --reset quota.receive.messages -o json").await;
     check(&fake, "group_update_nothing", "group update audit").await;
     check(&fake, "group_misspelt", "group describe biling").await;
     check(&fake, "group_lag", "group lag billing").await;
@@ -171,6 +173,30 @@ async fn messages() {
     let ran = run(&fake, &format!("message life orders {id}")).await;
     assert!(ran.out.starts_with("orders/0/1\n"), "{ran:?}");
     assert_eq!(run(&fake, "message find orders --since 36500d --limit 4").await.out.lines().count(), 4);
+}
+
+#[tokio::test]
+async fn clients() {
+    let fake = populated().await;
+    check(&fake, "client_list", "client list").await;
+    check(&fake, "client_list_json", "client list --type push-consumer --group billing -o json").await;
+    check(&fake, "client_list_elsewhere", "client list -N elsewhere").await;
+    check(&fake, "client_stack", "client stack consumer@1").await;
+    check(&fake, "client_stack_no_stream", "client stack producer@2").await;
+    check(&fake, "client_stack_unknown", "client stack nobody").await;
+    check(&fake, "client_verify", "client verify consumer@1 --topic orders --queue 1 --offset 0").await;
+    check(&fake, "client_verify_failed", "client verify consumer@1 --topic orders --id bad -o json").await;
+    check(&fake, "client_verify_what", "client verify consumer@1 --topic orders").await;
+}
+
+#[tokio::test]
+async fn every_command_takes_the_namespace() {
+    let fake = populated().await;
+    for line in ["topic create -N teams t", "group create --namespace teams g", "topic -N teams list", "-N teams group describe g"] {
+        assert_eq!(run(&fake, line).await.exit(), Exit::Done, "{line}");
+    }
+    let state = fake.state();
+    assert_eq!((state.topics["t"].namespace.as_str(), state.groups["g"].namespace.as_str()), ("teams", "teams"));
 }
 
 #[tokio::test]

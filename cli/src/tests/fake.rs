@@ -302,7 +302,9 @@ impl Admin for Service {
         topic.queue_count = ask.queue_count.unwrap_or(topic.queue_count);
         topic.permission = ask.permission.unwrap_or(topic.permission);
         topic.retention_ms = ask.retention_ms.unwrap_or(topic.retention_ms);
+        topic.dedup = ask.dedup.unwrap_or(topic.dedup);
         topic.settings.extend(ask.settings);
+        topic.settings.retain(|name, _| !ask.settings_to_reset.contains(name));
         Ok(Response::new(admin::UpdateTopicResponse { topic: Some(topic.clone()) }))
     }
 
@@ -347,6 +349,8 @@ impl Admin for Service {
         let group = state.groups.get_mut(&ask.name).unwrap();
         group.max_attempts = ask.max_attempts.unwrap_or(group.max_attempts);
         group.retry_policy = ask.retry_policy.or(group.retry_policy.take());
+        group.settings.extend(ask.settings);
+        group.settings.retain(|name, _| !ask.settings_to_reset.contains(name));
         Ok(Response::new(admin::UpdateGroupResponse { group: Some(group.clone()) }))
     }
 
@@ -401,7 +405,57 @@ impl Admin for Service {
         Ok(Response::new(admin::GetTopicStatsResponse { queues: (0..QUEUES).map(stats).collect(), next_page_token: String::new() }))
     }
 
-    async fn list_clients(&self, _: Request<admin::ListClientsRequest>) -> Result<Response<admin::ListClientsResponse>, Status> {
+    /// One client a page.
+    async fn list_clients(&self, request: Request<admin::ListClientsRequest>) -> Result<Response<admin::ListClientsResponse>, Status> {
+        let ask = request.into_inner();
+        let client = |id: &str, kind: v2::ClientType, groups: &[&str]| admin::Client {
+            client_id: id.to_owned(),
+            client_type: kind as i32,
+            groups: groups.iter().map(|&group| group.to_owned()).collect(),
+            topics: vec!["orders".to_owned()],
+            remote_address: "10.0.0.7:50412".to_owned(),
+            last_seen: at(5),
+            language: v2::Language::Java as i32,
+            version: "5.2.0".to_owned(),
+            ..Default::default()
+        };
+        let all = [client("consumer@1", v2::ClientType::PushConsumer, &["billing"]), client("producer@2", v2::ClientType::Producer, &[])];
+        let wanted = |client: &&admin::Client| {
+            (ask.client_type == 0 || ask.client_type == client.client_type)
+                && (ask.group.is_empty() || client.groups.contains(&ask.group))
+                && ask.namespace.as_ref().is_none_or(|namespace| *namespace == client.namespace)
+        };
+        let mut rest = all.iter().filter(wanted).filter(|client| client.client_id > ask.page_token);
+        let clients: Vec<admin::Client> = rest.next().cloned().into_iter().collect();
+        let next_page_token = rest.next().map(|_| clients[0].client_id.clone()).unwrap_or_default();
+        Ok(Response::new(admin::ListClientsResponse { clients, next_page_token }))
+    }
+
+    /// Only `consumer@1` is connected.
+    async fn print_thread_stack(
+        &self,
+        request: Request<admin::PrintThreadStackRequest>,
+    ) -> Result<Response<admin::PrintThreadStackResponse>, Status> {
+        match request.into_inner().client_id.as_str() {
+            "consumer@1" => Ok(Response::new(admin::PrintThreadStackResponse { stack: "main\n  at Listener.consume\n\n".to_owned() })),
+            "producer@2" => Err(Status::failed_precondition("the client has no open Telemetry stream, so it can't be asked")),
+            other => Err(Status::not_found(format!("no client `{other}` called lately"))),
+        }
+    }
+
+    /// The message with the id `bad` fails.
+    async fn verify_message(&self, request: Request<admin::VerifyMessageRequest>) -> Result<Response<admin::VerifyMessageResponse>, Status> {
+        let ask = request.into_inner();
+        let outcome = match ask.message {
+            Some(admin::verify_message_request::Message::ById(id)) if id == "bad" => admin::VerifyOutcome::Failed,
+            Some(_) => admin::VerifyOutcome::Consumed,
+            None => return Err(Status::invalid_argument("say which message")),
+        };
+        let took = Some(prost_types::Duration { seconds: 0, nanos: 12_000_000 });
+        Ok(Response::new(admin::VerifyMessageResponse { outcome: outcome as i32, text: "said the listener".to_owned(), took }))
+    }
+
+    async fn list_shards(&self, _: Request<admin::ListShardsRequest>) -> Result<Response<admin::ListShardsResponse>, Status> {
         not_served()
     }
 

@@ -7,8 +7,6 @@ use tonic::Status;
 
 pub async fn info(shared: &Shared) -> Result<GetClusterInfoResponse, Status> {
     let cluster = shared.metadata.cluster();
-    let mut shards: Vec<Shard> = shared.broker.shards().await.iter().map(|shard| to_wire(shard, &cluster.name)).collect();
-    shards.sort_by_key(|shard| shard.id);
     let uptime = shared.clock.mono().saturating_sub(shared.started);
     let endpoint = |(purpose, address): &(String, String)| Endpoint { purpose: purpose.clone(), address: address.clone() };
     Ok(GetClusterInfoResponse {
@@ -18,8 +16,15 @@ pub async fn info(shared: &Shared) -> Result<GetClusterInfoResponse, Status> {
         uptime: Some(prost_types::Duration { seconds: uptime.as_secs() as i64, nanos: uptime.subsec_nanos() as i32 }),
         endpoints: shared.config.endpoints.iter().map(endpoint).collect(),
         data_dir: shared.config.data_dir.clone(),
-        shards,
+        shards: shards(shared).await,
     })
+}
+
+pub async fn shards(shared: &Shared) -> Vec<Shard> {
+    let leader = shared.metadata.cluster().name.clone();
+    let mut shards: Vec<Shard> = shared.broker.shards().await.iter().map(|shard| to_wire(shard, &leader)).collect();
+    shards.sort_by_key(|shard| shard.id);
+    shards
 }
 
 fn to_wire(shard: &ShardStatus, leader: &str) -> Shard {

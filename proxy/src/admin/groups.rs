@@ -1,6 +1,6 @@
 //! Consumer groups: create, change, delete, show, list, and how far they are behind.
 
-use super::{CHUNK, Page, bad_name, group, lookup_error, metadata_error, name_key, read_name_key, shows, topic};
+use super::{CHUNK, Page, bad_name, group, lookup_error, metadata_error, name_key, read_name_key, settings, shown, shows, topic};
 use crate::convert::timestamp;
 use crate::shared::Shared;
 use crate::validate::duration_ms;
@@ -36,6 +36,7 @@ pub async fn create(shared: &Shared, request: CreateGroupRequest) -> Result<Crea
     if let Some(cap) = wanted.auto_renew_cap.as_ref().filter(|cap| **cap != Duration::default()) {
         spec.auto_renew_cap_ms = renew_cap(cap)?;
     }
+    spec.options = settings(&spec.options, &wanted.settings, &[])?;
     let made = shared.metadata.create_group(spec).await.map_err(metadata_error)?;
     tracing::info!(group = %made.name, "group created");
     Ok(CreateGroupResponse { group: Some(to_wire(&made)) })
@@ -46,12 +47,13 @@ pub async fn update(shared: &Shared, request: UpdateGroupRequest) -> Result<Upda
     if request.max_attempts == Some(0) {
         return Err(Status::invalid_argument("a message is delivered at least once: `max_attempts` is at least 1"));
     }
+    let options = settings(&present.options, &request.settings, &request.settings_to_reset)?;
     let change = GroupChange {
         order: request.order.map(order).transpose()?,
         max_attempts: request.max_attempts,
         retry: request.retry_policy.as_ref().map(retry).transpose()?,
         auto_renew_cap_ms: request.auto_renew_cap.as_ref().map(renew_cap).transpose()?,
-        options: None,
+        options: (options != present.options).then_some(options),
     };
     let changed = shared.metadata.update_group(&present.name, change.clone()).await.map_err(metadata_error)?;
     tracing::info!(group = %changed.name, ?change, "group changed");
@@ -108,7 +110,7 @@ pub async fn lag(shared: &Shared, request: GetGroupLagRequest) -> Result<GetGrou
 }
 
 /// Every topic that the group has to do with: one on which it has a position, or that a member subscribes.
-async fn rows_of_all(shared: &Shared, group: &Group) -> Result<Vec<Row>, Status> {
+pub async fn rows_of_all(shared: &Shared, group: &Group) -> Result<Vec<Row>, Status> {
     let mut topics: BTreeSet<TopicName> = BTreeSet::new();
     for session in shared.sessions.all() {
         let facts = session.facts();
@@ -127,13 +129,15 @@ async fn rows_of_all(shared: &Shared, group: &Group) -> Result<Vec<Row>, Status>
     Ok(found)
 }
 
+/// Where a group stands on one queue of a topic.
 #[derive(Clone)]
-struct Row {
-    topic: Arc<str>,
-    position: QueuePosition,
+pub struct Row {
+    pub topic: Arc<str>,
+    pub position: QueuePosition,
 }
 
-fn rows(topic: &Topic, mut positions: Vec<QueuePosition>) -> Vec<Row> {
+/// The positions of a group on one topic, by queue number.
+pub fn rows(topic: &Topic, mut positions: Vec<QueuePosition>) -> Vec<Row> {
     positions.sort_unstable_by_key(|position| position.queue);
     let name: Arc<str> = Arc::from(topic.name.name.as_str());
     positions.into_iter().map(|position| Row { topic: name.clone(), position }).collect()
@@ -261,6 +265,7 @@ fn to_wire(group: &Group) -> admin::Group {
         start_position: start as i32,
         auto_renew_cap: Some(duration(group.auto_renew_cap_ms)),
         created_time: Some(timestamp(group.created_ms)),
+        settings: shown(&group.options),
     }
 }
 

@@ -24,11 +24,20 @@ pub async fn find(shared: &Shared, request: LookupMessagesRequest) -> Result<Loo
     let topic = topic(shared, &request.namespace, &request.topic)?;
     let limit = if request.limit == 0 { LIMIT_DEFAULT } else { (request.limit as usize).min(LIMIT_MAX) };
     let selector = request.selector.as_ref().ok_or_else(|| Status::invalid_argument("say what to look for: by_id, by_key, by_offset or by_time"))?;
-    let after = read_token(&request.page_token)?.map(|key| Place::read(&key)).transpose()?;
+    let (messages, next_page_token) = page(shared, &topic, selector, limit, &request.page_token).await?;
+    let deliveries = deliveries(shared, &topic, &request, &messages).await?;
+    let bodies = if request.omit_body { Bodies::Omitted } else { Bodies::Kept };
+    let messages = messages.into_iter().zip(deliveries).map(|(message, deliveries)| to_wire(&topic, message, bodies, deliveries)).collect();
+    Ok(LookupMessagesResponse { messages, next_page_token })
+}
+
+/// One page of messages, and the token of the next one.
+pub async fn page(shared: &Shared, topic: &Topic, selector: &Selector, limit: usize, page_token: &str) -> Result<(Vec<Stored>, String), Status> {
+    let after = read_token(page_token)?.map(|key| Place::read(&key)).transpose()?;
     let query = query(selector, after.as_ref(), shared.clock.wall_ms())?;
     // What was shown before and would be found again is asked for on top.
     let again = after.as_ref().map_or(0, |after| after.again);
-    let found = shared.broker.find(&topic, query, limit + 1 + again).await.map_err(lookup_error)?;
+    let found = shared.broker.find(topic, query, limit + 1 + again).await.map_err(lookup_error)?;
     let mut messages: Vec<Stored> =
         found.into_iter().filter(|message| after.as_ref().is_none_or(|after| after.is_before(selector, message))).collect();
     let all = messages.len();
@@ -37,10 +46,7 @@ pub async fn find(shared: &Shared, request: LookupMessagesRequest) -> Result<Loo
         Some(last) if messages.len() < all => token(&Place::of(selector, last, &messages, after.as_ref()).key()),
         _ => String::new(),
     };
-    let deliveries = deliveries(shared, &topic, &request, &messages).await?;
-    let bodies = if request.omit_body { Bodies::Omitted } else { Bodies::Kept };
-    let messages = messages.into_iter().zip(deliveries).map(|(message, deliveries)| to_wire(&topic, message, bodies, deliveries)).collect();
-    Ok(LookupMessagesResponse { messages, next_page_token })
+    Ok((messages, next_page_token))
 }
 
 fn query(selector: &Selector, after: Option<&Place>, now_ms: u64) -> Result<Query, Status> {

@@ -1,9 +1,8 @@
 //! Topics: create, change, delete, show, list, and what their queues hold.
 
-use super::{CHUNK, Page, bad_name, lookup_error, metadata_error, name_key, read_name_key, shows, topic};
+use super::{CHUNK, Page, bad_name, lookup_error, metadata_error, name_key, read_name_key, settings, shown, shows, topic};
 use crate::convert::{message_type, timestamp};
 use crate::shared::Shared;
-use gantry_model::limits::QUEUES_DEFAULT;
 use gantry_model::topic::{Permission, QueueState, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
 use gantry_model::{Topic, TopicName, contract::broker::QueueBounds};
 use gantry_proto::admin::{self, *};
@@ -14,15 +13,16 @@ use tonic::Status;
 pub async fn create(shared: &Shared, request: CreateTopicRequest) -> Result<CreateTopicResponse, Status> {
     let wanted = request.topic.ok_or_else(|| Status::invalid_argument("the request names no topic"))?;
     let name = ordinary_name(&wanted.namespace, &wanted.name)?;
-    no_dedup(request.dedup)?;
-    no_settings(&wanted.settings, &[])?;
+    let kind = if wanted.message_types.is_empty() { TopicType::Mixed } else { kind(&wanted.message_types)? };
+    let mut options = settings(&TopicOptions::default(), &wanted.settings, &[])?;
+    options.dedup = request.dedup.unwrap_or(options.dedup);
     let spec = TopicSpec {
         name,
-        kind: if wanted.message_types.is_empty() { TopicType::Mixed } else { kind(&wanted.message_types)? },
-        queues: if wanted.queue_count == 0 { QUEUES_DEFAULT } else { wanted.queue_count },
+        kind,
+        queues: if wanted.queue_count == 0 { kind.queues_default() } else { wanted.queue_count },
         permission: if wanted.permission == 0 { Permission::ReadWrite } else { permission(wanted.permission)? },
         retention: Retention { age_ms: some(wanted.retention_ms), bytes: some(wanted.retention_bytes) },
-        options: TopicOptions::default(),
+        options,
     };
     let made = shared.metadata.create_topic(spec).await.map_err(metadata_error)?;
     tracing::info!(topic = %made.name, kind = ?made.kind, queues = made.queues.len(), "topic created");
@@ -32,8 +32,8 @@ pub async fn create(shared: &Shared, request: CreateTopicRequest) -> Result<Crea
 pub async fn update(shared: &Shared, request: UpdateTopicRequest) -> Result<UpdateTopicResponse, Status> {
     let present = topic(shared, &request.namespace, &request.name)?;
     ordinary_name(&request.namespace, &request.name)?;
-    no_dedup(request.dedup)?;
-    no_settings(&request.settings, &request.settings_to_reset)?;
+    let mut options = settings(&present.options, &request.settings, &request.settings_to_reset)?;
+    options.dedup = request.dedup.unwrap_or(options.dedup);
     if request.queue_count == Some(0) {
         return Err(Status::invalid_argument("a topic has at least 1 queue"));
     }
@@ -46,7 +46,7 @@ pub async fn update(shared: &Shared, request: UpdateTopicRequest) -> Result<Upda
         queues: request.queue_count,
         permission: request.permission.map(permission).transpose()?,
         retention: (retention != present.retention).then_some(retention),
-        options: None,
+        options: (options != present.options).then_some(options),
     };
     let changed = shared.metadata.update_topic(&present.name, change.clone()).await.map_err(metadata_error)?;
     tracing::info!(topic = %changed.name, ?change, "topic changed");
@@ -116,20 +116,6 @@ fn ordinary_name(namespace: &str, name: &str) -> Result<TopicName, Status> {
     Ok(name)
 }
 
-fn no_dedup(wanted: Option<bool>) -> Result<(), Status> {
-    if wanted == Some(true) {
-        return Err(Status::unimplemented("answering repeated message ids is not available in this version; leave `dedup` out"));
-    }
-    Ok(())
-}
-
-fn no_settings(set: &HashMap<String, String>, reset: &[String]) -> Result<(), Status> {
-    match set.keys().chain(reset).next() {
-        Some(name) => Err(Status::invalid_argument(format!("unknown setting `{name}`: topics have no further settings in this version"))),
-        None => Ok(()),
-    }
-}
-
 /// Zero stands for the server's default.
 fn some(number: u64) -> Option<u64> {
     (number > 0).then_some(number)
@@ -180,9 +166,9 @@ fn to_wire(topic: &Topic) -> admin::Topic {
         permission: permission as i32,
         retention_ms: topic.retention.age_ms.unwrap_or(0),
         retention_bytes: topic.retention.bytes.unwrap_or(0),
-        dedup: false,
+        dedup: topic.options.dedup,
         created_time: Some(timestamp(topic.created_ms)),
-        settings: HashMap::new(),
+        settings: shown(&topic.options),
         state: TopicState::Active as i32,
     }
 }

@@ -139,6 +139,8 @@ macro_rules! answers {
     };
 }
 
+pub(crate) use answers;
+
 answers!(
     QueryRouteResponse,
     HeartbeatResponse,

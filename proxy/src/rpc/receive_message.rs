@@ -130,7 +130,7 @@ async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest)
     tokio::select! {
         // What is already leased is delivered, even if the server begins to stop at this very moment.
         biased;
-        received = shared.broker.receive(wish) => Ok(received?),
+        received = shared.quotas.receive(&*shared.broker, wish) => Ok(received?),
         // Dropping the other branch withdraws the poll.
         () = shared.drain_turn(&context.session.client) => Ok(Vec::new()),
     }

@@ -30,11 +30,12 @@ pub async fn answer(edge: &Messaging, context: Context, request: SendMessageRequ
     if kinds.len() > 1 && kinds.contains(&MessageKind::Transaction) {
         return Err(Refusal::new(Code::BadRequest, "a transaction has one message: send each in a request of its own"));
     }
+    let bytes: u64 = request.messages.iter().map(|message| message.body.len() as u64).sum();
+    shared.quotas.send(&topic, request.messages.len() as u64, bytes)?;
     context.session.produces(&name);
     let messages: Vec<Message> =
         request.messages.into_iter().zip(kinds).map(|(message, kind)| convert::from_wire(message, kind, now_ms, &edge.peer)).collect();
     let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
-    let bytes: u64 = messages.iter().map(|message| message.body.len() as u64).sum();
     let results = shared.broker.send(SendRequest { topic, messages, client: context.session.client.clone() }).await;
     if results.iter().all(Result::is_ok) {
         shared.metrics.messages_sent.add(ids.len() as u64);

@@ -1,9 +1,11 @@
 //! Telemetry: settings in both directions, and commands from the server.
 //!
-//! The response opens at once; every `settings` command gets a reply. The end of a stream is only that: what the client told stays known,
-//! and nothing else depends on the stream. A client may have several; the newest is used to reach it.
+//! The response opens at once; every `settings` command gets a reply, and what the client answers to an operator's question goes to
+//! `errands`. The end of a stream ends the questions asked on it and nothing else: what the client told stays known. A client may have
+//! several streams; the newest is used to reach it.
 
 use crate::context::{Context, Headers, Peer};
+use crate::errands::StreamId;
 use crate::metrics::Rpc;
 use crate::rpc::Messaging;
 use crate::sessions::{Outgoing, Session};
@@ -42,8 +44,9 @@ pub fn answer(edge: &Messaging, request: Request<Streaming<TelemetryCommand>>) -
     let (commands, answers) = mpsc::channel(QUEUE);
     match edge.context(metadata) {
         Ok(context) => {
-            context.session.attach(&commands);
-            let stream = Stream { shared: edge.shared.clone(), peer: edge.peer.clone(), context, commands, transactional: false };
+            let id = edge.shared.errands.opened();
+            context.session.attach(id, &commands);
+            let stream = Stream { id, shared: edge.shared.clone(), peer: edge.peer.clone(), context, commands, transactional: false };
             // It ends with the stream; if it fails, the stream ends.
             tasks::spawn("telemetry", stream.serve(incoming));
         }
@@ -58,6 +61,7 @@ pub fn answer(edge: &Messaging, request: Request<Streaming<TelemetryCommand>>) -
 
 /// One open stream.
 struct Stream {
+    id: StreamId,
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     context: Context,
@@ -77,9 +81,15 @@ impl Stream {
             match command {
                 Ok(Some(command)) => {
                     self.seen();
-                    if let Some(Command::Settings(sent)) = command.command
-                        && !self.settle(sent).await
-                    {
+                    let goes_on = match command.command {
+                        Some(Command::Settings(sent)) => self.settle(sent).await,
+                        Some(answer) => {
+                            self.shared.errands.answered(&self.context.session.client, command.status, answer);
+                            true
+                        }
+                        None => true,
+                    };
+                    if !goes_on {
                         return;
                     }
                 }
@@ -98,7 +108,7 @@ impl Stream {
         if self.context.session.has_ended() {
             let id = self.context.session.client.clone();
             let session = self.shared.sessions.open(id.as_str(), &self.context, &self.peer);
-            session.attach(&self.commands);
+            session.attach(self.id, &self.commands);
             self.context.session = session;
         }
         self.shared.sessions.seen(&self.context.session);
@@ -154,6 +164,12 @@ impl Stream {
                 false
             }
         }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.errands.ended(self.id);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The administration service.
 
 use crate::rig::{Rig, call_from, channel, resource};
+use gantry_model::contract::Metadata;
 use gantry_model::topic::TopicType;
 use gantry_proto::admin::admin_client::AdminClient;
 use gantry_proto::admin::lookup_messages_request::Selector;
@@ -32,7 +33,7 @@ async fn a_topic_from_creation_to_deletion() {
     let rig = Rig::start().await;
     let mut admin = client(&rig).await;
     let made = admin.create_topic(create(named("t"))).await.unwrap().into_inner().topic.unwrap();
-    assert_eq!((made.name.as_str(), made.queue_count, made.permission(), made.dedup), ("t", 8, Permission::ReadWrite, false));
+    assert_eq!((made.name.as_str(), made.queue_count, made.permission(), made.dedup), ("t", 8, Permission::ReadWrite, true));
     assert_eq!((made.message_types.clone(), made.state()), (vec![1, 2, 3, 4], TopicState::Active));
     assert_eq!(admin.create_topic(create(named("t"))).await.unwrap().into_inner().topic.unwrap(), made, "again is the same");
     let other = Topic { message_types: vec![MessageType::Fifo as i32], ..named("t") };
@@ -71,11 +72,61 @@ async fn wrong_topics_are_refused() {
     ] {
         assert_eq!(admin.create_topic(create(topic.clone())).await.unwrap_err().code(), expected, "{topic:?}");
     }
-    let dedup = CreateTopicRequest { topic: Some(named("t")), dedup: Some(true) };
-    assert_eq!(admin.create_topic(dedup).await.unwrap_err().code(), Code::Unimplemented);
     assert_eq!(admin.create_topic(CreateTopicRequest::default()).await.unwrap_err().code(), Code::InvalidArgument);
     let missing = UpdateTopicRequest { name: "missing".into(), ..Default::default() };
     assert_eq!(admin.update_topic(missing).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn options_of_a_topic_are_set_by_name() {
+    let rig = Rig::start().await;
+    let mut admin = client(&rig).await;
+    let set = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let wanted = Topic { settings: set(&[("delay.max", "2h"), ("quota.send.bytes", "64MiB")]), ..named("t") };
+    let request = CreateTopicRequest { topic: Some(wanted), dedup: Some(false) };
+    let made = admin.create_topic(request).await.unwrap().into_inner().topic.unwrap();
+    assert_eq!((made.dedup, &made.settings), (false, &set(&[("delay.max", "2h"), ("quota.send.bytes", "64MiB")])));
+    let change = |change: UpdateTopicRequest| UpdateTopicRequest { name: "t".into(), ..change };
+    let request = change(UpdateTopicRequest {
+        dedup: Some(true),
+        settings: set(&[("quota.timers", "9")]),
+        settings_to_reset: vec!["delay.max".into()],
+        ..Default::default()
+    });
+    let changed = admin.update_topic(request).await.unwrap().into_inner().topic.unwrap();
+    assert_eq!((changed.dedup, &changed.settings), (true, &set(&[("quota.send.bytes", "64MiB"), ("quota.timers", "9")])));
+    let options = rig.metadata.topic(&gantry_model::TopicName::parse("", "t").unwrap()).unwrap().options.clone();
+    assert_eq!((options.quota.timers, options.quota.send_bytes_per_s, options.delay_max_ms), (Some(9), Some(64 << 20), 40 * 86_400_000));
+    let request = change(UpdateTopicRequest { permission: Some(Permission::Read as i32), ..Default::default() });
+    let changed = admin.update_topic(request).await.unwrap().into_inner().topic.unwrap();
+    assert_eq!(changed.settings.len(), 2, "a change of something else leaves them");
+    let misspelt = change(UpdateTopicRequest { settings: set(&[("quota.timer", "9")]), ..Default::default() });
+    let error = admin.update_topic(misspelt).await.unwrap_err();
+    assert_eq!((error.code(), error.message()), (Code::InvalidArgument, "unknown setting `quota.timer`: did you mean `quota.timers`?"));
+    let priority = Topic { message_types: vec![MessageType::Priority as i32], ..named("p") };
+    assert_eq!(admin.create_topic(create(priority)).await.unwrap().into_inner().topic.unwrap().queue_count, 10);
+}
+
+#[tokio::test]
+async fn options_of_a_group_are_set_by_name() {
+    let rig = Rig::start().await;
+    let mut admin = client(&rig).await;
+    let set = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let wanted = Group { name: "g".into(), settings: set(&[("sharing", "broadcasting"), ("lite.bind.topic", "p")]), ..Default::default() };
+    let made = admin.create_group(CreateGroupRequest { group: Some(wanted) }).await.unwrap().into_inner().group.unwrap();
+    assert_eq!(made.settings, set(&[("sharing", "broadcasting"), ("lite.bind.topic", "p")]));
+    let request = UpdateGroupRequest {
+        name: "g".into(),
+        settings: set(&[("quota.receive.messages", "50"), ("lite.sub.model", "exclusive")]),
+        settings_to_reset: vec!["sharing".into()],
+        ..Default::default()
+    };
+    let changed = admin.update_group(request).await.unwrap().into_inner().group.unwrap();
+    assert_eq!(changed.settings, set(&[("lite.bind.topic", "p"), ("lite.sub.model", "exclusive"), ("quota.receive.messages", "50")]));
+    let misspelt = UpdateGroupRequest { name: "g".into(), settings_to_reset: vec!["colour".into()], ..Default::default() };
+    assert_eq!(admin.update_group(misspelt).await.unwrap_err().code(), Code::InvalidArgument);
+    let listed = admin.list_groups(ListGroupsRequest::default()).await.unwrap().into_inner().groups;
+    assert_eq!(listed[0].settings.len(), 3);
 }
 
 #[tokio::test]
@@ -272,5 +323,7 @@ async fn the_cluster_says_what_it_is() {
     let info = client(&rig).await.get_cluster_info(GetClusterInfoRequest {}).await.unwrap().into_inner();
     assert_eq!((info.cluster_name.as_str(), info.version.as_str(), info.data_dir.as_str()), ("test-cluster", "1.2.3", "./data"));
     assert_eq!(info.endpoints, [Endpoint { purpose: "messaging".into(), address: "127.0.0.1:8081".into() }]);
+    let shards = client(&rig).await.list_shards(ListShardsRequest {}).await.unwrap().into_inner().shards;
+    assert_eq!(shards, info.shards);
     assert_eq!((info.shards[0].end_lsn, info.shards[0].durable_lsn, info.shards[0].state()), (100, 90, ShardState::Active));
 }

@@ -121,6 +121,7 @@ impl Metadata for FakeMetadata {
         topic.kind = change.kind.unwrap_or(topic.kind);
         topic.permission = change.permission.unwrap_or(topic.permission);
         topic.retention = change.retention.unwrap_or(topic.retention);
+        topic.options = change.options.unwrap_or(topic.options);
         let topic = Arc::new(topic);
         self.topics.lock().unwrap().insert(name.clone(), topic.clone());
         self.next_id();
@@ -158,6 +159,7 @@ impl Metadata for FakeMetadata {
         group.order = change.order.unwrap_or(group.order);
         group.max_attempts = change.max_attempts.unwrap_or(group.max_attempts);
         group.retry = change.retry.unwrap_or(group.retry);
+        group.options = change.options.unwrap_or(group.options);
         let group = Arc::new(group);
         self.groups.lock().unwrap().insert(name.clone(), group.clone());
         self.next_id();

@@ -17,4 +17,8 @@ mod edge;
 mod hostile;
 mod drain;
 mod admin;
+mod admin_v2;
+mod errands;
+mod namespaces;
+mod quota;
 mod http;

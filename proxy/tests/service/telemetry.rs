@@ -15,13 +15,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
 
-struct Session {
+/// A client's Telemetry stream.
+pub struct Session {
     commands: Option<mpsc::Sender<TelemetryCommand>>,
     answers: Streaming<TelemetryCommand>,
 }
 
 impl Session {
-    async fn open(rig: &Rig, client: &str, language: &str) -> Session {
+    pub async fn open(rig: &Rig, client: &str, language: &str) -> Session {
         let (commands, outgoing) = mpsc::channel(8);
         let mut request = call_from(client, ReceiverStream::new(outgoing));
         request.metadata_mut().insert("x-mq-language", language.parse().unwrap());
@@ -33,16 +34,26 @@ impl Session {
         Session { commands: Some(commands), answers }
     }
 
-    async fn send(&self, settings: Settings) {
+    pub async fn send(&self, settings: Settings) {
         let command = TelemetryCommand { status: None, command: Some(Command::Settings(settings)) };
         self.commands.as_ref().unwrap().send(command).await.unwrap();
     }
 
-    async fn next(&mut self) -> Result<Option<TelemetryCommand>, tonic::Status> {
+    /// Says something that is no settings.
+    pub async fn say(&self, command: TelemetryCommand) {
+        self.commands.as_ref().unwrap().send(command).await.unwrap();
+    }
+
+    /// Ends the client's half of the stream.
+    pub fn half_close(&mut self) {
+        self.commands = None;
+    }
+
+    pub async fn next(&mut self) -> Result<Option<TelemetryCommand>, tonic::Status> {
         timeout(Duration::from_secs(3), self.answers.message()).await.expect("an answer within the patience of clients")
     }
 
-    async fn settings(&mut self) -> Settings {
+    pub async fn settings(&mut self) -> Settings {
         let command = self.next().await.unwrap().expect("the stream goes on");
         assert_eq!(command.status.expect("settings come with a status").code(), Code::Ok);
         let Some(Command::Settings(settings)) = command.command else { panic!("settings") };
@@ -51,7 +62,7 @@ impl Session {
     }
 }
 
-fn producer(topics: &[&str]) -> Settings {
+pub fn producer(topics: &[&str]) -> Settings {
     let topics = topics.iter().map(|topic| resource(topic).unwrap()).collect();
     Settings {
         client_type: Some(ClientType::Producer as i32),
@@ -63,7 +74,7 @@ fn producer(topics: &[&str]) -> Settings {
     }
 }
 
-fn consumer(group: &str, topics: &[(&str, &str)]) -> Settings {
+pub fn consumer(group: &str, topics: &[(&str, &str)]) -> Settings {
     let entry = |&(topic, tags): &(&str, &str)| SubscriptionEntry {
         topic: resource(topic),
         expression: Some(FilterExpression { r#type: FilterType::Tag as i32, expression: tags.into() }),
@@ -200,7 +211,7 @@ async fn what_was_sent_before_a_half_close_is_answered() {
     let rig = Rig::start().await;
     let mut session = Session::open(&rig, "c", "RUST").await;
     session.send(producer(&["t"])).await;
-    session.commands = None;
+    session.half_close();
     session.settings().await;
     assert_eq!(session.next().await.unwrap(), None);
 }

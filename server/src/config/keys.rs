@@ -3,6 +3,8 @@
 //! The table drives all sources alike: the key `ports.messaging` is the path in the YAML document, `GANTRY_PORTS_MESSAGING` in the
 //! environment, and `--set ports.messaging=…` or its own flag on the command line.
 
+use gantry_model::spelling::nearest;
+
 /// One setting.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Key {
@@ -58,43 +60,14 @@ impl Key {
 
     /// The known path that is nearest to a wrong one, if one is near.
     pub fn nearest(wrong: &str) -> Option<&'static str> {
-        nearest(wrong, KEYS.iter().map(|key| key.path))
+        nearest(&wrong.replace('_', "-"), KEYS.iter().map(|key| key.path))
     }
-}
-
-/// The candidate with the fewest edits to `wrong`, if at most a third of its letters differ.
-pub fn nearest<'a>(wrong: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let wrong = wrong.to_ascii_lowercase().replace('_', "-");
-    let ranked = candidates.map(|candidate| (distance(&wrong, candidate), candidate));
-    let (edits, best) = ranked.min()?;
-    (edits <= best.len().div_ceil(3)).then_some(best)
-}
-
-/// Levenshtein's distance: how many letters must be put in, taken out or changed.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, left) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &right) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(left != right);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn distances_count_edits() {
-        assert_eq!([distance("kitten", "sitting"), distance("", "abc"), distance("abc", "abc")], [3, 3, 0]);
-    }
 
     #[test]
     fn the_nearest_key_is_offered_only_if_it_is_near() {

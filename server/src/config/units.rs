@@ -1,7 +1,7 @@
-//! Texts of settings as values: ports, addresses, times, sizes.
+//! Texts of settings as values: ports, addresses, answers, counts. Times and sizes are read as those of topics and groups are.
 
+pub use gantry_model::units::{size, time};
 use std::net::IpAddr;
-use std::time::Duration;
 
 /// `true` or `false`, also as `yes`, `no`, `on` and `off`.
 pub fn answer(text: &str) -> Result<bool, String> {
@@ -57,87 +57,9 @@ pub fn endpoint(text: &str) -> Result<(String, u16), String> {
     Ok((host.to_owned(), port))
 }
 
-/// `3d`, `12h`, `30m`, `10s`, `500ms`, and sums of them: `1h30m`.
-pub fn time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a time like `3d`, `12h`, `30m`, `10s` or `500ms`");
-    let mut total = Duration::ZERO;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return Err(wrong());
-    }
-    while !rest.is_empty() {
-        let (number, after) = leading_number(rest).ok_or_else(wrong)?;
-        let unit = after.split(|c: char| c.is_ascii_digit()).next().unwrap_or_default();
-        let unit_ms: u64 = match unit.trim() {
-            "d" => 24 * 3600 * 1000,
-            "h" => 3600 * 1000,
-            "m" | "min" => 60 * 1000,
-            "s" => 1000,
-            "ms" => 1,
-            _ => return Err(wrong()),
-        };
-        let millis = number.checked_mul(unit_ms).ok_or_else(wrong)?;
-        total = total.checked_add(Duration::from_millis(millis)).ok_or_else(wrong)?;
-        rest = &after[unit.len()..];
-    }
-    Ok(total)
-}
-
-/// `10GiB`, `500MB`, `4096`; `None` for `unlimited`.
-pub fn size(text: &str) -> Result<Option<u64>, String> {
-    let wrong = || format!("`{text}` is not a size like `10GiB`, `500MB`, `4096` or `unlimited`");
-    if text == "unlimited" {
-        return Ok(None);
-    }
-    let (number, unit) = leading_number(text.trim()).ok_or_else(wrong)?;
-    let factor: u64 = match unit.trim() {
-        "" | "B" => 1,
-        "kB" | "KB" => 1000,
-        "MB" => 1000 * 1000,
-        "GB" => 1000 * 1000 * 1000,
-        "TB" => 1000 * 1000 * 1000 * 1000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(factor).map(Some).ok_or_else(wrong)
-}
-
-fn leading_number(text: &str) -> Option<(u64, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    Some((text[..end].parse().ok()?, &text[end..]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_have_units() {
-        let check = |text: &str, expected: Option<u64>| assert_eq!(time(text).ok(), expected.map(Duration::from_millis), "`{text}`");
-        check("3d", Some(3 * 24 * 3600 * 1000));
-        check("1h30m", Some(5_400_000));
-        check("500ms", Some(500));
-        check("10", None);
-        check("", None);
-        check("ten s", None);
-        check("99999999999999999999d", None);
-        check("18446744073709551615d", None);
-        check("10ü", None);
-    }
-
-    #[test]
-    fn sizes_have_units_or_are_bytes() {
-        let check = |text: &str, expected: Option<Option<u64>>| assert_eq!(size(text).ok(), expected, "`{text}`");
-        check("unlimited", Some(None));
-        check("4096", Some(Some(4096)));
-        check("10 GiB", Some(Some(10 << 30)));
-        check("5MB", Some(Some(5_000_000)));
-        check("5 parsecs", None);
-        check("99999999TiB", None);
-    }
 
     #[test]
     fn endpoints_have_a_host_and_a_port() {
