@@ -152,7 +152,17 @@ impl<D: Draft> Core<D> {
 
     /// There is no room or no way to release anything now: it is tried again a little later.
     pub fn hold_timers(&mut self) {
-        self.releases.held = self.now + AGAIN_MS;
+        self.hold_timers_for(AGAIN_MS);
+    }
+
+    /// Releases nothing for so long.
+    pub fn hold_timers_for(&mut self, ms: u64) {
+        self.releases.held = self.now + ms;
+    }
+
+    /// Where the messages lie that are released next.
+    pub fn upcoming(&self, most: usize) -> impl Iterator<Item = Lsn> {
+        self.releases.ready.iter().chain(&self.releases.overdue).take(most).map(|timer| timer.due.position)
     }
 
     /// Looks up what is due.
