@@ -113,7 +113,8 @@ impl Driver {
 
     /// Reads a message that is to be appended again, and makes sure that there is room for it.
     fn old_message(&mut self, position: Lsn) -> Result<Old, AppendError> {
-        let frame = match self.old_frame(position) {
+        // What was read wrong once may be right the next time; only damage on the disk stays.
+        let frame = match self.old_frame(position).or_else(|_| self.reader.frame(position).map(Some)) {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(Old::Missing),
             Err(error @ (ReadError::Damaged { .. } | ReadError::Trimmed { .. })) => {
