@@ -158,14 +158,16 @@ impl Bench {
                 wait: Duration::from_secs(30),
                 attempt_id: None,
                 ordered_batch: true,
+                member: String::new(),
             };
             let deliveries = broker.receive(request).await.expect("a shard that works");
             let now = self.clock.wall_ms();
             for delivery in &deliveries {
-                let due = delivery.message.message.deliver_ms.expect("only delayed messages were sent");
-                assert!(delivery.message.store_ms >= due, "never early");
-                late.times.push(delivery.message.store_ms);
-                late.released.push(delivery.message.store_ms - due);
+                let facts = delivery.message.facts();
+                let due = facts.deliver_ms.expect("only delayed messages were sent");
+                assert!(facts.store_ms >= due, "never early");
+                late.times.push(facts.store_ms);
+                late.released.push(facts.store_ms - due);
                 late.received.push(now.saturating_sub(due));
             }
             let handles = deliveries.into_iter().map(|delivery| delivery.handle).collect();
