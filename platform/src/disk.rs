@@ -56,6 +56,9 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// As `read_at`, but returns `None` at once if the device would have to be asked.
     fn try_read_at(&self, off: u64, buf: &mut [u8]) -> io::Result<Option<usize>>;
 
+    /// Says that this range will be read soon, so that the device may be asked for it meanwhile. A hint: it never fails and never blocks for long.
+    fn will_need(&self, _off: u64, _len: u64) {}
+
     /// Makes everything written before this call durable (rule 1), the length included.
     fn sync_data(&self) -> io::Result<()>;
 

@@ -306,6 +306,7 @@ fn model_limits() -> Vec<(&'static str, u64)> {
         INVISIBLE_MAX_MS,
         POLL_MAX_MS,
         DELAY_MAX_MS,
+        TIMERS_PER_TOPIC,
         AUTO_RENEW_CAP_MS,
         LEASES_PER_CURSOR,
         CURSOR_SPAN_MAX,
@@ -446,7 +447,7 @@ fn a_changed_number_or_word_is_named_with_its_line() {
     check_changed("| `send_async` |", replaced("ok", "maybe"), "write `ok`, `n/a` or `send only`");
     check_changed("| Heartbeat | works |", replaced(" `50400`", ""), "write `20000` `40003` `40017` `42900` `50400`");
     check_changed("| QueryRoute | works |", replaced("`50001` ", "`50001` `50002` "), "the codes of QueryRoute");
-    check_changed("| RecallMessage | not yet |", replaced("not yet", "works"), "RecallMessage cannot be `works`");
+    check_changed("| RecallMessage | works |", replaced("works", "not yet"), "RecallMessage cannot be `not yet`");
     check_changed("| SendMessage | partly |", replaced("partly", "works"), "SendMessage cannot be `works`");
     check_changed("| ListTopics | works |", replaced("works", "fine"), "`fine` is no state");
     check_changed("| `SystemProperties.queue_id` |", replaced("ignored", "lost"), "`lost` is no verdict");

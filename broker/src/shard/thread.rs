@@ -9,6 +9,7 @@
 use super::asks::Told;
 use super::clock::ShardClock;
 use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
+use super::due::{Leaving, OldReads};
 use super::halves::{Listed, Question};
 use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
 use super::polls::{Poll, Wanted};
@@ -81,7 +82,8 @@ pub struct Driver {
     /// A message that was just read to be appended again, with its old address.
     pub(super) in_hand: Option<(Lsn, bytes::Bytes)>,
     /// The segment that pending delayed messages are moved out of.
-    pub(super) leaving: Option<(Lsn, Lsn)>,
+    pub(super) leaving: Option<Leaving>,
+    pub(super) old: OldReads,
     /// Requests of the round before.
     last_taken: usize,
     stop: bool,
@@ -169,6 +171,7 @@ impl Driver {
             written: 0,
             in_hand: None,
             leaving: None,
+            old: OldReads::default(),
             last_taken: 0,
             stop: false,
         }
@@ -179,7 +182,9 @@ impl Driver {
         self.clock.now_ms();
         self.actions = self.core.start(shift_ms);
         self.perform()?;
-        self.commit()
+        self.commit()?;
+        self.publish();
+        Ok(())
     }
 
     /// Works until it is told to stop or the disk fails.
@@ -236,7 +241,7 @@ impl Driver {
 
     /// The next request; waits for it only if nothing else is to be done.
     fn wait(&mut self) -> Option<Request> {
-        let busy = self.log.staged_bytes() > 0 || !self.pending.is_empty() || !self.own.is_empty() || self.leaving.is_some();
+        let busy = self.log.staged_bytes() > 0 || !self.pending.is_empty() || !self.own.is_empty();
         if busy {
             return match self.requests.try_recv() {
                 Ok(request) => Some(request),
@@ -245,7 +250,8 @@ impl Driver {
             };
         }
         let now = self.clock.now_ms();
-        let until = self.core.next_event().map_or(IDLE, |time| Duration::from_millis(time.saturating_sub(now)).min(IDLE));
+        let next = self.core.next_event().into_iter().chain(self.leaving.map(|leaving| leaving.again)).min();
+        let until = next.map_or(IDLE, |time| Duration::from_millis(time.saturating_sub(now)).min(IDLE));
         match self.requests.recv_timeout(until) {
             Ok(request) => Some(request),
             Err(RecvTimeoutError::Timeout) => None,
@@ -427,7 +433,7 @@ impl Driver {
         let movers: Vec<_> = self.upkeep.to_move().iter().filter_map(|&(queue, last)| self.movers(queue, last)).collect();
         self.own.extend(movers);
         let removal = self.upkeep.retention(now, &self.core.state, &self.index, &self.log);
-        self.leaving = removal.leave;
+        self.leaving = removal.leave.map(|segment| Leaving { segment, again: now });
         if removal.start > self.log.start() || !removal.queues.is_empty() {
             self.own.push_back(Event::Trim { start: removal.start, queues: removal.queues });
         }

@@ -103,9 +103,7 @@ impl<D: Draft> Core<D> {
         if self.open_queues(topic).next().is_none() {
             return Err(SendError::NoWritableQueue);
         }
-        if !self.topics.contains_key(&topic.id) {
-            self.topics.insert(topic.id, Arc::new(topic.clone()));
-        }
+        self.topics.entry(topic.id).or_insert_with(|| Arc::new(topic.clone()));
         let queue = parked::timers(topic.id);
         let offset = Offset(self.state.bounds(queue).next);
         let record = Record::Delayed(Delayed { deliver_ms, queue, offset, moved: None });
@@ -152,7 +150,17 @@ impl<D: Draft> Core<D> {
 
     /// There is no room or no way to release anything now: it is tried again a little later.
     pub fn hold_timers(&mut self) {
-        self.releases.held = self.now + AGAIN_MS;
+        self.hold_timers_for(AGAIN_MS);
+    }
+
+    /// Releases nothing for so long.
+    pub fn hold_timers_for(&mut self, ms: u64) {
+        self.releases.held = self.now + ms;
+    }
+
+    /// Where the messages lie that are released next.
+    pub fn upcoming(&self, most: usize) -> impl Iterator<Item = Lsn> {
+        self.releases.ready.iter().chain(&self.releases.overdue).take(most).map(|timer| timer.due.position)
     }
 
     /// Looks up what is due.
@@ -223,11 +231,11 @@ impl<D: Draft> Core<D> {
     fn pass_over(&mut self) {
         let (state, releases) = (&self.state, &mut self.releases);
         let over = |timer: &Timer| !state.timers.waits(timer.due) || !state.has_queue(timer.queue);
-        while let Some(timer) = releases.ready.pop_front_if(|timer| over(timer)) {
-            releases.passed = timer.due;
-        }
-        while let Some(timer) = releases.overdue.pop_front_if(|timer| over(timer)) {
-            releases.passed_overdue = timer.due;
+        for (list, passed) in [(&mut releases.ready, &mut releases.passed), (&mut releases.overdue, &mut releases.passed_overdue)] {
+            while let Some(timer) = list.front().filter(|timer| over(timer)) {
+                *passed = timer.due;
+                list.pop_front();
+            }
         }
     }
 

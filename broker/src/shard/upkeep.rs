@@ -332,7 +332,7 @@ impl Upkeep {
             if !delayed.is_empty() {
                 let span = (segment.base, next);
                 match next_move(state, span, |after| index.timers_of(segment.base, after, LOOK_UP).ok()) {
-                    NextMove::Done => moved.extend(delayed.iter().map(|(queue, last)| (*queue, last.0 + 1))),
+                    NextMove::Done => {}
                     NextMove::Timer(_) if self.may_leave(now, index, &delayed, oversize) => return (start, Some(span)),
                     NextMove::Timer(_) | NextMove::Unreadable => break,
                 }
@@ -350,6 +350,7 @@ impl Upkeep {
                     }
                 }
             }
+            moved.extend(delayed.iter().map(|(queue, last)| (*queue, last.0 + 1)));
             start = next;
         }
         (start, None)

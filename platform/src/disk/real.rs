@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Disk, DiskFile, Lock, PARTIAL_SUFFIX, Space, locked, parent, total_len};
@@ -216,6 +217,11 @@ impl DiskFile for RealFile {
             }
         }
         Ok(Some(done))
+    }
+
+    fn will_need(&self, off: u64, len: u64) {
+        // A file system that takes no hints reads when it is asked.
+        let _ = rustix::fs::fadvise(&self.file, off, NonZeroU64::new(len), Advice::WillNeed);
     }
 
     fn sync_data(&self) -> io::Result<()> {

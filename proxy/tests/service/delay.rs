@@ -32,7 +32,7 @@ async fn recall(rig: &Rig, topic: &str, handle: &str) -> RecallMessageResponse {
 async fn a_delayed_message_is_answered_with_a_handle_and_delivered_with_its_time() {
     let (rig, topic) = Rig::with_topic().await;
     let due = soon();
-    let answer = send(&rig, "orders", due.clone()).await;
+    let answer = send(&rig, "orders", due).await;
     let entry = &answer.entries[0];
     assert_eq!(entry.status.as_ref().unwrap().code(), Code::Ok);
     let stored = rig.broker.with(|state| state.stored[0].clone());
@@ -43,7 +43,7 @@ async fn a_delayed_message_is_answered_with_a_handle_and_delivered_with_its_time
 
     let (_, messages, _) = receive(&mut rig.client.clone(), call(simple_poll("orders", "group", 0))).await;
     let system = messages[0].system_properties.as_ref().unwrap();
-    assert_eq!((system.message_type(), system.delivery_timestamp.clone()), (MessageType::Delay, Some(due)));
+    assert_eq!((system.message_type(), system.delivery_timestamp), (MessageType::Delay, Some(due)));
 }
 
 #[tokio::test]

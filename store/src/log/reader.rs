@@ -205,6 +205,15 @@ impl LogReader {
         }
     }
 
+    /// Says that the frame at an address will be read soon; its first page is fetched meanwhile.
+    pub fn will_need(&self, lsn: Lsn) {
+        if let Ok((segment, _)) = self.find(lsn)
+            && !self.is_recent(lsn)
+        {
+            segment.file.will_need(segment.position(lsn), FIRST_READ as u64);
+        }
+    }
+
     /// The frames from one address to another, each of which begins a frame, as far as the log goes. Ends with the first error. May wait for the
     /// disk.
     pub fn frames(&self, from: Lsn, to: Lsn) -> Frames<'_> {

@@ -181,7 +181,7 @@ impl Timers {
         while self.recalled.first().is_some_and(|due| *due <= low) {
             self.recalled.pop_first();
         }
-        while self.asked.first().is_some_and(|(time, ..)| time + REMEMBERED_MS < low.time) {
+        while self.asked.first().is_some_and(|(time, ..)| time.saturating_add(REMEMBERED_MS) < low.time) {
             self.asked.pop_first();
         }
     }
