@@ -54,9 +54,9 @@ pub enum Letter {
     Positions(ReplyTo<Vec<QueuePosition>>, Vec<QueuePosition>),
     Queues(ReplyTo<Vec<QueueBounds>>, Vec<QueueBounds>),
     Recalled(ReplyTo<Result<(), RecallError>>, Result<(), RecallError>),
-    Leased { reply: ReplyTo<Leased>, leased: Leased, shard: ShardId },
     Ended(ReplyTo<Result<(), EndError>>, Result<(), EndError>),
     OpenTransactions(ReplyTo<Vec<Listed>>, Vec<Listed>),
+    Leased { reply: ReplyTo<Leased>, leased: Leased, shard: ShardId },
 }
 
 impl Letter {

@@ -421,10 +421,10 @@ impl Driver {
         self.own.extend(dead.into_iter().map(|client| Event::ClientGone { client }));
         self.upkeep.look_at_disk(&self.status);
         self.upkeep.make_spares(&self.log);
-        let movers: Vec<_> = self.upkeep.to_move().iter().filter_map(|&(queue, last)| self.movers(queue, last)).collect();
-        self.own.extend(movers);
         let removal = self.upkeep.retention(now, &self.core.state, &self.index, &self.log);
         self.leaving = removal.leave;
+        let movers: Vec<_> = removal.open.iter().filter_map(|&(queue, last)| self.movers(queue, last)).collect();
+        self.own.extend(movers);
         if removal.start > self.log.start() || !removal.queues.is_empty() {
             self.own.push_back(Event::Trim { start: removal.start, queues: removal.queues });
         }
@@ -432,8 +432,8 @@ impl Driver {
     }
 
     fn publish(&self) {
-        let (status, state) = (&self.status, &self.core.state);
-        let (head, timers, transactions) = (&state.head, &state.timers, &state.transactions);
+        let (status, head, timers) = (&self.status, &self.core.state.head, &self.core.state.timers);
+        let transactions = &self.core.state.transactions;
         let numbers = [
             (&status.epoch, u64::from(head.epoch)),
             (&status.start, self.log.start().0),
@@ -470,14 +470,14 @@ impl Driver {
             (Waiter::Positions(reply), Reply::Positions(positions)) => Some(Letter::Positions(reply, positions)),
             (Waiter::Recall(reply), Reply::Recalled(answer)) => Some(Letter::Recalled(reply, answer)),
             (Waiter::Queues(reply), Reply::Queues(bounds)) => Some(Letter::Queues(reply, bounds)),
+            (Waiter::Ended(reply), Reply::Ended(answer)) => Some(Letter::Ended(reply, answer)),
+            (Waiter::OpenTransactions { reply, topic }, Reply::OpenTransactions(open)) => {
+                Some(Letter::OpenTransactions(reply, self.list(topic, open)))
+            }
             (Waiter::Receive(reply), Reply::TooManyPolls) => Some(Letter::Leased { reply, leased: Leased::TooManyPolls, shard }),
             (Waiter::Receive(reply), Reply::Delivered { lease, .. }) => {
                 let leased = Leased::Messages(self.places(lease));
                 Some(Letter::Leased { reply, leased, shard })
-            }
-            (Waiter::Ended(reply), Reply::Ended(answer)) => Some(Letter::Ended(reply, answer)),
-            (Waiter::OpenTransactions { reply, topic }, Reply::OpenTransactions(open)) => {
-                Some(Letter::OpenTransactions(reply, self.list(topic, open)))
             }
             _ => None,
         }

@@ -5,19 +5,6 @@ use gantry_proto::v2::pull_message_response::Content;
 use gantry_proto::v2::*;
 
 #[tokio::test]
-async fn ending_a_transaction() {
-    let (rig, _) = Rig::with_topic().await;
-    let check = async |topic: &str, id: &str, expected: Code| {
-        let request = EndTransactionRequest { topic: resource(topic), transaction_id: id.into(), ..Default::default() };
-        let answer = rig.client.clone().end_transaction(call(request)).await.unwrap().into_inner();
-        assert_eq!(answer.status.unwrap().code(), expected);
-    };
-    check("orders", "id", Code::NotImplemented).await;
-    check("orders", " ", Code::InvalidTransactionId).await;
-    check("a.b", "id", Code::IllegalTopic).await;
-}
-
-#[tokio::test]
 async fn pulling_messages_answers_one_element() {
     let (rig, _) = Rig::with_topic().await;
     let check = async |topic: &str, group: &str, offset: i64, expected: Code| {
