@@ -150,9 +150,9 @@ pub fn is_sent(frame: &Frame) -> bool {
     }
 }
 
-/// Whether nobody may see the message of a frame yet: it is delayed.
+/// Whether nobody may see the message of a frame yet: it is delayed, or its transaction is open.
 pub fn is_hidden(frame: &Frame) -> bool {
-    frame.header.kind == Kind::Delayed
+    matches!(frame.header.kind, Kind::Delayed | Kind::Half | Kind::Repark)
 }
 
 /// Hashes under which a message payload can be found in a topic.

@@ -56,9 +56,9 @@ pub enum Letter {
     Queues(ReplyTo<Vec<QueueBounds>>, Vec<QueueBounds>),
     Recalled(ReplyTo<Result<(), RecallError>>, Result<(), RecallError>),
     Told(ReplyTo<Told>, Told),
-    Leased { reply: ReplyTo<Leased>, leased: Leased, shard: ShardId },
     Ended(ReplyTo<Result<(), EndError>>, Result<(), EndError>),
     OpenTransactions(ReplyTo<Vec<Listed>>, Vec<Listed>),
+    Leased { reply: ReplyTo<Leased>, leased: Leased, shard: ShardId },
 }
 
 impl Letter {

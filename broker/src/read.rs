@@ -4,6 +4,7 @@ use crate::draft::{self, RawMessage};
 use crate::shard::inbox::Found;
 use gantry_model::contract::Metadata;
 use gantry_model::contract::broker::LookupError;
+use gantry_model::message::StoredMessage;
 use gantry_store::frame::Frame;
 use gantry_store::log::LogReader;
 use std::sync::Arc;
@@ -38,17 +39,30 @@ impl Messages {
 
     /// The message at a place; `None` if retention took it meanwhile, or if nobody may see it yet.
     pub async fn read(&self, found: Found) -> Result<Option<RawMessage>, LookupError> {
-        let failed = |error: &dyn std::fmt::Display| LookupError::Failed { why: format!("message {:?}/{}: {error}", found.queue, found.offset) };
-        let frame = match self.reader.try_frame(found.lsn, found.len) {
-            Ok(Some(frame)) => frame,
-            Ok(None) => self.read_cold(found).await?,
-            Err(error) if error.is_trimmed() => return Ok(None),
-            Err(error) => return Err(failed(&error)),
-        };
-        if draft::is_hidden(&frame) {
-            return Ok(None);
+        match self.read_frame(found).await? {
+            Some(frame) if !draft::is_hidden(&frame) => self.message_of(&frame, found).map(Some),
+            _ => Ok(None),
         }
-        RawMessage::of(&frame, &*self.metadata).map(Some).ok_or_else(|| failed(&"the frame holds no message"))
+    }
+
+    /// The message at a place, also if nobody may see it yet: for who is responsible for it.
+    pub async fn read_hidden(&self, found: Found) -> Result<Option<StoredMessage>, LookupError> {
+        let Some(frame) = self.read_frame(found).await? else { return Ok(None) };
+        let message = self.message_of(&frame, found)?.decode();
+        message.map(Some).ok_or_else(|| failed(found, "a text of the message is not one"))
+    }
+
+    fn message_of(&self, frame: &Frame, found: Found) -> Result<RawMessage, LookupError> {
+        RawMessage::of(frame, &*self.metadata).ok_or_else(|| failed(found, "the frame holds no message"))
+    }
+
+    async fn read_frame(&self, found: Found) -> Result<Option<Frame>, LookupError> {
+        match self.reader.try_frame(found.lsn, found.len) {
+            Ok(Some(frame)) => Ok(Some(frame)),
+            Ok(None) => self.read_cold(found).await.map(Some),
+            Err(error) if error.is_trimmed() => Ok(None),
+            Err(error) => Err(failed(found, error)),
+        }
     }
 
     async fn read_cold(&self, found: Found) -> Result<Frame, LookupError> {
@@ -63,4 +77,8 @@ impl Messages {
             Err(error) => Err(LookupError::Failed { why: error.to_string() }),
         }
     }
+}
+
+fn failed(found: Found, error: impl std::fmt::Display) -> LookupError {
+    LookupError::Failed { why: format!("message {:?}/{}: {error}", found.queue, found.offset) }
 }

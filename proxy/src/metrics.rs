@@ -266,8 +266,10 @@ impl Metrics {
     }
 }
 
+/// A number of a shard's status.
+type Read = fn(&ShardStatus) -> u64;
+
 fn render_shards(out: &mut String, shards: &[ShardStatus]) {
-    type Read = fn(&ShardStatus) -> u64;
     let numbers: [(&str, &str, &str, Read); 11] = [
         ("gantry_shard_ready", "gauge", "1 while the shard takes sends.", |shard| u64::from(shard.condition == ShardCondition::Ready)),
         ("gantry_shard_failed", "gauge", "1 when the disk of the shard failed; the process must restart.", |shard| {
@@ -283,12 +285,29 @@ fn render_shards(out: &mut String, shards: &[ShardStatus]) {
         ("gantry_shard_messages_delivered_total", "counter", "Deliveries since the start.", |shard| shard.messages_delivered),
         ("gantry_shard_messages_acked_total", "counter", "Deliveries acknowledged since the start.", |shard| shard.messages_acked),
     ];
+    render_numbers(out, shards, &numbers);
+    let transactions: [(&str, &str, &str, Read); 5] = [
+        ("gantry_shard_transactions_open", "gauge", "Transactions that are not ended, those included that were given up.", |shard| {
+            shard.transactions.open
+        }),
+        ("gantry_shard_transactions_committed_total", "counter", "Transactions committed.", |shard| shard.transactions.committed),
+        ("gantry_shard_transactions_rolled_back_total", "counter", "Transactions rolled back.", |shard| shard.transactions.rolled_back),
+        ("gantry_shard_transactions_given_up_total", "counter", "Transactions given up after too many unanswered checks.", |shard| {
+            shard.transactions.given_up
+        }),
+        ("gantry_shard_transaction_checks_total", "counter", "Checks of transactions that reached a producer.", |shard| shard.transactions.checks),
+    ];
+    render_numbers(out, shards, &transactions);
+    head(out, "gantry_shard_dead_letters_total", "counter", "Messages moved to a dead letter queue since the start.");
+    shards.iter().for_each(|shard| line(out, format_args!("gantry_shard_dead_letters_total{{shard=\"{}\"}} {}", shard.shard, shard.dead_letters)));
+}
+
+/// Name, type, help and number, for each shard.
+fn render_numbers(out: &mut String, shards: &[ShardStatus], numbers: &[(&str, &str, &str, Read)]) {
     for (name, kind, help, read) in numbers {
         head(out, name, kind, help);
         shards.iter().for_each(|shard| line(out, format_args!("{name}{{shard=\"{}\"}} {}", shard.shard, read(shard))));
     }
-    head(out, "gantry_shard_dead_letters_total", "counter", "Messages moved to a dead letter queue since the start.");
-    shards.iter().for_each(|shard| line(out, format_args!("gantry_shard_dead_letters_total{{shard=\"{}\"}} {}", shard.shard, shard.dead_letters)));
 }
 
 /// What quotas slowed down, by scope and name. The grammar of names has nothing that a label must escape.

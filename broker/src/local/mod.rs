@@ -15,7 +15,6 @@ use crate::post::{PostOffice, ReplyTo};
 use crate::read::Messages;
 use crate::shard::core::{After, Draft as _, Given, Token};
 use crate::shard::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
-use crate::shard::parked::is_parked;
 use crate::shard::thread::handle;
 use async_trait::async_trait;
 use gantry_model::contract::Broker;
@@ -283,8 +282,7 @@ impl Broker for LocalBroker {
                 Query::Key(key) => message.message.keys.contains(key),
                 Query::Offset { .. } | Query::Stored { .. } => true,
             };
-            let hidden = is_parked(QueueKey::new(message.topic, message.queue));
-            if meant && !hidden && message.topic == topic.id {
+            if meant && message.topic == topic.id {
                 messages.push(message);
             }
         }

@@ -2,7 +2,6 @@
 
 use super::{CONTROL_BYTES, LocalBroker};
 use crate::admission::Lane;
-use crate::draft::RawMessage;
 use crate::read::Messages;
 use crate::shard::halves::{Listed, Question};
 use crate::shard::inbox::{Inbox, Request, Status};
@@ -50,7 +49,7 @@ pub(crate) async fn ask_producers(mut questions: UnboundedReceiver<Question>, me
 async fn ask(question: Question, messages: &Messages, clients: Option<Arc<dyn Clients>>) -> Asked {
     let Question { handle, sender, found } = question;
     let Some(clients) = clients else { return Asked::NobodyThere };
-    let message = match messages.read(found).await.map(|message| message.and_then(RawMessage::decode)) {
+    let message = match messages.read_hidden(found).await {
         Ok(Some(message)) => message,
         // It was ended or moved a moment ago; the next question finds it if it is still open.
         Ok(None) => return Asked::NobodyThere,
@@ -91,7 +90,7 @@ impl LocalBroker {
         let listed = self.ask(|reply| Request::OpenTransactions { topic, from, limit, reply }).await.ok_or_else(stopped)?;
         let mut open = Vec::with_capacity(listed.len());
         for Listed { id, open: known, found } in listed {
-            let message = match self.messages.read(found).await.map(|message| message.and_then(RawMessage::decode)) {
+            let message = match self.messages.read_hidden(found).await {
                 Ok(Some(message)) => message,
                 Ok(None) => continue,
                 Err(LookupError::Busy) => return Err(LookupError::Busy),

@@ -252,6 +252,7 @@ mod tests {
         assert_eq!(Record::Dead(dead.clone()).encode().len(), Dead::HEAD);
         check(Record::Dead(dead));
         check_timers(queue, offset);
+        check_transactions(queue, offset);
     }
 
     fn check_timers(queue: QueueKey, offset: Offset) {
@@ -271,9 +272,7 @@ mod tests {
         check(Record::CatchUp(CatchUp { until: Some(5) }));
     }
 
-    #[test]
-    fn records_of_transactions_come_back() {
-        let (queue, offset) = (QueueKey(0x0007_0000_0100), Offset(70_000));
+    fn check_transactions(queue: QueueKey, offset: Offset) {
         check(Record::Half(Half { queue, id: 7, time: 1, first_check: 6_001, sender: ClientId::new("host@1@0") }));
         let moved = Record::Repark(Repark { queue, id: 7, at: offset });
         assert_eq!(moved.encode().len(), Repark::HEAD);

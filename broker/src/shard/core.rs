@@ -7,7 +7,6 @@
 use super::asks::{Ask, Told};
 use super::members::reading_for;
 use super::parked;
-use super::parked::is_parked;
 use super::polls::{Poll, Polls};
 use super::pulls::Pulls;
 use super::send::Class;
@@ -572,19 +571,12 @@ impl<D: Draft> Core<D> {
         self.out.push(Action::Append { record });
     }
 
-    /// Appends a client's message that nobody sees yet, behind the record that parks it.
-    pub(super) fn append_parked(&mut self, queue: QueueKey, offset: Offset, record: Record, draft: D) {
-        self.state.apply(&record);
-        self.appended += 1;
-        self.out.push(Action::Store { queue, offset, batch: BatchPart::Alone, head: Some(record), draft });
-    }
-
     /// Appends a record that brings along the message in the frame at `from`.
     pub(super) fn append_copy(&mut self, record: Record, from: Lsn) {
         self.state.apply(&record);
         match record.placed() {
-            Some((queue, offset)) if !is_parked(queue) => self.hide(queue, offset),
-            _ => self.appended += 1,
+            Some((queue, offset)) => self.hide(queue, offset),
+            None => self.appended += 1,
         }
         self.out.push(Action::Copy { record, from });
     }

@@ -23,9 +23,14 @@ pub fn is_timers(queue: QueueKey) -> bool {
     queue == timers(queue.topic())
 }
 
+/// Whether a queue is that of the open transactions of a topic.
+pub fn is_halves(queue: QueueKey) -> bool {
+    queue == halves(queue.topic())
+}
+
 /// Whether a queue is hidden: clients never see its messages, and retention leaves it alone.
 pub fn is_parked(queue: QueueKey) -> bool {
-    is_timers(queue) || queue == halves(queue.topic())
+    is_timers(queue) || is_halves(queue)
 }
 
 impl<D: Draft> Core<D> {

@@ -430,10 +430,10 @@ impl Driver {
         self.own.extend(dead.into_iter().map(|client| Event::ClientGone { client }));
         self.upkeep.look_at_disk(&self.status);
         self.upkeep.make_spares(&self.log);
-        let movers: Vec<_> = self.upkeep.to_move().iter().filter_map(|&(queue, last)| self.movers(queue, last)).collect();
-        self.own.extend(movers);
         let removal = self.upkeep.retention(now, &self.core.state, &self.index, &self.log);
         self.leaving = removal.leave.map(|segment| Leaving { segment, again: now });
+        let movers: Vec<_> = removal.open.iter().filter_map(|&(queue, last)| self.movers(queue, last)).collect();
+        self.own.extend(movers);
         if removal.start > self.log.start() || !removal.queues.is_empty() {
             self.own.push_back(Event::Trim { start: removal.start, queues: removal.queues });
         }
@@ -441,8 +441,8 @@ impl Driver {
     }
 
     fn publish(&self) {
-        let (status, state) = (&self.status, &self.core.state);
-        let (head, timers, transactions) = (&state.head, &state.timers, &state.transactions);
+        let (status, head, timers) = (&self.status, &self.core.state.head, &self.core.state.timers);
+        let transactions = &self.core.state.transactions;
         let numbers = [
             (&status.epoch, u64::from(head.epoch)),
             (&status.start, self.log.start().0),
@@ -481,14 +481,14 @@ impl Driver {
             (Waiter::Queues(reply), Reply::Queues(bounds)) => Some(Letter::Queues(reply, bounds)),
             (Waiter::Ask(reply), Reply::Told(told)) => Some(Letter::Told(reply, told)),
             (Waiter::Receive(reply), Reply::GroupPulls) => Some(Letter::Leased { reply, leased: Leased::GroupPulls, shard }),
+            (Waiter::Ended(reply), Reply::Ended(answer)) => Some(Letter::Ended(reply, answer)),
+            (Waiter::OpenTransactions { reply, topic }, Reply::OpenTransactions(open)) => {
+                Some(Letter::OpenTransactions(reply, self.list(topic, open)))
+            }
             (Waiter::Receive(reply), Reply::TooManyPolls) => Some(Letter::Leased { reply, leased: Leased::TooManyPolls, shard }),
             (Waiter::Receive(reply), Reply::Delivered { lease, .. }) => {
                 let leased = Leased::Messages(self.places(lease));
                 Some(Letter::Leased { reply, leased, shard })
-            }
-            (Waiter::Ended(reply), Reply::Ended(answer)) => Some(Letter::Ended(reply, answer)),
-            (Waiter::OpenTransactions { reply, topic }, Reply::OpenTransactions(open)) => {
-                Some(Letter::OpenTransactions(reply, self.list(topic, open)))
             }
             _ => None,
         }

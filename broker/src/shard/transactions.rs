@@ -3,7 +3,7 @@
 //! What is true of a transaction is in the state. What is here beside it is soft: who is being asked right now, and when somebody is asked again
 //! because nobody was there. A leader that forgets it asks once more, which harms nobody.
 
-use super::core::{Action, Core, Draft, Entries, Reply, Token};
+use super::core::{Action, BatchPart, Core, Draft, Entries, Reply, Token};
 use super::parked::halves;
 use super::state::seen::Row;
 use super::state::transactions::{Open, TxnKey};
@@ -104,9 +104,11 @@ impl<D: Draft> Core<D> {
         let queue = halves(topic.id);
         let id = self.state.bounds(queue).next;
         let first_check = self.now + draft.class().recovery_ms.unwrap_or(0).max(FIRST_CHECK_MS);
-        let half = Half { queue, id, time: self.now, first_check, sender: client.clone() };
+        let record = Record::Half(Half { queue, id, time: self.now, first_check, sender: client.clone() });
+        self.state.apply(&record);
         self.remember(draft.class().id, queue, Offset(id));
-        self.append_parked(queue, Offset(id), Record::Half(half), draft);
+        self.hide(queue, Offset(id));
+        self.out.push(Action::Store { queue, offset: Offset(id), batch: BatchPart::Alone, head: Some(record), draft });
         self.checks.set((topic.id, id), first_check);
         Ok(Sent { queue: queue.queue(), offset: Offset(id), duplicate: false, ticket: Some(self.ticket(topic.id, id)) })
     }

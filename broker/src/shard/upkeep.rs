@@ -94,6 +94,8 @@ pub struct Removal {
     pub queues: Vec<(QueueKey, u64)>,
     /// The segment that would go next if no delayed messages waited in it: they are to be moved.
     pub leave: Option<(Lsn, Lsn)>,
+    /// The messages of open transactions in such a segment, if there are any: in these queues, up to these offsets.
+    pub open: Vec<(QueueKey, Offset)>,
 }
 
 /// The shard thread's end of upkeep.
@@ -113,8 +115,6 @@ pub struct Upkeep {
     no_segment: bool,
     used_percent: u8,
     next_queue: QueueKey,
-    /// Hidden queues with messages, up to the offset, that are all that keeps the oldest segment.
-    to_move: Vec<(QueueKey, Offset)>,
 }
 
 impl Upkeep {
@@ -140,7 +140,6 @@ impl Upkeep {
             no_segment: false,
             used_percent: 0,
             next_queue: QueueKey(0),
-            to_move: Vec::new(),
         })
     }
 
@@ -262,19 +261,15 @@ impl Upkeep {
     pub fn retention(&mut self, now: u64, state: &State, index: &Index, log: &CommitLog) -> Removal {
         let mut moved = BTreeMap::new();
         self.by_age(now, state, index, &mut moved);
-        let (start, leave) = self.removable(now, state, index, log, &mut moved);
-        Removal { start, queues: moved.into_iter().collect(), leave }
+        by_end(state, &mut moved);
+        let removal = self.removable(now, state, index, log, &mut moved);
+        Removal { queues: moved.into_iter().collect(), ..removal }
     }
 
-    /// What the last look at retention found in the way, and must be stored again; see [`Upkeep::retention`].
-    pub fn to_move(&mut self) -> Vec<(QueueKey, Offset)> {
-        std::mem::take(&mut self.to_move)
-    }
-
-    /// A slice of the queues: their messages that are older than their topic allows; those of ended transactions in the hidden ones.
+    /// A slice of the queues: their messages that are older than their topic allows.
     fn by_age(&mut self, now: u64, state: &State, index: &Index, moved: &mut BTreeMap<QueueKey, u64>) {
         let mut keys: Vec<(QueueKey, super::state::Bounds)> =
-            state.queues().filter(|(queue, bounds)| *queue >= self.next_queue && bounds.min < bounds.next && !parked::is_timers(*queue)).collect();
+            state.queues().filter(|(queue, bounds)| *queue >= self.next_queue && bounds.min < bounds.next && !parked::is_parked(*queue)).collect();
         let more = keys.len() > RETENTION_SLICE;
         if more {
             keys.select_nth_unstable_by_key(RETENTION_SLICE, |(queue, _)| *queue);
@@ -283,13 +278,6 @@ impl Upkeep {
         let last = keys.iter().map(|(queue, _)| *queue).max();
         self.next_queue = last.filter(|_| more).map_or(QueueKey(0), |queue| QueueKey(queue.0 + 1));
         for (queue, bounds) in keys {
-            if parked::is_parked(queue) {
-                let oldest = || state.transactions.oldest_parked(queue.topic()).map_or(bounds.next, |at| at.0);
-                if queue == parked::halves(queue.topic()) && oldest() > bounds.min {
-                    moved.insert(queue, oldest());
-                }
-                continue;
-            }
             let topic = self.place.metadata.topic_by_id(queue.topic());
             let age = topic.map_or(self.place.retention.age_ms, |topic| self.place.retention.age_of(&topic));
             if let Ok(first) = index.first_at_or_after_time(queue, now.saturating_sub(age))
@@ -301,16 +289,9 @@ impl Upkeep {
     }
 
     /// The oldest sealed segments that hold no kept message, and those that the size bound takes together with their messages.
-    /// Answers where the log should begin, and the segment that only delayed messages keep.
-    fn removable(
-        &mut self,
-        now: u64,
-        state: &State,
-        index: &Index,
-        log: &CommitLog,
-        moved: &mut BTreeMap<QueueKey, u64>,
-    ) -> (Lsn, Option<(Lsn, Lsn)>) {
-        let mut start = log.start();
+    /// Answers where the log should begin, and what must be written again before it can begin later.
+    fn removable(&self, now: u64, state: &State, index: &Index, log: &CommitLog, moved: &mut BTreeMap<QueueKey, u64>) -> Removal {
+        let mut removal = Removal { start: log.start(), queues: Vec::new(), leave: None, open: Vec::new() };
         let end = log.end();
         for segment in log.segments().into_iter().filter(|segment| segment.sealed) {
             let next = Lsn(segment.base.0 + segment.len);
@@ -321,7 +302,7 @@ impl Upkeep {
             let Ok(queues) = index.last_offsets(segment.base) else { break };
             let oversize = self.place.retention.bytes.is_some_and(|most| end.0 - next.0 >= most);
             let (delayed, queues): (Vec<_>, Vec<_>) = queues.into_iter().partition(|(queue, _)| parked::is_timers(*queue));
-            let (halves, queues): (Vec<_>, Vec<_>) = queues.into_iter().partition(|(queue, _)| parked::is_parked(*queue));
+            let (halves, queues): (Vec<_>, Vec<_>) = queues.into_iter().partition(|(queue, _)| parked::is_halves(*queue));
             let kept = queues.iter().any(|&(queue, last)| {
                 let min = moved.get(&queue).copied().unwrap_or(state.bounds(queue).min);
                 last.0 >= min && min < state.bounds(queue).next
@@ -333,14 +314,14 @@ impl Upkeep {
                 let span = (segment.base, next);
                 match next_move(state, span, |after| index.timers_of(segment.base, after, LOOK_UP).ok()) {
                     NextMove::Done => {}
-                    NextMove::Timer(_) if self.may_leave(now, index, &delayed, oversize) => return (start, Some(span)),
+                    NextMove::Timer(_) if self.may_leave(now, index, &delayed, oversize) => return Removal { leave: Some(span), ..removal },
                     NextMove::Timer(_) | NextMove::Unreadable => break,
                 }
             }
             let waits = |&(queue, last): &(QueueKey, Offset)| last.0 >= moved.get(&queue).copied().unwrap_or(state.bounds(queue).min);
-            self.to_move = halves.into_iter().filter(waits).collect();
-            if !self.to_move.is_empty() {
-                break;
+            let open: Vec<(QueueKey, Offset)> = halves.into_iter().filter(waits).collect();
+            if !open.is_empty() {
+                return Removal { open, ..removal };
             }
             if oversize {
                 for (queue, last) in queues {
@@ -351,9 +332,9 @@ impl Upkeep {
                 }
             }
             moved.extend(delayed.iter().map(|(queue, last)| (*queue, last.0 + 1)));
-            start = next;
+            removal.start = next;
         }
-        (start, None)
+        removal
     }
 
     /// Whether the delayed messages of a segment lie there long enough to be written again. `last` is the newest of each topic.
@@ -386,6 +367,16 @@ impl Upkeep {
     pub fn forgotten(&mut self, forget: Forget, index: &mut Index, _state: &State) {
         if let Forget::Topic(topic) = forget {
             index.drop_topic(topic);
+        }
+    }
+}
+
+/// The hidden queues of transactions: what lies before their oldest open one.
+fn by_end(state: &State, moved: &mut BTreeMap<QueueKey, u64>) {
+    for (queue, bounds) in state.queues().filter(|(queue, bounds)| parked::is_halves(*queue) && bounds.min < bounds.next) {
+        let oldest = state.transactions.oldest_parked(queue.topic()).map_or(bounds.next, |at| at.0);
+        if oldest > bounds.min {
+            moved.insert(queue, oldest);
         }
     }
 }

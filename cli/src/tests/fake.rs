@@ -516,7 +516,7 @@ impl Admin for Service {
         request: Request<admin::ResumeTransactionRequest>,
     ) -> Result<Response<admin::ResumeTransactionResponse>, Status> {
         match self.state().ended.get(&request.into_inner().transaction_id) {
-            Some(_) => Err(Status::failed_precondition("the transaction was committed before and can't be rolled back")),
+            Some(_) => Err(Status::failed_precondition("the transaction has ended; nobody needs to be asked about it")),
             None => Ok(Response::new(admin::ResumeTransactionResponse {})),
         }
     }

@@ -56,8 +56,11 @@ pub async fn end(shared: &Shared, request: EndTransactionRequest) -> Result<EndT
 
 pub async fn resume(shared: &Shared, request: ResumeTransactionRequest) -> Result<ResumeTransactionResponse, Status> {
     let (_, handle) = named(shared, &request.namespace, &request.topic, &request.transaction_id)?;
-    shared.broker.resume_transaction(handle).await.map_err(end_error)?;
-    Ok(ResumeTransactionResponse {})
+    match shared.broker.resume_transaction(handle).await {
+        Ok(()) => Ok(ResumeTransactionResponse {}),
+        Err(EndError::Contradicts { .. }) => Err(Status::failed_precondition("the transaction has ended; nobody needs to be asked about it")),
+        Err(error) => Err(end_error(error)),
+    }
 }
 
 /// The topic and the transaction of a request.

@@ -53,7 +53,7 @@ fn check_topic(topic: &Topic, kinds: &[MessageKind]) -> Result<(), Refusal> {
         let text = format!("topic `{}` is of type {:?} and does not accept a {kind:?} message", topic.name, topic.kind);
         return Err(Refusal::new(Code::MessagePropertyConflictWithType, text));
     }
-    match kinds.iter().find(|kind| matches!(kind, MessageKind::Lite)) {
+    match kinds.iter().find(|kind| **kind == MessageKind::Lite) {
         Some(kind) => Err(Refusal::not_implemented(&format!("sending {kind:?} messages"))),
         None => Ok(()),
     }

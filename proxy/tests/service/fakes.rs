@@ -309,9 +309,15 @@ impl Broker for FakeBroker {
         let (first, second, takes) = self.with(|state| (state.send_error.clone(), state.second_send_error.clone(), state.send_takes));
         tokio::time::sleep(takes).await;
         let topic = request.topic.id;
-        let answer = |(at, message)| match (at, &first, &second) {
+        let answer = |(at, message): (usize, Message)| match (at, &first, &second) {
             (_, Some(error), _) | (1, None, Some(error)) => Err(error.clone()),
-            _ => Ok(self.store(topic, message)),
+            _ => {
+                let transaction = message.kind == MessageKind::Transaction;
+                let sent = self.store(topic, message);
+                let handle = TransactionHandle { shard: ShardId(0), topic, id: sent.offset.0 };
+                let ticket = if transaction { Some(Ticket::Transaction(handle)) } else { sent.ticket };
+                Ok(Sent { ticket, ..sent })
+            }
         };
         request.messages.into_iter().enumerate().map(answer).collect()
     }

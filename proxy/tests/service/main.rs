@@ -10,6 +10,7 @@ mod receive;
 mod finish;
 mod telemetry;
 mod delay;
+mod transactions;
 mod later;
 mod letters;
 mod pull;

@@ -450,8 +450,8 @@ impl Bucket {
 
 impl PartialEq for State {
     fn eq(&self, other: &State) -> bool {
-        let same = self.head == other.head && self.buckets == other.buckets && self.seen == other.seen;
-        same && self.timers == other.timers && self.transactions == other.transactions
+        let waiting = self.timers == other.timers && self.transactions == other.transactions;
+        self.head == other.head && self.buckets == other.buckets && self.seen == other.seen && waiting
     }
 }
 

@@ -20,8 +20,9 @@ const VERSION: u8 = 3;
 pub const SLOTS: u16 = BUCKETS as u16;
 pub const HEAD: u16 = SLOTS + 1;
 pub const TIMERS: u16 = SLOTS + 3;
+/// Open transactions.
 pub const TRANSACTIONS: u16 = SLOTS + 16;
-/// Chunks of transactions that ended; 64 numbers.
+/// Transactions that ended, in chunks.
 pub const ENDED: u16 = SLOTS + 128;
 const ENDED_LAST: u16 = ENDED + ended::CHUNK_NUMBERS as u16 - 1;
 pub const SEEN: u16 = SLOTS + 256;
@@ -45,7 +46,7 @@ impl Part {
             Part::Seen(chunk) => encode_chunk(chunk),
             Part::Timers(timers) => encode_timers(timers),
             Part::Transactions(open) => encode_transactions(open),
-            Part::Ended(chunk) => ended::encode_chunk(chunk),
+            Part::Ended(chunk) => [&[VERSION], &ended::encode_chunk(chunk)[..]].concat(),
         }
     }
 }
@@ -60,7 +61,7 @@ pub fn restore<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = (u16, B)>) -> Opt
             bucket if bucket < SLOTS => buckets.push((number, decode_bucket(bytes.as_ref())?)),
             TIMERS => timers = timers::decode(&mut versioned(bytes.as_ref())?)?,
             TRANSACTIONS => open = Some(decode_transactions(bytes.as_ref())?),
-            ENDED..=ENDED_LAST => ends.push((number - ENDED, ended::decode_chunk(bytes.as_ref())?)),
+            ENDED..=ENDED_LAST => ends.push((number - ENDED, ended::decode_chunk(versioned(bytes.as_ref())?.0)?)),
             SEEN.. => chunks.push((number - SEEN, decode_chunk(bytes.as_ref())?)),
             _ => return None,
         }
