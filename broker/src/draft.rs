@@ -18,6 +18,7 @@ pub struct Draft {
     class: Class,
     fixed: Fixed,
     pub tag_hash: u32,
+    pub lane: u32,
     pub properties: Bytes,
     pub body: Bytes,
     /// Hashes under which it can be found.
@@ -47,13 +48,14 @@ impl Draft {
         let class = Class {
             kind: message.kind,
             id: id_hash(topic, &message.id),
-            group: message.group.as_deref().map(|group| xxh3_64(group.as_bytes())),
+            group: message.group.as_deref().map(group_hash),
             priority: message.priority,
             deliver_ms: message.deliver_ms,
             lite: message.lite_topic.as_deref().map(Box::from),
             recovery_ms: message.recovery_ms,
         };
-        Draft { class, fixed, tag_hash, properties, body: message.body.clone(), keys }
+        let lane = message.group.as_deref().map_or(0, lane);
+        Draft { class, fixed, tag_hash, lane, properties, body: message.body.clone(), keys }
     }
 
     /// The first bytes of the payload, once the place is known.
@@ -65,6 +67,24 @@ impl Draft {
     pub fn frame_len(parts: &[&[u8]]) -> u32 {
         (HEADER + parts.iter().map(|part| part.len()).sum::<usize>()) as u32
     }
+}
+
+fn group_hash(group: &str) -> u64 {
+    xxh3_64(group.as_bytes())
+}
+
+/// The number of a message group in index entries. 0 stands for no group, and 1 for the messages without one in a group that orders
+/// everything.
+fn lane(group: &str) -> u32 {
+    match group_hash(group) as u32 {
+        hash @ (0 | 1) => hash + 2,
+        hash => hash,
+    }
+}
+
+/// What the index says about a message besides its place: its tag and its message group.
+pub fn marks_of(view: &MessageView) -> (u32, u32) {
+    (view.fixed.tag_hash, view.message_group().map_or(0, lane))
 }
 
 /// The name of a message id among those of the shard.
@@ -88,18 +108,21 @@ impl crate::shard::core::Draft for Draft {
 
 /// What the index says of a frame, if it puts a message into a queue.
 pub fn entry_of(lsn: Lsn, frame: &Frame) -> Option<(Entry, Vec<u64>)> {
-    let entry = |queue, offset, tag_hash| Entry { queue, offset, position: lsn, len: frame.header.len, tag_hash, time: frame.header.time };
+    let entry = |queue, offset, (tag_hash, lane)| {
+        let (len, time) = (frame.header.len, frame.header.time);
+        Entry { queue, offset, position: lsn, len, tag_hash, lane, time }
+    };
     match frame.header.kind {
         Kind::Message => {
             let view = MessageView::parse(&frame.payload)?;
             let keys = keys_of(view.fixed.queue.topic(), &frame.payload);
-            Some((entry(view.fixed.queue, view.fixed.offset, view.fixed.tag_hash), keys))
+            Some((entry(view.fixed.queue, view.fixed.offset, marks_of(&view)), keys))
         }
         kind => {
             let (queue, offset) = Record::decode(kind, &frame.payload).ok()??.placed()?;
             let copy = message_of(frame);
-            let tag_hash = MessageView::parse(&copy).map_or(0, |view| view.fixed.tag_hash);
-            Some((entry(queue, offset, tag_hash), keys_of(queue.topic(), &copy)))
+            let marks = MessageView::parse(&copy).map_or((0, 0), |view| marks_of(&view));
+            Some((entry(queue, offset, marks), keys_of(queue.topic(), &copy)))
         }
     }
 }

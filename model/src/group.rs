@@ -128,13 +128,7 @@ pub struct GroupOptions {
 
 impl Default for GroupOptions {
     fn default() -> GroupOptions {
-        GroupOptions {
-            exhausted: Exhausted::default(),
-            sharing: Sharing::default(),
-            priority_factor: 100,
-            lite: None,
-            quota: GroupQuota::default(),
-        }
+        GroupOptions { exhausted: Exhausted::default(), sharing: Sharing::default(), priority_factor: 100, lite: None, quota: GroupQuota::default() }
     }
 }
 

@@ -30,6 +30,7 @@ fn entry(n: u64, queues: u64) -> Entry {
         position: Lsn(n * FRAME),
         len: FRAME as u32,
         tag_hash: (n % 7) as u32,
+        lane: 0,
         time: 1_700_000_000_000 + n / 100,
     }
 }
@@ -110,7 +111,7 @@ fn segments_cost(clock: &SystemClock) {
             let offset = Offset(offsets[queue]);
             offsets[queue] += 1;
             let queue = QueueKey((queue as u64) << 8);
-            index.append(Entry { queue, offset, position: Lsn(position), len: 80, tag_hash: 0, time: position }, &[]);
+            index.append(Entry { queue, offset, position: Lsn(position), len: 80, tag_hash: 0, lane: 0, time: position }, &[]);
         };
         (0..100).for_each(|n| append(0, base + n * 800));
         if segment % 100 == 0 {

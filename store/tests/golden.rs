@@ -49,6 +49,7 @@ fn message() -> Message {
         deliver_ms: Some(TIME + 60_000),
         priority: Some(3),
         lite_topic: Some("room-12".into()),
+        recovery_ms: None,
     }
 }
 

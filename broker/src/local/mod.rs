@@ -87,6 +87,7 @@ impl LocalBroker {
             term: request.lease,
             wait,
             attempt_id: request.attempt_id.clone(),
+            ordered_batch: request.ordered_batch,
         };
         self.inbox.put(Request::Receive { token, wish, reply });
         let leased = match answer.await {

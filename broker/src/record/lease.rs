@@ -27,10 +27,12 @@ pub struct LeasedQueue {
     pub start: Offset,
     /// First offset that was never looked at after this.
     pub next: Offset,
-    /// Leased offsets, ascending, with the number of this delivery.
-    pub leased: Vec<(u64, u32)>,
-    /// Offsets below `next` that this client's filter refused and another member's wants.
-    pub kept: Vec<u64>,
+    /// Leased offsets, ascending, with the number of this delivery and the lane: 0, or the number of the message group whose order is kept.
+    pub leased: Vec<(u64, u32, u32)>,
+    /// New offsets below `next`, ascending, with their lanes: messages that another member's filter wants, or whose message group is busy.
+    pub passed: Vec<(u64, u32)>,
+    /// Passed offsets of before, ascending, that nobody wants any more; they are finished.
+    pub skipped: Vec<u64>,
 }
 
 /// Deliveries that are finished.
@@ -87,11 +89,14 @@ impl Lease {
             out.u64(queue.queue.0);
             out.varint(queue.start.0);
             out.varint(queue.next.0);
-            out.ascending(queue.leased.iter().map(|&(offset, _)| offset));
-            for &(_, attempt) in &queue.leased {
+            out.ascending(queue.leased.iter().map(|&(offset, ..)| offset));
+            for &(_, attempt, _) in &queue.leased {
                 out.varint(u64::from(attempt));
             }
-            out.ascending(queue.kept.iter().copied());
+            put_lanes(out, queue.leased.iter().map(|&(.., lane)| lane));
+            out.ascending(queue.passed.iter().map(|&(offset, _)| offset));
+            put_lanes(out, queue.passed.iter().map(|&(_, lane)| lane));
+            out.ascending(queue.skipped.iter().copied());
         }
     }
 
@@ -103,13 +108,35 @@ impl Lease {
         for _ in 0..input.varint()? {
             let (queue, start, next) = (QueueKey(input.u64()?), Offset(input.varint()?), Offset(input.varint()?));
             let offsets = input.ascending()?;
-            let mut leased = Vec::with_capacity(offsets.len());
-            for offset in offsets {
-                leased.push((offset, input.varint32()?));
+            let mut attempts = Vec::with_capacity(offsets.len());
+            for _ in &offsets {
+                attempts.push(input.varint32()?);
             }
-            queues.push(LeasedQueue { queue, start, next, leased, kept: input.ascending()? });
+            let lanes = lanes(input, offsets.len())?;
+            let leased = offsets.into_iter().zip(attempts).zip(lanes).map(|((offset, attempt), lane)| (offset, attempt, lane)).collect();
+            let offsets = input.ascending()?;
+            let lanes = self::lanes(input, offsets.len())?;
+            let passed = offsets.into_iter().zip(lanes).collect();
+            queues.push(LeasedQueue { queue, start, next, leased, passed, skipped: input.ascending()? });
         }
         Some(Lease { group, id, deadline, client, owned: flags & 1 != 0, attempt_id, queues })
+    }
+}
+
+/// One byte if no message has a lane, which is the common case.
+fn put_lanes(out: &mut Writer, lanes: impl Iterator<Item = u32> + Clone) {
+    let any = lanes.clone().any(|lane| lane != 0);
+    out.u8(u8::from(any));
+    if any {
+        lanes.for_each(|lane| out.u32(lane));
+    }
+}
+
+fn lanes(input: &mut Reader<'_>, count: usize) -> Option<Vec<u32>> {
+    match input.u8()? {
+        0 => Some(vec![0; count]),
+        1 => (0..count).map(|_| input.u32()).collect(),
+        _ => None,
     }
 }
 

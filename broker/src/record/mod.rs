@@ -152,7 +152,14 @@ mod tests {
             client: ClientId::new("host@1@0"),
             owned: true,
             attempt_id: Some("a".into()),
-            queues: vec![LeasedQueue { queue, start: Offset(1), next: Offset(300), leased: vec![(5, 1), (299, 16)], kept: vec![7, 8] }],
+            queues: vec![LeasedQueue {
+                queue,
+                start: Offset(1),
+                next: Offset(300),
+                leased: vec![(5, 1, 0), (299, 16, 9)],
+                passed: vec![(7, 0), (8, 3)],
+                skipped: vec![2],
+            }],
         }));
         check(Record::Ack(Ack { group, queues: vec![(queue, vec![1, 2, 900]), (QueueKey(1), vec![0])] }));
         check(Record::SetVisible(SetVisible { group, queue, offset, at: 5, how: Visibility::Suspended }));

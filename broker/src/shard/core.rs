@@ -30,6 +30,8 @@ pub trait Entries {
 pub struct Entry {
     pub lsn: Lsn,
     pub tag_hash: u32,
+    /// The message group as a number; 0 without one.
+    pub lane: u32,
     pub time: u64,
 }
 
@@ -223,6 +225,8 @@ pub struct Core<D> {
     pub(super) orphans: BTreeSet<(GroupId, QueueKey)>,
     /// What clients hold under leases that last as long as they live.
     pub(super) owned: BTreeMap<ClientId, BTreeSet<(QueueKey, GroupId, u64)>>,
+    /// Groups that have more to look at on a topic for receives that wait.
+    pub(super) scanning: BTreeSet<(TopicId, GroupId)>,
     /// Messages that are appended and not committed, in the order of the log.
     uncommitted: VecDeque<(u64, QueueKey, u64)>,
     /// First uncommitted offset and how many follow, per queue.
@@ -247,6 +251,7 @@ impl<D: Draft> Core<D> {
             timers: BTreeSet::new(),
             orphans: BTreeSet::new(),
             owned: BTreeMap::new(),
+            scanning: BTreeSet::new(),
             uncommitted: VecDeque::new(),
             hidden: HashMap::new(),
             appended: 0,
@@ -295,6 +300,7 @@ impl<D: Draft> Core<D> {
     /// When something happens by itself next, in the shard's time.
     pub fn next_event(&self) -> Option<u64> {
         let timer = self.timers.first().map(|&(time, ..)| time);
+        let timer = if self.scanning.is_empty() { timer } else { Some(self.now) };
         timer.into_iter().chain(self.polls.next_deadline()).min()
     }
 
@@ -423,8 +429,14 @@ impl<D: Draft> Core<D> {
 
     /// Learns a group's definition; what waited for it is looked at next.
     pub(super) fn know(&mut self, group: Arc<Group>) {
-        let id = group.id;
-        if self.groups.insert(id, group).is_none() {
+        let (id, attempts) = (group.id, group.max_attempts);
+        let known = self.groups.insert(id, group).map(|known| known.max_attempts);
+        if known.is_some_and(|known| known != attempts) {
+            // What had used up its attempts may have some again, and the other way round.
+            let held = self.state.cursors().filter(|(_, group, cursor)| *group == id && !cursor.waiting.is_empty());
+            self.timers.extend(held.map(|(queue, group, _)| (self.now, queue, group)));
+        }
+        if known.is_none() {
             let waiting: Vec<_> = self.orphans.range((id, QueueKey(0))..=(id, QueueKey(u64::MAX))).copied().collect();
             for (group, queue) in waiting {
                 self.orphans.remove(&(group, queue));

@@ -186,6 +186,7 @@ fn a_repeated_receive_gets_the_same_batch() {
             max: 2,
             term: LeaseTerm::WhileClientLives,
             deadline: rig.now,
+            ordered_batch: true,
             attempt_id: Some("once".into()),
         };
         rig.step(Event::Receive { token, poll });

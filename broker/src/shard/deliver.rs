@@ -2,19 +2,24 @@
 //!
 //! A delivery looks at the queues of the topic in turn. On each it takes messages whose next delivery is due (at most half of the batch while new
 //! messages are there, so that a poison flood and fresh traffic can't starve each other), then new ones. What the receiver's filter refuses is
-//! finished if no live member wants it, and otherwise kept for the others.
+//! finished if no live member wants it, and otherwise kept for the others. Messages of one message group come one after the other where the
+//! group keeps order; the others of their queue go past them.
 
-use super::core::{Core, Draft, Entries, Given, Reply, Token};
+use super::core::{Core, Draft, Entries, Entry, Given, Reply, Token};
 use super::polls::Poll;
 use super::state::cursor::Cursor;
-use crate::record::{Lease, LeasedQueue, Record};
+use crate::record::{Lease, LeasedQueue, Record, SetVisible, Visibility};
 use gantry_model::contract::broker::LeaseTerm;
-use gantry_model::group::StartPosition;
+use gantry_model::group::{Order, StartPosition};
+use gantry_model::topic::TopicType;
 use gantry_model::{Group, GroupId, LeaseId, Offset, QueueKey, Topic, TopicId};
+use std::collections::BTreeSet;
 
 /// What one queue gives to one receive.
 struct Pick {
     part: LeasedQueue,
+    /// Live leases that end first, because a message before them is delivered again.
+    revoked: Vec<u64>,
     /// Whether the queue may have more, for this receive or another.
     more: bool,
 }
@@ -69,7 +74,7 @@ impl<D: Draft> Core<D> {
                 continue;
             }
             let fresh = match self.state.cursor(group.id, key) {
-                Some(cursor) => cursor.next < end || cursor.due(self.now).next().is_some(),
+                Some(cursor) => cursor.next < end || cursor.gives(self.now),
                 None => self.start_of(group, key, entries) < end,
             };
             if fresh {
@@ -104,23 +109,31 @@ impl<D: Draft> Core<D> {
         }
         self.flush_acks();
         let mut position = 0;
+        self.scanning.remove(&(topic, group));
         while let Some(subscription) = self.polls.subscription(topic, group) {
             let Some(&token) = subscription.waiting.get(position) else { return };
             if subscription.ready.is_empty() {
                 return;
             }
-            let (queues, waiting) = (subscription.in_turn(), subscription.waiting.len() - position);
+            let lowest_in_hundred = self.polls.get(token).and_then(lowest_in_hundred);
+            let Some(subscription) = self.polls.subscription(topic, group) else { return };
+            let (queues, waiting) = (subscription.next_queues(lowest_in_hundred), subscription.waiting.len() - position);
             let before = subscription.waiting.len();
-            self.serve_one(token, &queues, waiting, entries);
+            let moved = self.serve_one(token, &queues, waiting, entries);
             // An answered receive left its place to the next one; an unanswered one keeps it.
             let after = self.polls.subscription(topic, group).map_or(0, |subscription| subscription.waiting.len());
             position += usize::from(after == before);
+            if moved && after == before {
+                // It looked at as many messages as one may at a time, and wanted none of them: the next ones after others had their turn.
+                self.scanning.insert((topic, group));
+            }
         }
     }
 
     /// Tries to give something to one receive, sharing what is there among `waiting` of them.
-    fn serve_one(&mut self, token: Token, queues: &[QueueKey], waiting: usize, entries: &dyn Entries) {
-        let Some(poll) = self.polls.get(token).cloned() else { return };
+    /// Answers whether the group's position moved.
+    fn serve_one(&mut self, token: Token, queues: &[QueueKey], waiting: usize, entries: &dyn Entries) -> bool {
+        let Some(poll) = self.polls.get(token).cloned() else { return false };
         let want = self.share(&poll, queues, waiting);
         let mut parts = Vec::new();
         let mut left = want;
@@ -130,6 +143,7 @@ impl<D: Draft> Core<D> {
             }
             let pick = self.pick(&poll, queue, left, entries);
             left -= pick.part.leased.len();
+            self.revoke(poll.group.id, queue, &pick.revoked);
             if let Some(subscription) = self.polls.subscription(poll.topic.id, poll.group.id) {
                 subscription.turn = queue;
                 if !pick.more {
@@ -138,7 +152,7 @@ impl<D: Draft> Core<D> {
             }
             parts.push(pick.part);
         }
-        self.grant(token, &poll, parts);
+        self.grant(token, &poll, parts)
     }
 
     /// How many messages one receive should get: all it wants, unless others wait and there is too little for everybody.
@@ -151,7 +165,10 @@ impl<D: Draft> Core<D> {
         for &queue in queues {
             let end = self.visible_end(queue);
             there += match self.state.cursor(poll.group.id, queue) {
-                Some(cursor) => (end - cursor.next.min(end)) as usize + cursor.due(self.now).take(max).count(),
+                Some(cursor) => {
+                    let due = cursor.due(self.now).take(max).count();
+                    (end - cursor.next.min(end)) as usize + due + cursor.open().take(max).count()
+                }
                 None => (end - self.state.bounds(queue).min.min(end)) as usize,
             };
             if there >= max * waiting {
@@ -170,68 +187,61 @@ impl<D: Draft> Core<D> {
                 &absent
             }
         };
+        let in_flight = poll.group.options.quota.in_flight.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+        let room = self.limits.leases_per_cursor.min(in_flight).saturating_sub(cursor.leases.len()).min(want);
         let end = self.visible_end(queue);
-        let fresh = cursor.next < end;
-        let due_share = if fresh { want.div_ceil(2) } else { want };
-        let (mut leased, due_more) = self.pick_due(poll, cursor, queue, due_share, entries);
-        let room = self.limits.leases_per_cursor.saturating_sub(cursor.leases.len() + leased.len()).min(want - leased.len());
-        let mut kept = Vec::new();
-        let mut next = cursor.next;
-        let mut taken = 0;
-        let mut scanned = 0;
-        while next < end && taken < room && scanned < self.limits.scan && next - cursor.base < self.limits.cursor_span {
-            match self.judge(poll, queue, next, entries) {
-                Judgement::Wanted => {
-                    leased.push((next, 1));
-                    taken += 1;
-                }
-                Judgement::ForOthers => kept.push(next),
-                Judgement::Refused => {}
-            }
-            next += 1;
-            scanned += 1;
-        }
-        leased.sort_unstable();
-        let part = LeasedQueue { queue, start: Offset(cursor.base), next: Offset(next), leased, kept };
-        Pick { more: next < end || due_more || !part.kept.is_empty(), part }
+        let fresh = cursor.next < end || cursor.open().next().is_some();
+        let due_share = if fresh { room.div_ceil(2) } else { room };
+        let part =
+            LeasedQueue { queue, start: Offset(cursor.base), next: Offset(cursor.next), leased: Vec::new(), passed: Vec::new(), skipped: Vec::new() };
+        let mut picker = Picker { core: self, poll, cursor, entries, part, revoked: Vec::new(), more: false };
+        picker.take_due(due_share);
+        picker.take_open(room);
+        picker.take_new(end, room);
+        let Picker { mut part, revoked, more, .. } = picker;
+        part.leased.sort_unstable();
+        Pick { part, revoked, more }
     }
 
-    /// Messages whose next delivery is due, and whether there are more of them than were taken.
-    fn pick_due(&self, poll: &Poll, cursor: &Cursor, queue: QueueKey, want: usize, entries: &dyn Entries) -> (Vec<(u64, u32)>, bool) {
-        let mut leased = Vec::new();
-        let mut due = cursor.due(self.now).filter(|(_, waiting)| waiting.attempts < poll.group.max_attempts);
-        for (offset, waiting) in due.by_ref().take(self.limits.scan) {
-            if leased.len() == want {
-                return (leased, true);
-            }
-            if matches!(self.judge(poll, queue, offset, entries), Judgement::Wanted) {
-                leased.push((offset, waiting.attempts + 1));
-            }
+    /// The lane in which a group keeps the order of a message; 0 for none.
+    fn lane_of(&self, poll: &Poll, entry: &Entry) -> u32 {
+        match (poll.group.order, poll.topic.kind) {
+            (Order::None, _) => 0,
+            (_, TopicType::Lite) | (Order::Fifo, _) if entry.lane == 0 => WHOLE_QUEUE,
+            (Order::Fifo, _) | (_, TopicType::Fifo | TopicType::Mixed | TopicType::Lite) => entry.lane,
+            (Order::FollowTopic, _) => 0,
         }
-        let left = cursor.due(self.now).count() > leased.len();
-        (leased, left)
     }
 
-    fn judge(&self, poll: &Poll, queue: QueueKey, offset: u64, entries: &dyn Entries) -> Judgement {
-        if poll.wanted.everything() {
-            return Judgement::Wanted;
-        }
-        match entries.entry(queue, offset) {
+    fn judge(&self, poll: &Poll, entry: Option<&Entry>) -> Judgement {
+        match entry {
+            // What retention took is found out when it is read.
+            _ if poll.wanted.everything() => Judgement::Wanted,
             Some(entry) if poll.wanted.wants(entry.tag_hash) => Judgement::Wanted,
             Some(entry) if self.polls.somebody_wants(poll, entry.tag_hash) => Judgement::ForOthers,
             _ => Judgement::Refused,
         }
     }
 
+    /// Ends the deliveries of messages that stand behind one that is delivered again; they don't count.
+    fn revoke(&mut self, group: GroupId, queue: QueueKey, offsets: &[u64]) {
+        for &offset in offsets {
+            self.disown(queue, group, offset);
+            let set = SetVisible { group, queue, offset: Offset(offset), at: self.now, how: Visibility::Suspended };
+            self.append(Record::SetVisible(set));
+        }
+    }
+
     /// Leases what was picked and answers the receive; with nothing leased, only the position moves and the receive goes on waiting.
-    fn grant(&mut self, token: Token, poll: &Poll, parts: Vec<LeasedQueue>) {
+    /// Answers whether anything changed.
+    fn grant(&mut self, token: Token, poll: &Poll, parts: Vec<LeasedQueue>) -> bool {
         let moved = |part: &LeasedQueue| {
             let next = self.state.cursor(poll.group.id, part.queue).map_or(part.start.0, |cursor| cursor.next);
-            !part.leased.is_empty() || part.next.0 > next
+            !part.leased.is_empty() || part.next.0 > next || !part.skipped.is_empty()
         };
         let queues: Vec<LeasedQueue> = parts.into_iter().filter(moved).collect();
         if queues.is_empty() {
-            return;
+            return false;
         }
         let (id, owned) = (LeaseId(self.state.head.last_lease + 1), poll.term == LeaseTerm::WhileClientLives);
         let deadline = self.now
@@ -240,13 +250,13 @@ impl<D: Draft> Core<D> {
                 LeaseTerm::WhileClientLives => poll.group.auto_renew_cap_ms,
             };
         let places: Vec<(QueueKey, u64, u32)> =
-            queues.iter().flat_map(|part| part.leased.iter().map(|&(offset, attempt)| (part.queue, offset, attempt))).collect();
+            queues.iter().flat_map(|part| part.leased.iter().map(|&(offset, attempt, _)| (part.queue, offset, attempt))).collect();
         let attempt_id = poll.attempt_id.clone().filter(|_| !places.is_empty());
         let touched: Vec<QueueKey> = queues.iter().map(|part| part.queue).collect();
         self.append(Record::Lease(Lease { group: poll.group.id, id, deadline, client: poll.client.clone(), owned, attempt_id, queues }));
         touched.into_iter().for_each(|queue| self.arm(queue, poll.group.id));
         if places.is_empty() {
-            return;
+            return true;
         }
         if owned {
             let held = places.iter().map(|&(queue, offset, _)| (queue, poll.group.id, offset));
@@ -257,8 +267,131 @@ impl<D: Draft> Core<D> {
         let reply = Reply::Delivered { lease: given.collect(), shard: self.shard };
         self.polls.take(token);
         self.reply(token, reply);
+        true
     }
 }
+
+/// Takes messages of one queue for one receive.
+struct Picker<'a, D> {
+    core: &'a Core<D>,
+    poll: &'a Poll,
+    cursor: &'a Cursor,
+    entries: &'a dyn Entries,
+    part: LeasedQueue,
+    revoked: Vec<u64>,
+    more: bool,
+}
+
+impl<D: Draft> Picker<'_, D> {
+    fn full(&self, want: usize) -> bool {
+        self.part.leased.len() >= want
+    }
+
+    fn entry(&self, offset: u64) -> Option<Entry> {
+        self.entries.entry(self.part.queue, offset)
+    }
+
+    /// Messages whose next delivery is due. One of a message group comes alone: if it fails for ever, its neighbours must not run out of
+    /// attempts with it.
+    fn take_due(&mut self, want: usize) {
+        let max_attempts = self.poll.group.max_attempts;
+        let due = self.cursor.due(self.core.now).filter(|(_, waiting)| waiting.attempts < max_attempts);
+        for (offset, waiting) in due.take(self.core.limits.scan) {
+            if self.full(want) {
+                self.more = true;
+                return;
+            }
+            if matches!(self.core.judge(self.poll, self.entry(offset).as_ref()), Judgement::Wanted) {
+                self.part.leased.push((offset, waiting.attempts + 1, waiting.lane));
+                if waiting.lane != 0 {
+                    self.revoked.extend(self.cursor.leased_behind(offset, waiting.lane));
+                }
+            } else {
+                self.more = true;
+            }
+        }
+    }
+
+    /// Messages that were passed over before, and that nothing holds back now.
+    fn take_open(&mut self, want: usize) {
+        for (offset, lane) in self.cursor.open().take(self.core.limits.scan) {
+            if self.full(want) {
+                self.more = true;
+                return;
+            }
+            if lane == 0 {
+                self.take_passed(offset, 0);
+                continue;
+            }
+            let longest = if self.poll.ordered_batch { want } else { 1 };
+            for offset in self.cursor.run(lane).take(longest) {
+                if self.full(want) || !self.take_passed(offset, lane) {
+                    break;
+                }
+            }
+            self.more |= self.cursor.run(lane).nth(longest).is_some();
+        }
+    }
+
+    /// Whether what follows in the lane may be taken too.
+    fn take_passed(&mut self, offset: u64, lane: u32) -> bool {
+        match self.core.judge(self.poll, self.entry(offset).as_ref()) {
+            Judgement::Wanted => self.part.leased.push((offset, 1, lane)),
+            Judgement::Refused => self.part.skipped.push(offset),
+            Judgement::ForOthers => {
+                self.more = true;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// New messages. Those of a busy message group are passed over, so that they don't hold up the others.
+    fn take_new(&mut self, end: u64, want: usize) {
+        let mut taken = BTreeSet::new();
+        let mut blocked = BTreeSet::new();
+        let mut scanned = 0;
+        let mut next = self.cursor.next;
+        while next < end && !self.full(want) && scanned < self.core.limits.scan && next - self.cursor.base < self.core.limits.cursor_span {
+            let entry = if self.looks() { self.entry(next) } else { None };
+            let lane = entry.as_ref().map_or(0, |entry| self.core.lane_of(self.poll, entry));
+            let busy = lane != 0 && (self.cursor.is_busy(lane) || blocked.contains(&lane) || taken.contains(&lane) && !self.poll.ordered_batch);
+            match self.core.judge(self.poll, entry.as_ref()) {
+                Judgement::Refused => {}
+                Judgement::Wanted if !busy => {
+                    self.part.leased.push((next, 1, lane));
+                    taken.insert(lane);
+                }
+                Judgement::Wanted | Judgement::ForOthers => {
+                    self.part.passed.push((next, lane));
+                    blocked.insert(lane);
+                }
+            }
+            next += 1;
+            scanned += 1;
+        }
+        self.part.next = Offset(next);
+        self.more |= next < end || self.part.passed.iter().any(|&(_, lane)| lane == 0);
+    }
+
+    /// Whether anything depends on what the index says of a message.
+    fn looks(&self) -> bool {
+        let ordered = !matches!(
+            (self.poll.group.order, self.poll.topic.kind),
+            (Order::None, _) | (Order::FollowTopic, TopicType::Normal | TopicType::Delay | TopicType::Transaction | TopicType::Priority)
+        );
+        ordered || !self.poll.wanted.everything()
+    }
+}
+
+/// Of a hundred receives from a topic with priorities, how many begin at the lowest one; `None` if the topic has none.
+fn lowest_in_hundred(poll: &Poll) -> Option<u32> {
+    let factor = u32::from(poll.group.options.priority_factor).min(99);
+    (poll.topic.kind == TopicType::Priority).then_some(100 - factor)
+}
+
+/// The lane of messages that have no message group where everything is ordered.
+const WHOLE_QUEUE: u32 = 1;
 
 /// What a receive's filter, and those of the other members, say of one message.
 enum Judgement {

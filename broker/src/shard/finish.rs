@@ -4,6 +4,7 @@ use super::core::{After, Core, Draft, Entries, Reply, Token};
 use super::state::cursor::Found;
 use crate::record::{Ack, Dead, Expire, Record, SetVisible, Visibility};
 use gantry_model::contract::broker::{AttemptCount, LeaseError, QueuePosition};
+use gantry_model::group::Exhausted;
 use gantry_model::message::DeadReason;
 use gantry_model::{ClientId, Group, GroupId, Offset, QueueId, QueueKey, ReceiptHandle, Topic, TopicId};
 use std::collections::BTreeSet;
@@ -54,7 +55,22 @@ impl<D: Draft> Core<D> {
             for (queue, offsets) in &queues {
                 offsets.iter().for_each(|&offset| self.disown(*queue, group, offset));
             }
+            let touched: Vec<QueueKey> = queues.iter().map(|(queue, _)| *queue).collect();
             self.append(Record::Ack(Ack { group, queues }));
+            touched.into_iter().for_each(|queue| self.unlocked(queue, group));
+        }
+    }
+
+    /// A message was finished: the next one of its message group may be there for somebody, or may have used up its attempts.
+    fn unlocked(&mut self, queue: QueueKey, group: GroupId) {
+        let Some(cursor) = self.state.cursor(group, queue) else { return };
+        if cursor.due(self.now).next().is_some() {
+            self.timers.insert((self.now, queue, group));
+        }
+        if cursor.gives(self.now)
+            && let Some(subscription) = self.polls.subscription(queue.topic(), group)
+        {
+            subscription.ready.insert(queue);
         }
     }
 
@@ -164,6 +180,9 @@ impl<D: Draft> Core<D> {
         for (queue, group) in touched {
             self.look_at(queue, group, entries);
         }
+        for (topic, group) in std::mem::take(&mut self.scanning) {
+            self.serve(topic, group, entries);
+        }
         self.polls.overdue(self.now).into_iter().for_each(|token| self.end_poll(token));
     }
 
@@ -184,19 +203,24 @@ impl<D: Draft> Core<D> {
             lapsed.iter().for_each(|&(offset, _)| self.disown(queue, group_id, offset));
             self.append(Record::Expire(Expire { group: group_id, queue, ended: lapsed }));
         }
-        let Some(cursor) = self.state.cursor(group_id, queue) else { return };
-        let used_up = |&(_, attempts): &(u64, u32)| attempts >= group.max_attempts;
-        let dead: Vec<(u64, u32)> =
-            cursor.due(self.now).map(|(offset, waiting)| (offset, waiting.attempts)).filter(used_up).take(PER_CURSOR).collect();
-        let due = cursor.due(self.now).next().is_some();
-        for (offset, attempts) in dead {
-            self.bury(&group, queue, offset, attempts, DeadReason::MaxAttempts, entries);
-        }
-        if due {
+        self.bury_used_up(&group, queue, entries);
+        if self.state.cursor(group_id, queue).is_some_and(|cursor| cursor.gives(self.now)) {
             self.polls.arrived(queue);
             self.serve(queue.topic(), group_id, entries);
         }
         self.arm(queue, group_id);
+    }
+
+    /// Buries what is due and used up its attempts. The next of a message group shows only when the one before is gone.
+    fn bury_used_up(&mut self, group: &Group, queue: QueueKey, entries: &dyn Entries) {
+        for _ in 0..PER_CURSOR {
+            let Some(cursor) = self.state.cursor(group.id, queue) else { return };
+            let stays = |lane: u32| lane != 0 && group.options.exhausted == Exhausted::Block;
+            let used_up = cursor.due(self.now).find(|(_, waiting)| waiting.attempts >= group.max_attempts && !stays(waiting.lane));
+            let Some((offset, attempts)) = used_up.map(|(offset, waiting)| (offset, waiting.attempts)) else { return };
+            self.bury(group, queue, offset, attempts, DeadReason::MaxAttempts, entries);
+        }
+        self.timers.insert((self.now, queue, group.id));
     }
 
     pub(super) fn positions(&mut self, token: Token, group: &Group, topic: &Topic, entries: &dyn Entries) {
@@ -213,7 +237,8 @@ impl<D: Draft> Core<D> {
         let (base, next, in_flight, due, waiting) = match self.state.cursor(group.id, queue) {
             Some(cursor) => {
                 let due = cursor.due(self.now).count() as u64;
-                (cursor.base, cursor.next, cursor.leases.len() as u64, due, cursor.waiting.len() as u64 - due)
+                let passed = cursor.passed.len() as u64;
+                (cursor.base, cursor.next, cursor.leases.len() as u64, due + passed, cursor.waiting.len() as u64 - due)
             }
             None => {
                 let start = self.start_of(group, queue, entries).min(end);
@@ -245,7 +270,7 @@ impl<D: Draft> Core<D> {
     }
 
     /// A lease ends: its owner, if it has one, holds it no more.
-    fn disown(&mut self, queue: QueueKey, group: GroupId, offset: u64) {
+    pub(super) fn disown(&mut self, queue: QueueKey, group: GroupId, offset: u64) {
         let owner = self.state.cursor(group, queue).and_then(|cursor| cursor.leases.get(&offset)).and_then(|lease| lease.owner.clone());
         if let Some(owner) = owner
             && let Some(held) = self.owned.get_mut(&owner)

@@ -102,6 +102,7 @@ pub struct Wish {
     pub term: LeaseTerm,
     pub wait: Duration,
     pub attempt_id: Option<String>,
+    pub ordered_batch: bool,
 }
 
 /// What a receive was given, with the place of each message in the log.

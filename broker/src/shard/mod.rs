@@ -18,4 +18,6 @@ pub mod upkeep;
 #[cfg(test)]
 mod core_tests;
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod rig;

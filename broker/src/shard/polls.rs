@@ -25,6 +25,8 @@ pub struct Poll {
     /// When it ends empty, in the shard's time.
     pub deadline: u64,
     pub attempt_id: Option<String>,
+    /// Whether the client works on messages of one message group in their order, so that it may get several at once.
+    pub ordered_batch: bool,
 }
 
 /// A filter ready to be asked about index entries.
@@ -70,6 +72,8 @@ pub struct Subscription {
     pub ready: BTreeSet<QueueKey>,
     /// Where the last delivery stopped, so that no queue starves.
     pub turn: QueueKey,
+    /// Deliveries of a topic with priorities, counted to a hundred.
+    grants: u32,
     /// The members' filters, with the time of the last receive.
     members: BTreeMap<Arc<Filter>, (Wanted, u64)>,
 }
@@ -86,8 +90,20 @@ impl Subscription {
         self.members.retain(|_, (_, seen)| *seen + MEMBER_MS > now);
     }
 
+    /// Ready queues in the order in which they are asked.
+    pub fn next_queues(&mut self, lowest_in_hundred: Option<u32>) -> Vec<QueueKey> {
+        let Some(lowest) = lowest_in_hundred else { return self.in_turn() };
+        self.grants = (self.grants + 1) % 100;
+        // Spread over the hundred, not in a row.
+        let begins_low = self.grants * lowest % 100 < lowest;
+        match begins_low {
+            true => self.ready.iter().copied().take(256).collect(),
+            false => self.ready.iter().rev().copied().take(256).collect(),
+        }
+    }
+
     /// Ready queues, beginning behind the one that was served last.
-    pub fn in_turn(&self) -> Vec<QueueKey> {
+    fn in_turn(&self) -> Vec<QueueKey> {
         let after = (std::ops::Bound::Excluded(self.turn), std::ops::Bound::Unbounded);
         self.ready.range(after).chain(self.ready.range(..=self.turn)).copied().take(256).collect()
     }

@@ -6,7 +6,7 @@ use super::send::Class;
 use super::state::State;
 use super::state::seen::Row;
 use crate::record::Record;
-use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueuePosition};
+use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueuePosition, Sent};
 use gantry_model::group::{GroupSpec, Order};
 use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicType};
 use gantry_model::{
@@ -90,6 +90,8 @@ pub struct Rig {
     pub log: Vec<Logged>,
     pub now: u64,
     pub replies: BTreeMap<Token, Reply>,
+    /// Of the topic that sends and receives use.
+    pub kind: TopicType,
     tokens: u64,
 }
 
@@ -131,7 +133,7 @@ impl Rig {
 
     pub fn over(state: State, notes: Notes, log: Vec<Logged>, now: u64) -> Rig {
         let core = Core::new(state, ShardId(0), Limits::default(), now);
-        let mut rig = Rig { core, notes, log, now, replies: BTreeMap::new(), tokens: 0 };
+        let mut rig = Rig { core, notes, log, now, replies: BTreeMap::new(), kind: TopicType::Normal, tokens: 0 };
         let actions = rig.core.start(0);
         rig.perform(actions);
         rig
@@ -142,7 +144,7 @@ impl Rig {
         let state = replay(&self.log);
         assert!(state == self.core.state, "the log says what the leader knew");
         let mut rig = Rig::over(state, self.notes, self.log, self.now);
-        rig.tokens = self.tokens;
+        (rig.tokens, rig.kind) = (self.tokens, self.kind);
         rig
     }
 
@@ -168,19 +170,56 @@ impl Rig {
             let lsn = Lsn(self.log.len() as u64);
             match action {
                 Action::Store { queue, offset, head, draft, .. } => {
-                    self.notes.add(queue, offset, Entry { lsn, tag_hash: draft.tag.map_or(0, tag_hash), time: self.now });
+                    self.notes.add(
+                        queue,
+                        offset,
+                        Entry {
+                            lsn,
+                            tag_hash: draft.tag.map_or(0, tag_hash),
+                            lane: draft.class.group.map_or(0, |group| group as u32),
+                            time: self.now,
+                        },
+                    );
                     let row = Row { id: draft.class.id, queue, offset: offset.0, time: self.now };
                     self.log.push(head.map_or(Logged::Message(row), |record| Logged::Sent(written(record), row)));
                 }
                 Action::Append { record } => self.log.push(Logged::Record(written(record))),
                 Action::Copy { record, .. } => {
                     let (queue, offset) = record.placed().expect("a copy has a place");
-                    self.notes.add(queue, offset, Entry { lsn, tag_hash: 0, time: self.now });
+                    self.notes.add(queue, offset, Entry { lsn, tag_hash: 0, lane: 0, time: self.now });
                     self.log.push(Logged::Record(written(record)));
                 }
                 Action::Reply { token, reply } => assert!(self.replies.insert(token, reply).is_none(), "one answer per request"),
             }
         }
+    }
+
+    pub fn topic(&self) -> Arc<Topic> {
+        Arc::new(Topic { kind: self.kind, ..(*topic()).clone() })
+    }
+
+    /// Sends one message after the other, each with an id of its own.
+    pub fn send_notes(&mut self, notes: Vec<Note>) -> Vec<Sent> {
+        let mut sent = Vec::new();
+        for note in notes {
+            let token = self.token();
+            self.step(Event::Send { token, topic: self.topic(), client: ClientId::new("p"), drafts: vec![note] });
+            self.settle();
+            let Some(Reply::Sent(answers)) = self.replies.remove(&token) else { panic!("expected an answer") };
+            sent.extend(answers.into_iter().map(|answer| answer.expect("nothing refuses a send here")));
+        }
+        sent
+    }
+
+    /// Sends messages of these groups, in this order.
+    pub fn send_groups(&mut self, groups: &[u64]) -> Vec<Sent> {
+        let notes = groups.iter().map(|&group| {
+            let mut note = Note::plain(u128::from(self.token().0) << 64, None);
+            (note.class.kind, note.class.group) = (MessageKind::Fifo, Some(group));
+            note
+        });
+        let notes = notes.collect();
+        self.send_notes(notes)
     }
 
     pub fn token(&mut self) -> Token {
@@ -201,13 +240,14 @@ impl Rig {
         let token = self.token();
         let poll = Poll {
             group: group.clone(),
-            topic: topic(),
+            topic: self.topic(),
             wanted: Wanted::new(Arc::new(filter)),
             client: ClientId::new(client),
             max,
             term,
             deadline: self.now + wait_ms,
             attempt_id: None,
+            ordered_batch: true,
         };
         self.step(Event::Receive { token, poll });
         self.settle();

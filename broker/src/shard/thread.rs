@@ -77,7 +77,7 @@ struct IndexEntries<'a>(&'a Index);
 impl Entries for IndexEntries<'_> {
     fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry> {
         let found = self.0.lookup(queue, Offset(offset)).ok().flatten()?;
-        Some(Entry { lsn: found.position, tag_hash: found.tag_hash, time: found.time })
+        Some(Entry { lsn: found.position, tag_hash: found.tag_hash, lane: found.lane, time: found.time })
     }
 
     fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64> {
@@ -289,6 +289,7 @@ impl Driver {
             term: wish.term,
             deadline: now + wish.wait.as_millis() as u64,
             attempt_id: wish.attempt_id,
+            ordered_batch: wish.ordered_batch,
         };
         self.step(now, Event::Receive { token, poll })
     }

@@ -41,7 +41,7 @@ impl Driver {
         };
         let lsn = self.stage(kind, flags, time, &parts)?;
         let len = Draft::frame_len(&parts);
-        self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash: draft.tag_hash, time }, &draft.keys);
+        self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash: draft.tag_hash, lane: draft.lane, time }, &draft.keys);
         Ok(())
     }
 
@@ -66,8 +66,8 @@ impl Driver {
         let parts: [&[u8]; 2] = [&head, &message];
         let lsn = self.stage(record.kind(), Flags::default(), time, &parts)?;
         let len = Draft::frame_len(&parts);
-        let tag_hash = MessageView::parse(&message).map_or(0, |view| view.fixed.tag_hash);
-        self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash, time }, &draft::keys_of(queue.topic(), &message));
+        let (tag_hash, lane) = MessageView::parse(&message).map_or((0, 0), |view| draft::marks_of(&view));
+        self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash, lane, time }, &draft::keys_of(queue.topic(), &message));
         Ok(())
     }
 

@@ -22,7 +22,7 @@ fn table() -> Memtable {
         };
         let (queue, offset) = (QueueKey(queue), Offset(offset));
         let position = Lsn(if n % 50 == 0 { n * 8 } else { BASE.0 + n * 160 });
-        table.insert(Entry { queue, offset, position, len: 160, tag_hash: n as u32 * 77, time: 5_000 + n });
+        table.insert(Entry { queue, offset, position, len: 160, tag_hash: n as u32 * 77, lane: 0, time: 5_000 + n });
         table.insert_key(key_hash(gantry_model::TopicId(3), KeyKind::MessageId, &n.to_le_bytes()), position);
         if n % 9 == 0 {
             table.insert_timer(Due { time: 9_000 - n, position }, queue);

@@ -5,7 +5,9 @@ use gantry_model::{Lsn, Offset, QueueKey};
 
 pub(super) const PAGE: usize = 4096;
 pub(super) const MAGIC: [u8; 8] = *b"GANTRYIX";
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
+/// The oldest version that is read: a run of version 1 has no lanes.
+const OLDEST: u32 = 1;
 pub(super) const HEADER: usize = 32;
 pub(super) const FOOTER: usize = 256;
 
@@ -32,7 +34,7 @@ impl Section {
     }
 }
 
-/// The sections in the order of the file. The lite index has its place and is empty in version 1.
+/// The sections in the order of the file. The lite index has its place and is empty so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sections {
     pub entries: Section,
@@ -120,7 +122,7 @@ impl Footer {
             return Err(Damage::Footer);
         }
         let version = u32_at(bytes, FOOTER - 16);
-        if version != VERSION {
+        if !(OLDEST..=VERSION).contains(&version) {
             return Err(Damage::Version(version));
         }
         let section = |n: usize| -> Section { Section { start: u64_at(bytes, 56 + 16 * n) as usize, len: u64_at(bytes, 64 + 16 * n) as usize } };

@@ -1,6 +1,6 @@
 //! The index of one segment in memory: of the one being written, and of those whose run is being written.
 //!
-//! Twenty bytes an entry in a vector per queue: offset, position and time are packed next to a base (`far`). Vectors grow from one entry,
+//! Twenty-four bytes an entry in a vector per queue: offset, position and time are packed next to a base (`far`). Vectors grow from one entry,
 //! because with 100,000 queues most of them get one or two messages in a segment. What a memtable answers is what its run will answer.
 
 use super::chunks::Chunks;
@@ -15,6 +15,7 @@ struct Packed {
     position: u32,
     len: u32,
     tag_hash: u32,
+    lane: u32,
     time: u32,
 }
 
@@ -151,7 +152,7 @@ impl Memtable {
         if series.packed.len() == series.packed.capacity() {
             series.packed.reserve_exact(series.packed.len().max(1));
         }
-        series.packed.push(Packed { offset, position, len: entry.len, tag_hash: entry.tag_hash, time });
+        series.packed.push(Packed { offset, position, len: entry.len, tag_hash: entry.tag_hash, lane: entry.lane, time });
         self.series_bytes += allocated(&series.packed) - before;
         self.entries += 1;
     }
@@ -272,6 +273,7 @@ impl Memtable {
             position: self.unpack_position(packed.position),
             len: packed.len,
             tag_hash: packed.tag_hash,
+            lane: packed.lane,
             time: self.far.unpack(self.time_base(), packed.time),
         }
     }
@@ -319,7 +321,7 @@ mod tests {
 
     fn entry(queue: u64, offset: u64, time: u64) -> Entry {
         let position = Lsn(BASE.0 + offset * 8);
-        Entry { queue: QueueKey(queue), offset: Offset(offset), position, len: 100, tag_hash: 7, time }
+        Entry { queue: QueueKey(queue), offset: Offset(offset), position, len: 100, tag_hash: 7, lane: offset as u32 % 3, time }
     }
 
     #[test]

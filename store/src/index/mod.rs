@@ -51,6 +51,9 @@ pub struct Entry {
     /// Length of that frame in bytes.
     pub len: u32,
     pub tag_hash: u32,
+    /// The message group, as a number; 0 without one. Messages of a group keep their order, so two groups that share a number only wait for
+    /// each other.
+    pub lane: u32,
     /// Store time in ms of the frame that made this entry, which never decreases along the log.
     pub time: u64,
 }

@@ -136,7 +136,15 @@ impl World {
         let own = dice.below(8) > 0;
         let position = Lsn(if own { self.end } else { 8 * dice.below(1 << 17) });
         let keys: Vec<u64> = (0..KEYS).filter(|_| own && dice.below(6) == 0).map(hash_of).collect();
-        let entry = Entry { queue, offset, position, len: 8 * dice.below(500) as u32, tag_hash: dice.next() as u32, time: self.time };
+        let entry = Entry {
+            queue,
+            offset,
+            position,
+            len: 8 * dice.below(500) as u32,
+            tag_hash: dice.next() as u32,
+            lane: [0, 0, dice.next() as u32][dice.below(3) as usize],
+            time: self.time,
+        };
         self.index.append(entry, &keys);
         self.reference.min.entry(queue).or_insert(offset);
         self.reference.next.insert(queue, offset.next());
@@ -416,6 +424,7 @@ fn a_queue_in_every_thousandth_and_one_in_every_segment_are_found_in_two_thousan
         position: Lsn(position),
         len: 80,
         tag_hash: 0,
+        lane: 0,
         time: position,
     };
     for segment in 0..2000u64 {
@@ -443,7 +452,7 @@ fn a_hundred_thousand_queues_take_less_than_forty_megabytes() {
             for queue in 0..100_000u64 {
                 position += 8;
                 let (queue, offset) = (QueueKey(queue << 8), Offset(segment * 2 + offset));
-                index.append(Entry { queue, offset, position: Lsn(position), len: 8, tag_hash: 0, time: position }, &[]);
+                index.append(Entry { queue, offset, position: Lsn(position), len: 8, tag_hash: 0, lane: 0, time: position }, &[]);
             }
         }
         if segment == 0 {

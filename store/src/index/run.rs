@@ -243,9 +243,10 @@ impl Run {
             return Err(Damage::Content("a block lies outside the entries"));
         }
         let length = self.at(entries.start + place, block::LENGTH)?;
-        let length = usize::from(u16::from_le_bytes([length[0], length[1]]));
+        let length = u16::from_le_bytes([length[0], length[1]]);
         let origin = Origin { base: self.footer.base, time: self.footer.first_time };
-        Block::open(self.at(entries.start + body, length)?, origin, queue)
+        let bytes = self.at(entries.start + body, usize::from(length & !block::LANES))?;
+        Block::open(bytes, length & block::LANES != 0, origin, queue)
     }
 
     fn position(&self, packed: u32) -> Result<Lsn, Damage> {

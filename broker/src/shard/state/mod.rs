@@ -160,19 +160,20 @@ impl State {
         let holes = self.holes;
         let mut given = Vec::new();
         for part in &lease.queues {
-            let LeasedQueue { queue, start, next, leased, kept } = part;
+            let LeasedQueue { queue, start, next, leased, passed, skipped } = part;
             self.groups_of.entry(queue.topic()).or_default().insert(lease.group);
             let cursor = self.bucket_mut(*queue).cursors.entry((*queue, lease.group)).or_insert_with(|| Cursor::starting_at(*start));
-            for &(offset, attempt) in leased {
+            for &(offset, attempt, lane) in leased {
                 if holes {
                     cursor.forget(offset);
                 }
                 let owner = lease.owned.then(|| lease.client.clone());
-                cursor.lease(offset, cursor::Lease { id: lease.id, attempt, deadline: lease.deadline, owner });
+                cursor.lease(offset, cursor::Lease { id: lease.id, attempt, deadline: lease.deadline, owner, lane });
                 given.push((*queue, offset, lease.id));
             }
             let next = next.0.max(cursor.next);
-            cursor.pass_to(next, kept);
+            skipped.iter().for_each(|&offset| cursor.finish(offset));
+            cursor.pass_to(next, passed);
         }
         self.head.delivered += given.len() as u64;
         if let (Some(attempt_id), Some(first)) = (&lease.attempt_id, lease.queues.first())

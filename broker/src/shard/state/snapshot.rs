@@ -108,13 +108,17 @@ fn encode_cursor(out: &mut Writer, cursor: &Cursor) {
     cursor.done.iter().for_each(|(start, end)| out.varints([start, end]));
     out.varint(cursor.leases.len() as u64);
     for (offset, lease) in &cursor.leases {
-        out.varints([*offset, lease.id.0, u64::from(lease.attempt), lease.deadline]);
+        out.varints([*offset, lease.id.0, u64::from(lease.attempt), lease.deadline, u64::from(lease.lane)]);
         // An owner is never empty, so an empty text says that there is none.
         out.text(lease.owner.as_ref().map_or("", ClientId::as_str));
     }
     out.varint(cursor.waiting.len() as u64);
     for (offset, waiting) in &cursor.waiting {
-        out.varints([*offset, waiting.visible, u64::from(waiting.attempts), waiting.last.0]);
+        out.varints([*offset, waiting.visible, u64::from(waiting.attempts), waiting.last.0, u64::from(waiting.lane)]);
+    }
+    out.varint(cursor.passed.len() as u64);
+    for (offset, lane) in &cursor.passed {
+        out.varints([*offset, u64::from(*lane)]);
     }
 }
 
@@ -140,13 +144,17 @@ fn decode_cursor(input: &mut Reader<'_>) -> Option<Cursor> {
     }
     for _ in 0..input.varint()? {
         let (offset, id, attempt, deadline) = (input.varint()?, LeaseId(input.varint()?), input.varint32()?, input.varint()?);
+        let lane = input.varint32()?;
         let owner = Some(input.text()?).filter(|owner| !owner.is_empty()).map(ClientId::new);
-        cursor.restore(offset, Ok(Lease { id, attempt, deadline, owner }));
+        cursor.restore(offset, Ok(Lease { id, attempt, deadline, owner, lane }));
     }
     for _ in 0..input.varint()? {
         let offset = input.varint()?;
-        let waiting = Waiting { visible: input.varint()?, attempts: input.varint32()?, last: LeaseId(input.varint()?) };
-        cursor.restore(offset, Err(waiting));
+        let (visible, attempts, last) = (input.varint()?, input.varint32()?, LeaseId(input.varint()?));
+        cursor.restore(offset, Err(Waiting { visible, attempts, last, lane: input.varint32()? }));
+    }
+    for _ in 0..input.varint()? {
+        cursor.pass(input.varint()?, input.varint32()?);
     }
     Some(cursor)
 }

@@ -47,11 +47,17 @@ pub enum LiteStart {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LiteError {
     /// More lite topics than one client, or one shard, may subscribe.
-    SubscriptionQuota { most: u64 },
+    SubscriptionQuota {
+        most: u64,
+    },
     /// More lite topics than the parent may have.
-    TopicQuota { most: u64 },
+    TopicQuota {
+        most: u64,
+    },
     Busy,
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 /// A lite topic as operators see it.

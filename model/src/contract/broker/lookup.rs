@@ -71,18 +71,45 @@ pub enum LifeStep {
     Stored,
     /// A delayed message became visible, or a transaction was committed.
     Released,
-    Leased { group: GroupId, client: ClientId, lease: LeaseId, attempt: u32, until_ms: u64 },
+    Leased {
+        group: GroupId,
+        client: ClientId,
+        lease: LeaseId,
+        attempt: u32,
+        until_ms: u64,
+    },
     /// The consumer keeps it until then.
-    Extended { group: GroupId, until_ms: u64 },
+    Extended {
+        group: GroupId,
+        until_ms: u64,
+    },
     /// The delivery ended without success; the message is visible again at that time.
-    GivenBack { group: GroupId, visible_ms: u64, counted: bool },
-    Lapsed { group: GroupId, visible_ms: u64 },
-    Acked { group: GroupId },
+    GivenBack {
+        group: GroupId,
+        visible_ms: u64,
+        counted: bool,
+    },
+    Lapsed {
+        group: GroupId,
+        visible_ms: u64,
+    },
+    Acked {
+        group: GroupId,
+    },
     /// The group's filter did not want it.
-    Skipped { group: GroupId },
-    Dead { group: GroupId, reason: DeadReason, attempts: u32 },
+    Skipped {
+        group: GroupId,
+    },
+    Dead {
+        group: GroupId,
+        reason: DeadReason,
+        attempts: u32,
+    },
     /// The group's position was moved.
-    Reset { group: GroupId, to: Offset },
+    Reset {
+        group: GroupId,
+        to: Offset,
+    },
 }
 
 error_text!(LookupError {

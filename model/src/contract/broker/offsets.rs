@@ -31,25 +31,36 @@ pub struct Pulled {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PullError {
     /// Nothing is stored there; `next` is the nearest offset that can be read.
-    OutOfRange { next: Offset },
+    OutOfRange {
+        next: Offset,
+    },
     NoSuchQueue,
     NoReadableQueue,
     TooManyPolls,
     Busy,
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 /// Why a position was not moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OffsetError {
-    OutOfRange { min: Offset, max: Offset },
+    OutOfRange {
+        min: Offset,
+        max: Offset,
+    },
     /// Commits only go forward; going back is a reset.
-    Backwards { committed: Offset },
+    Backwards {
+        committed: Offset,
+    },
     /// The group receives with leases; its position moves by acknowledging.
     GroupReceives,
     NoSuchQueue,
     Busy,
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 /// A move of a group's position on a topic.
@@ -100,9 +111,13 @@ pub enum LetterError {
     Gone,
     /// The topic it should go to doesn't exist or takes no messages.
     NoWritableQueue,
-    DiskFull { used_percent: u8 },
+    DiskFull {
+        used_percent: u8,
+    },
     Busy,
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 error_text!(PullError {

@@ -72,16 +72,22 @@ pub enum Resolution {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndError {
     /// It was ended the other way before.
-    Contradicts { ended: Resolution },
+    Contradicts {
+        ended: Resolution,
+    },
     /// It was given up after too many unanswered checks; an operator can end it.
     GivenUp,
     /// It is not known: it never was, or it ended longer ago than is remembered.
     Unknown,
     /// It can't be committed: the topic is gone or takes no messages.
     NoWritableQueue,
-    DiskFull { used_percent: u8 },
+    DiskFull {
+        used_percent: u8,
+    },
     Busy,
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 /// Why a delayed message was not taken back.
@@ -92,7 +98,9 @@ pub enum RecallError {
     /// It is not known: it never was, or its topic was deleted.
     Unknown,
     Busy,
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 error_text!(SendError {

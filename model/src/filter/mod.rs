@@ -1,9 +1,13 @@
 //! Filter expressions of a subscription, parsed once.
 //!
-//! A tag expression is `*`, nothing, or tags joined by `||`. SQL expressions are recognised here and refused by the proxy until the broker
-//! can evaluate them.
+//! A tag expression is `*`, nothing, or tags joined by `||`. An SQL expression asks about the properties of a message; see `sql`.
+
+pub mod sql;
+
+pub use sql::{EvaluationError, Sql};
 
 use crate::limits::FILTER_MAX;
+use std::borrow::Cow;
 use std::fmt;
 
 /// Which messages of a topic a consumer wants.
@@ -27,6 +31,34 @@ impl fmt::Display for FilterError {
 }
 
 impl std::error::Error for FilterError {}
+
+/// What an SQL expression asks a message.
+pub trait Properties {
+    /// The property with exactly this name. `TAGS` names the tag, `KEYS` the keys; whoever implements this knows how they are joined.
+    fn get(&self, name: &str) -> Option<Cow<'_, str>>;
+}
+
+/// What a filter says of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    Match,
+    NoMatch,
+    /// The expression has no answer for this message. It doesn't match, and whoever wrote the expression wants to know.
+    Error(EvaluationError),
+}
+
+impl Verdict {
+    pub fn is_match(self) -> bool {
+        self == Verdict::Match
+    }
+}
+
+impl From<bool> for Verdict {
+    fn from(matches: bool) -> Verdict {
+        if matches { Verdict::Match } else { Verdict::NoMatch }
+    }
+}
 
 impl Filter {
     /// Reads a tag expression.
