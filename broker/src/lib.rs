@@ -12,6 +12,7 @@ pub mod shard;
 pub mod admission;
 pub mod alive;
 pub mod read;
+pub mod filter;
 pub mod post;
 pub mod local;
 pub mod open;

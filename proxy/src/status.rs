@@ -175,6 +175,7 @@ const SEND: &[Code] = &[
     Code::MessageBodyTooLarge,
     Code::MessageBodyEmpty,
     Code::TooManyRequests,
+    Code::LiteTopicQuotaExceeded,
     Code::MessagePropertiesTooLarge,
     Code::InternalServerError,
     Code::NotImplemented,
@@ -208,9 +209,9 @@ const RECEIVE: &[Code] = &[
     Code::MessageNotFound,
     Code::TopicNotFound,
     Code::ConsumerGroupNotFound,
+    Code::PreconditionFailed,
     Code::TooManyRequests,
     Code::InternalServerError,
-    Code::NotImplemented,
 ];
 
 const ACK: &[Code] = &[

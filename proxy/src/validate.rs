@@ -6,8 +6,8 @@
 
 use crate::status::{self, Refusal};
 use gantry_model::limits::{
-    ACK_ENTRIES_MAX, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_MAX, DELAY_MAX_MS, FILTER_MAX, INVISIBLE_MAX_MS, INVISIBLE_MIN_MS,
-    MESSAGE_GROUP_BYTES, MESSAGE_ID_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
+    ACK_ENTRIES_MAX, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_MAX, DELAY_MAX_MS, INVISIBLE_MAX_MS, INVISIBLE_MIN_MS, MESSAGE_GROUP_BYTES,
+    MESSAGE_ID_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
 };
 use gantry_model::{Filter, GroupName, MessageKind, TopicName};
 use gantry_proto::v2::{self, Code, FilterType, MessageType, Resource, SystemProperties};
@@ -335,26 +335,15 @@ pub fn duration_ms(duration: &prost_types::Duration) -> Option<u64> {
     if negative { None } else { u64::try_from(ms).ok() }
 }
 
-/// What a filter expression asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    Tags(Filter),
-    Sql,
-}
-
 /// Reads a filter expression. One without a type is a list of tags.
-pub fn filter(expression: Option<&v2::FilterExpression>) -> Result<Wanted, Refusal> {
-    let Some(expression) = expression else { return Ok(Wanted::Tags(Filter::All)) };
+pub fn filter(expression: Option<&v2::FilterExpression>) -> Result<Filter, Refusal> {
+    let Some(expression) = expression else { return Ok(Filter::All) };
     match FilterType::try_from(expression.r#type) {
-        Ok(FilterType::Unspecified | FilterType::Tag) => Ok(Wanted::Tags(Filter::tags(&expression.expression)?)),
+        Ok(FilterType::Unspecified | FilterType::Tag) => Ok(Filter::tags(&expression.expression)?),
         Ok(FilterType::Sql) if expression.expression.trim().is_empty() => {
             refuse(Code::IllegalFilterExpression, "SQL filter expression cannot be blank")
         }
-        Ok(FilterType::Sql) if expression.expression.len() > FILTER_MAX => refuse(
-            Code::IllegalFilterExpression,
-            format!("filter expression has {} bytes, the most allowed is {FILTER_MAX}", expression.expression.len()),
-        ),
-        Ok(FilterType::Sql) => Ok(Wanted::Sql),
+        Ok(FilterType::Sql) => Ok(Filter::sql(&expression.expression)?),
         Err(_) => refuse(Code::IllegalFilterExpression, format!("filter type {} is unknown, known are TAG (1) and SQL (2)", expression.r#type)),
     }
 }

@@ -353,6 +353,7 @@ impl Broker for LocalBroker {
             messages_delivered: number(&status.messages_delivered),
             messages_acked: number(&status.messages_acked),
             dead_letters: number(&status.dead_letters),
+            filter_errors: number(&status.filter_errors),
         }]
     }
 

@@ -9,7 +9,9 @@ use super::send::Class;
 use super::state::State;
 use crate::record::{EpochStart, Forget, Record, Trim};
 use gantry_model::contract::broker::{AttemptCount, LeaseError, QueueBounds, QueuePosition, SendError, Sent};
+use gantry_model::filter::{Sql, Verdict};
 use gantry_model::{ClientId, Group, GroupId, LeaseId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -21,6 +23,8 @@ pub struct Token(pub u64);
 pub trait Entries {
     /// Where a message is, and its tag.
     fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry>;
+    /// What an expression says of a message's properties.
+    fn verdict(&self, entry: &Entry, sql: &Sql) -> Verdict;
     /// The first offset stored at or after a time.
     fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64>;
 }
@@ -29,6 +33,8 @@ pub trait Entries {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub lsn: Lsn,
+    /// Length of the frame there.
+    pub len: u32,
     pub tag_hash: u32,
     /// The message group as a number; 0 without one.
     pub lane: u32,
@@ -227,6 +233,8 @@ pub struct Core<D> {
     pub(super) owned: BTreeMap<ClientId, BTreeSet<(QueueKey, GroupId, u64)>>,
     /// Groups that have more to look at on a topic for receives that wait.
     pub(super) scanning: BTreeSet<(TopicId, GroupId)>,
+    /// Messages that a filter could not be asked about.
+    pub filter_errors: Cell<u64>,
     /// Messages that are appended and not committed, in the order of the log.
     uncommitted: VecDeque<(u64, QueueKey, u64)>,
     /// First uncommitted offset and how many follow, per queue.
@@ -252,6 +260,7 @@ impl<D: Draft> Core<D> {
             orphans: BTreeSet::new(),
             owned: BTreeMap::new(),
             scanning: BTreeSet::new(),
+            filter_errors: Cell::new(0),
             uncommitted: VecDeque::new(),
             hidden: HashMap::new(),
             appended: 0,

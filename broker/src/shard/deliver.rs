@@ -6,10 +6,11 @@
 //! group keeps order; the others of their queue go past them.
 
 use super::core::{Core, Draft, Entries, Entry, Given, Reply, Token};
-use super::polls::Poll;
+use super::polls::{Poll, Test, Wanted};
 use super::state::cursor::Cursor;
 use crate::record::{Lease, LeasedQueue, Record, SetVisible, Visibility};
 use gantry_model::contract::broker::LeaseTerm;
+use gantry_model::filter::Verdict;
 use gantry_model::group::{Order, StartPosition};
 use gantry_model::topic::TopicType;
 use gantry_model::{Group, GroupId, LeaseId, Offset, QueueKey, Topic, TopicId};
@@ -213,12 +214,23 @@ impl<D: Draft> Core<D> {
         }
     }
 
-    fn judge(&self, poll: &Poll, entry: Option<&Entry>) -> Judgement {
+    fn judge(&self, poll: &Poll, entry: Option<&Entry>, entries: &dyn Entries) -> Judgement {
+        let wants = |wanted: &Wanted, entry: &Entry| match wanted.test() {
+            Test::Nothing => true,
+            Test::Tag(hashes) => hashes.binary_search(&entry.tag_hash).is_ok(),
+            Test::Properties(sql) => match entries.verdict(entry, sql) {
+                Verdict::Error(_) => {
+                    self.filter_errors.set(self.filter_errors.get() + 1);
+                    false
+                }
+                verdict => verdict.is_match(),
+            },
+        };
         match entry {
             // What retention took is found out when it is read.
             _ if poll.wanted.everything() => Judgement::Wanted,
-            Some(entry) if poll.wanted.wants(entry.tag_hash) => Judgement::Wanted,
-            Some(entry) if self.polls.somebody_wants(poll, entry.tag_hash) => Judgement::ForOthers,
+            Some(entry) if wants(&poll.wanted, entry) => Judgement::Wanted,
+            Some(entry) if self.polls.somebody_wants(poll, |other| wants(other, entry)) => Judgement::ForOthers,
             _ => Judgement::Refused,
         }
     }
@@ -301,7 +313,7 @@ impl<D: Draft> Picker<'_, D> {
                 self.more = true;
                 return;
             }
-            if matches!(self.core.judge(self.poll, self.entry(offset).as_ref()), Judgement::Wanted) {
+            if matches!(self.core.judge(self.poll, self.entry(offset).as_ref(), self.entries), Judgement::Wanted) {
                 self.part.leased.push((offset, waiting.attempts + 1, waiting.lane));
                 if waiting.lane != 0 {
                     self.revoked.extend(self.cursor.leased_behind(offset, waiting.lane));
@@ -335,7 +347,7 @@ impl<D: Draft> Picker<'_, D> {
 
     /// Whether what follows in the lane may be taken too.
     fn take_passed(&mut self, offset: u64, lane: u32) -> bool {
-        match self.core.judge(self.poll, self.entry(offset).as_ref()) {
+        match self.core.judge(self.poll, self.entry(offset).as_ref(), self.entries) {
             Judgement::Wanted => self.part.leased.push((offset, 1, lane)),
             Judgement::Refused => self.part.skipped.push(offset),
             Judgement::ForOthers => {
@@ -356,7 +368,7 @@ impl<D: Draft> Picker<'_, D> {
             let entry = if self.looks() { self.entry(next) } else { None };
             let lane = entry.as_ref().map_or(0, |entry| self.core.lane_of(self.poll, entry));
             let busy = lane != 0 && (self.cursor.is_busy(lane) || blocked.contains(&lane) || taken.contains(&lane) && !self.poll.ordered_batch);
-            match self.core.judge(self.poll, entry.as_ref()) {
+            match self.core.judge(self.poll, entry.as_ref(), self.entries) {
                 Judgement::Refused => {}
                 Judgement::Wanted if !busy => {
                     self.part.leased.push((next, 1, lane));

@@ -185,6 +185,7 @@ pub struct Status {
     pub messages_delivered: AtomicU64,
     pub messages_acked: AtomicU64,
     pub dead_letters: AtomicU64,
+    pub filter_errors: AtomicU64,
 }
 
 impl Status {

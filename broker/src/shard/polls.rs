@@ -5,6 +5,7 @@
 use super::core::Token;
 use crate::record::Forget;
 use gantry_model::contract::broker::LeaseTerm;
+use gantry_model::filter::Sql;
 use gantry_model::{ClientId, Filter, Group, GroupId, QueueKey, Topic, TopicId};
 use gantry_store::record::tag_hash;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -29,33 +30,42 @@ pub struct Poll {
     pub ordered_batch: bool,
 }
 
-/// A filter ready to be asked about index entries.
+/// A filter ready to be asked about messages.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     filter: Arc<Filter>,
-    /// Hashes of the wanted tags, sorted; `None` wants everything.
-    hashes: Option<Vec<u32>>,
+    test: Test,
+}
+
+/// What has to be known of a message to decide.
+#[derive(Clone, Debug)]
+pub enum Test {
+    Nothing,
+    /// Its tag hash, which is one of these, sorted.
+    Tag(Vec<u32>),
+    Properties(Arc<Sql>),
 }
 
 impl Wanted {
     pub fn new(filter: Arc<Filter>) -> Wanted {
-        let hashes = match &*filter {
-            Filter::All => None,
+        let test = match &*filter {
+            Filter::All => Test::Nothing,
             Filter::Tags(tags) => {
                 let mut hashes: Vec<u32> = tags.iter().map(|tag| tag_hash(tag)).collect();
                 hashes.sort_unstable();
-                Some(hashes)
+                Test::Tag(hashes)
             }
+            Filter::Sql(sql) => Test::Properties(sql.clone()),
         };
-        Wanted { filter, hashes }
+        Wanted { filter, test }
     }
 
     pub fn everything(&self) -> bool {
-        self.hashes.is_none()
+        matches!(self.test, Test::Nothing)
     }
 
-    pub fn wants(&self, hash: u32) -> bool {
-        self.hashes.as_ref().is_none_or(|hashes| hashes.binary_search(&hash).is_ok())
+    pub fn test(&self) -> &Test {
+        &self.test
     }
 
     pub fn filter(&self) -> &Arc<Filter> {
@@ -79,9 +89,9 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Whether a live member wants messages with this tag.
-    pub fn somebody_wants(&self, hash: u32) -> bool {
-        self.members.values().any(|(wanted, _)| wanted.wants(hash))
+    /// Whether a live member wants a message, as `wants` says of its filter.
+    pub fn somebody_wants(&self, wants: impl Fn(&Wanted) -> bool) -> bool {
+        self.members.values().any(|(wanted, _)| wants(wanted))
     }
 
     /// Notes a member's filter, and forgets those of members that left.
@@ -141,9 +151,9 @@ impl Polls {
         (subscription, fresh)
     }
 
-    /// Whether a live member of the poll's group wants messages with this tag.
-    pub fn somebody_wants(&self, poll: &Poll, hash: u32) -> bool {
-        self.subscriptions.get(&(poll.topic.id, poll.group.id)).is_some_and(|subscription| subscription.somebody_wants(hash))
+    /// Whether a live member of the poll's group wants a message, as `wants` says of its filter.
+    pub fn somebody_wants(&self, poll: &Poll, wants: impl Fn(&Wanted) -> bool) -> bool {
+        self.subscriptions.get(&(poll.topic.id, poll.group.id)).is_some_and(|subscription| subscription.somebody_wants(wants))
     }
 
     pub fn groups(&self, topic: TopicId) -> Vec<GroupId> {

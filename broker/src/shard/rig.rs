@@ -7,6 +7,7 @@ use super::state::State;
 use super::state::seen::Row;
 use crate::record::Record;
 use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueuePosition, Sent};
+use gantry_model::filter::{Properties, Sql, Verdict};
 use gantry_model::group::{GroupSpec, Order};
 use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicType};
 use gantry_model::{
@@ -67,6 +68,16 @@ fn written(record: Record) -> Record {
 impl Entries for Notes {
     fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry> {
         self.0.get(&queue)?.get(offset as usize).copied()
+    }
+
+    fn verdict(&self, _: &Entry, sql: &Sql) -> Verdict {
+        struct Nothing;
+        impl Properties for Nothing {
+            fn get(&self, _: &str) -> Option<std::borrow::Cow<'_, str>> {
+                None
+            }
+        }
+        sql.matches(&Nothing)
     }
 
     fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64> {
@@ -175,6 +186,7 @@ impl Rig {
                         offset,
                         Entry {
                             lsn,
+                            len: 0,
                             tag_hash: draft.tag.map_or(0, tag_hash),
                             lane: draft.class.group.map_or(0, |group| group as u32),
                             time: self.now,
@@ -186,7 +198,7 @@ impl Rig {
                 Action::Append { record } => self.log.push(Logged::Record(written(record))),
                 Action::Copy { record, .. } => {
                     let (queue, offset) = record.placed().expect("a copy has a place");
-                    self.notes.add(queue, offset, Entry { lsn, tag_hash: 0, lane: 0, time: self.now });
+                    self.notes.add(queue, offset, Entry { lsn, len: 0, tag_hash: 0, lane: 0, time: self.now });
                     self.log.push(Logged::Record(written(record)));
                 }
                 Action::Reply { token, reply } => assert!(self.replies.insert(token, reply).is_none(), "one answer per request"),

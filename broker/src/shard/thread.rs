@@ -13,9 +13,11 @@ use super::polls::{Poll, Wanted};
 use super::upkeep::Upkeep;
 use crate::admission::Permit;
 use crate::alive::Alive;
-use crate::draft::Draft;
+use crate::draft::{self, Draft};
+use crate::filter;
 use crate::post::{Letter, Post, ReplyTo};
 use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
+use gantry_model::filter::{Sql, Verdict};
 use gantry_model::{GroupId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId};
 use gantry_store::frame::{Flags, Kind};
 use gantry_store::index::{self, Index};
@@ -72,16 +74,25 @@ pub struct Driver {
 }
 
 /// The index as the core sees it. A damaged run answers nothing; upkeep reports it and rebuilds it at the next start.
-struct IndexEntries<'a>(&'a Index);
+struct IndexEntries<'a> {
+    index: &'a Index,
+    reader: &'a LogReader,
+}
 
 impl Entries for IndexEntries<'_> {
     fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry> {
-        let found = self.0.lookup(queue, Offset(offset)).ok().flatten()?;
-        Some(Entry { lsn: found.position, tag_hash: found.tag_hash, lane: found.lane, time: found.time })
+        let found = self.index.lookup(queue, Offset(offset)).ok().flatten()?;
+        Some(Entry { lsn: found.position, len: found.len, tag_hash: found.tag_hash, lane: found.lane, time: found.time })
+    }
+
+    fn verdict(&self, entry: &Entry, sql: &Sql) -> Verdict {
+        // A message that can't be read is given out, and the read that follows says what is wrong.
+        let Ok(frame) = self.reader.frame(entry.lsn) else { return Verdict::Match };
+        filter::verdict(&draft::message_of(&frame), sql)
     }
 
     fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64> {
-        self.0.first_at_or_after_time(queue, time).ok().map(|offset| offset.0)
+        self.index.first_at_or_after_time(queue, time).ok().map(|offset| offset.0)
     }
 }
 
@@ -301,7 +312,8 @@ impl Driver {
     }
 
     fn step(&mut self, now: u64, event: Event<Draft>) -> Result<(), AppendError> {
-        self.core.step(now, event, &IndexEntries(&self.index), &mut self.actions);
+        let entries = IndexEntries { index: &self.index, reader: &self.reader };
+        self.core.step(now, event, &entries, &mut self.actions);
         self.perform()
     }
 
@@ -349,6 +361,7 @@ impl Driver {
             (&status.messages_delivered, head.delivered),
             (&status.messages_acked, head.acked),
             (&status.dead_letters, head.dead_letters),
+            (&status.filter_errors, self.core.filter_errors.get()),
         ];
         numbers.into_iter().for_each(|(place, number)| place.store(number, Ordering::Relaxed));
     }

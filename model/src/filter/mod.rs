@@ -9,6 +9,7 @@ pub use sql::{EvaluationError, Sql};
 use crate::limits::FILTER_MAX;
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// Which messages of a topic a consumer wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +19,8 @@ pub enum Filter {
     All,
     /// Messages whose tag is one of these; sorted, without repeats, never empty.
     Tags(Vec<String>),
+    /// Messages for whose properties the expression is true.
+    Sql(Arc<Sql>),
 }
 
 /// Why an expression was refused.
@@ -78,11 +81,24 @@ impl Filter {
         }
     }
 
-    /// Whether a message with this tag is wanted.
+    /// Reads an SQL expression.
+    pub fn sql(expression: &str) -> Result<Filter, FilterError> {
+        Sql::parse(expression).map(|sql| Filter::Sql(Arc::new(sql)))
+    }
+
+    /// Whether a message with this tag may be wanted, as far as the tag tells: an SQL expression needs the properties as well.
     pub fn wants(&self, tag: Option<&str>) -> bool {
         match self {
-            Filter::All => true,
+            Filter::All | Filter::Sql(_) => true,
             Filter::Tags(tags) => tag.is_some_and(|tag| tags.iter().any(|wanted| wanted == tag)),
+        }
+    }
+
+    /// Whether a message with this tag and these properties is wanted.
+    pub fn matches(&self, tag: Option<&str>, properties: &dyn Properties) -> Verdict {
+        match self {
+            Filter::Sql(sql) => sql.matches(properties),
+            Filter::All | Filter::Tags(_) => self.wants(tag).into(),
         }
     }
 }
@@ -113,5 +129,40 @@ mod tests {
         assert!(Filter::All.wants(None));
         assert!(!Filter::Tags(vec!["A".into()]).wants(None));
         assert!(Filter::Tags(vec!["A".into()]).wants(Some("A")));
+    }
+
+    struct Region(&'static str);
+
+    impl Properties for Region {
+        fn get(&self, name: &str) -> Option<Cow<'_, str>> {
+            (name == "region").then_some(Cow::Borrowed(self.0))
+        }
+    }
+
+    #[test]
+    fn a_filter_asks_for_what_it_needs() {
+        let sql = Filter::sql("region = 'eu'").expect("a good expression");
+        let tags = Filter::Tags(vec!["A".into()]);
+        for (filter, tag, region, expected) in [
+            (&Filter::All, None, "us", Verdict::Match),
+            (&tags, Some("A"), "us", Verdict::Match),
+            (&tags, Some("B"), "eu", Verdict::NoMatch),
+            (&sql, None, "eu", Verdict::Match),
+            (&sql, Some("A"), "us", Verdict::NoMatch),
+        ] {
+            assert_eq!(filter.matches(tag, &Region(region)), expected, "{filter:?} of {tag:?} and {region}");
+        }
+        let odd = Filter::sql("region > 5").expect("a good expression");
+        assert_eq!(odd.matches(None, &Region("eu")), Verdict::Error(EvaluationError::NotANumber));
+        assert!(odd.wants(None));
+        assert!(Filter::sql("region =").is_err());
+    }
+
+    #[test]
+    fn filters_of_the_same_expression_are_one_key() {
+        let sql = |expression| Filter::sql(expression).expect("a good expression");
+        let filters = [sql("a = 1"), sql("A = 1"), Filter::All, sql("a=1 /* again */"), Filter::Tags(vec!["a = 1".into()])];
+        assert_eq!(std::collections::BTreeSet::from(filters.clone()).len(), 4);
+        assert_eq!(std::collections::HashSet::from(filters).len(), 4);
     }
 }

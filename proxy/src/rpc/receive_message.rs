@@ -12,7 +12,7 @@ use crate::metrics::Rpc;
 use crate::rpc::Messaging;
 use crate::shared::Shared;
 use crate::status::{self, Refusal};
-use crate::validate::{self, Wanted};
+use crate::validate;
 use gantry_model::contract::broker::{Delivery, LeaseTerm, ReceiveRequest};
 use gantry_model::handle::HandleKeys;
 use gantry_model::limits::{POLL_MAX_MS, RECEIVE_BATCH_MAX};
@@ -98,9 +98,8 @@ async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest)
         false => LeaseTerm::For(validate::invisible_on_receive(request.invisible_duration.as_ref())?),
     };
     let filter = match validate::filter(request.filter_expression.as_ref())? {
-        Wanted::Tags(Filter::All) => shared.filter_all.clone(),
-        Wanted::Tags(filter) => Arc::new(filter),
-        Wanted::Sql => return Err(Refusal::not_implemented("filtering by an SQL expression")),
+        Filter::All => shared.filter_all.clone(),
+        filter => Arc::new(filter),
     };
     let max = match u32::try_from(request.batch_size) {
         Ok(size) => size.clamp(1, RECEIVE_BATCH_MAX),

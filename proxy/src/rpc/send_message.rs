@@ -46,7 +46,8 @@ fn check_topic(topic: &Topic, kinds: &[MessageKind]) -> Result<(), Refusal> {
         let text = format!("topic `{}` is of type {:?} and does not accept a {kind:?} message", topic.name, topic.kind);
         return Err(Refusal::new(Code::MessagePropertyConflictWithType, text));
     }
-    match kinds.iter().find(|kind| **kind != MessageKind::Normal) {
+    let later = |kind: &&MessageKind| !matches!(kind, MessageKind::Normal | MessageKind::Fifo | MessageKind::Priority);
+    match kinds.iter().find(later) {
         Some(kind) => Err(Refusal::not_implemented(&format!("sending {kind:?} messages"))),
         None => Ok(()),
     }

@@ -158,7 +158,7 @@ async fn message_groups_are_checked() {
     let (rig, _) = Rig::with_topic().await;
     for (group, expected) in [
         (String::new(), Code::Ok),
-        ("g".repeat(63), Code::NotImplemented),
+        ("g".repeat(63), Code::Ok),
         ("g".repeat(64), Code::IllegalMessageGroup),
         ("ü".repeat(32), Code::IllegalMessageGroup),
         ("  ".into(), Code::IllegalMessageGroup),
@@ -228,7 +228,13 @@ async fn topics_are_checked() {
 #[tokio::test]
 async fn kinds_exclude_each_other_and_must_fit_the_topic() {
     let (rig, _) = Rig::with_topic().await;
-    for (name, kind) in [("normal", TopicType::Normal), ("fifo", TopicType::Fifo), ("delay", TopicType::Delay), ("lite", TopicType::Lite)] {
+    for (name, kind) in [
+        ("normal", TopicType::Normal),
+        ("fifo", TopicType::Fifo),
+        ("delay", TopicType::Delay),
+        ("lite", TopicType::Lite),
+        ("urgent", TopicType::Priority),
+    ] {
         rig.metadata.add_topic(name, kind);
     }
     let conflict = Code::MessagePropertyConflictWithType;
@@ -251,13 +257,14 @@ async fn kinds_exclude_each_other_and_must_fit_the_topic() {
     check(&rig, with("normal", MessageType::Normal, group), conflict).await;
     check(&rig, with("fifo", MessageType::Normal, nothing), conflict).await;
     check(&rig, with("delay", MessageType::Delay, nothing), conflict).await;
-    check(&rig, with("fifo", MessageType::Fifo, group), Code::NotImplemented).await;
-    check(&rig, with("orders", MessageType::Unspecified, group), Code::NotImplemented).await;
+    check(&rig, with("fifo", MessageType::Fifo, group), Code::Ok).await;
+    check(&rig, with("orders", MessageType::Unspecified, group), Code::Ok).await;
     check(&rig, with("orders", MessageType::Fifo, nothing), conflict).await;
     check(&rig, with("orders", MessageType::Delay, group), conflict).await;
     check(&rig, with("orders", MessageType::Fifo, both), conflict).await;
     check(&rig, with("orders", MessageType::Transaction, due), conflict).await;
     check(&rig, with("orders", MessageType::Priority, priority), conflict).await;
+    check(&rig, with("urgent", MessageType::Priority, priority), Code::Ok).await;
     check(&rig, with("lite", MessageType::Lite, lite), Code::NotImplemented).await;
     check(&rig, with("lite", MessageType::Lite, bad_lite), Code::IllegalLiteTopic).await;
     check(&rig, with("orders", MessageType::Priority, bad_priority), Code::BadRequest).await;
@@ -277,8 +284,8 @@ async fn a_batch_is_checked_as_a_whole() {
     assert_eq!(code(&send(&rig, vec![large; 3]).await), Code::MessageBodyTooLarge);
     let second_bad = changed("orders", |_, system| system.message_id = String::new());
     assert_eq!(code(&send(&rig, vec![message("orders"), second_bad]).await), Code::IllegalMessageId);
-    let second_fifo = changed("orders", |_, system| system.message_group = Some("g".into()));
-    assert_eq!(code(&send(&rig, vec![message("orders"), second_fifo]).await), Code::NotImplemented);
+    let second_both = changed("orders", |_, system| (system.message_group, system.delivery_timestamp) = (Some("g".into()), timestamp(5)));
+    assert_eq!(code(&send(&rig, vec![message("orders"), second_both]).await), Code::MessagePropertyConflictWithType);
     assert!(rig.broker.with(|state| state.stored.is_empty()), "nothing of a refused batch is stored");
 
     let batch: Vec<Message> = (0..128).map(|n| changed("orders", |_, system| system.message_id = format!("id-{n}"))).collect();

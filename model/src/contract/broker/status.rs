@@ -19,6 +19,8 @@ pub struct ShardStatus {
     pub messages_delivered: u64,
     pub messages_acked: u64,
     pub dead_letters: u64,
+    /// Messages about which an SQL filter had no answer, since the process started.
+    pub filter_errors: u64,
 }
 
 /// What a shard can still do.

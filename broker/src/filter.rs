@@ -1,0 +1,30 @@
+//! What an SQL expression sees of a stored message.
+
+use bytes::Bytes;
+use gantry_model::filter::{Properties, Sql, Verdict};
+use gantry_store::record::MessageView;
+use std::borrow::Cow;
+
+/// What an expression says of a message payload.
+pub fn verdict(payload: &Bytes, sql: &Sql) -> Verdict {
+    match MessageView::parse(payload) {
+        Some(view) => sql.matches(&Stored(&view)),
+        None => Verdict::NoMatch,
+    }
+}
+
+/// The user's properties by their names, the tag as `TAGS`, and the keys as `KEYS`, joined by blanks as producers write them.
+struct Stored<'a>(&'a MessageView);
+
+impl Properties for Stored<'_> {
+    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
+        match name {
+            "TAGS" => self.0.tag().map(Cow::Borrowed),
+            "KEYS" => {
+                let keys: Vec<&str> = self.0.keys().collect();
+                (!keys.is_empty()).then(|| Cow::Owned(keys.join(" ")))
+            }
+            _ => self.0.user_properties().find(|(known, _)| *known == name).map(|(_, value)| Cow::Borrowed(value)),
+        }
+    }
+}
