@@ -109,6 +109,8 @@ impl<D: Draft> Core<D> {
         let answer = match self.holder(group.id, &handle) {
             Holder::Holds { queue, attempt } => {
                 self.bury(&group, queue, handle.offset.0, attempt, DeadReason::Forwarded, entries);
+                self.unlocked(queue, group.id);
+                self.serve(queue.topic(), group.id, entries);
                 Ok(())
             }
             Holder::Finished => Ok(()),

@@ -1,7 +1,7 @@
 //! Where messages go, and in which order those of one message group come.
 
-use super::core::Given;
-use super::rig::{Note, Rig, group};
+use super::core::{Event, Given};
+use super::rig::{Note, Rig, group, handle};
 use gantry_model::contract::broker::AttemptCount;
 use gantry_model::group::{Exhausted, Order};
 use gantry_model::topic::TopicType;
@@ -129,6 +129,26 @@ fn a_waiting_receive_gets_the_next_message_when_the_lock_ends() {
 const TERM: gantry_model::contract::broker::LeaseTerm = gantry_model::contract::broker::LeaseTerm::For(std::time::Duration::from_secs(10));
 
 #[test]
+fn a_message_group_goes_on_when_its_first_message_was_forwarded_to_the_dead_letters() {
+    let mut rig = fifo();
+    rig.send_groups(&[5; 3]);
+    let group = ordered(16);
+    for dead in 0..2 {
+        let first = rig.receive(&group, 1);
+        assert_eq!(offsets(&first), [dead]);
+        let waiting = rig.poll(&group, "other", 1, gantry_model::Filter::All, TERM, 60_000);
+        assert!(!rig.replies.contains_key(&waiting), "the message group is locked");
+        let token = rig.token();
+        rig.step(Event::Dead { token, group: group.clone(), handle: handle(&group, &first[0]) });
+        rig.settle();
+        let next = rig.answer(waiting);
+        assert_eq!(offsets(&next), [dead + 1]);
+        rig.change(&group, &next[0], 0, AttemptCount::Suspended).expect("it is held");
+    }
+    assert_eq!(rig.core.state.head.dead_letters, 2);
+}
+
+#[test]
 fn without_order_a_group_takes_everything_at_once() {
     let mut rig = fifo();
     rig.send_groups(&[5; 6]);
@@ -189,7 +209,7 @@ fn one_request_may_hold_several_groups_and_the_same_id_twice() {
     };
     let token = rig.token();
     let drafts = vec![note(1, 5), note(2, 6), note(3, 5), note(1, 5), note(4, 6)];
-    rig.step(super::core::Event::Send { token, topic: rig.topic(), client: gantry_model::ClientId::new("p"), drafts });
+    rig.step(Event::Send { token, topic: rig.topic(), client: gantry_model::ClientId::new("p"), drafts });
     rig.settle();
     let Some(super::core::Reply::Sent(sent)) = rig.replies.remove(&token) else { panic!("expected an answer") };
     let sent: Vec<_> = sent.into_iter().map(|one| one.expect("stored")).collect();
