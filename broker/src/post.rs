@@ -6,7 +6,7 @@
 
 use crate::shard::inbox::{Inbox, Leased, Request};
 use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, SendError, Sent};
-use gantry_model::{GroupId, ReceiptHandle, ShardId};
+use gantry_model::{ReceiptHandle, ShardId};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::ThreadId;
@@ -52,7 +52,7 @@ pub enum Letter {
     Changed(ReplyTo<Result<(), LeaseError>>, Result<(), LeaseError>),
     Positions(ReplyTo<Vec<QueuePosition>>, Vec<QueuePosition>),
     Queues(ReplyTo<Vec<QueueBounds>>, Vec<QueueBounds>),
-    Leased { reply: ReplyTo<Leased>, leased: Leased, shard: ShardId, group: GroupId },
+    Leased { reply: ReplyTo<Leased>, leased: Leased, shard: ShardId },
 }
 
 impl Letter {
@@ -75,11 +75,11 @@ impl Letter {
             Letter::Changed(reply, answer) => drop(reply.send(answer)),
             Letter::Positions(reply, answer) => drop(reply.send(answer)),
             Letter::Queues(reply, answer) => drop(reply.send(answer)),
-            Letter::Leased { reply, leased, shard, group } => {
+            Letter::Leased { reply, leased, shard } => {
                 if let Err(Leased::Messages(messages)) = reply.send(leased)
                     && !messages.is_empty()
                 {
-                    let handle = |given| crate::shard::thread::handle(shard, group, given);
+                    let handle = |given| crate::shard::thread::handle(shard, given);
                     let handles: Vec<ReceiptHandle> = messages.iter().map(|(given, _)| handle(given)).collect();
                     inbox.put(Request::Release { handles });
                 }

@@ -53,6 +53,15 @@ number!(
     LeaseId(u64)
 );
 
+impl GroupId {
+    /// Numbers above belong to the members of broadcasting groups; shards give them out for themselves.
+    pub const MEMBERS: u32 = 1 << 31;
+
+    pub fn is_member(self) -> bool {
+        self.0 > GroupId::MEMBERS
+    }
+}
+
 impl Offset {
     /// The position after this one.
     pub fn next(self) -> Offset {

@@ -53,12 +53,14 @@ pub enum Kind {
     Forget = 25,
     /// Stands where a damaged range was set aside; written by the log itself.
     Gap = 26,
+    /// A member of a broadcasting group reads for itself.
+    Member = 27,
     /// Written by a later version, and marked as safe to skip. Never written.
     Unknown = 255,
 }
 
 /// Every kind that is written, by number.
-const KINDS: [Kind; 26] = {
+const KINDS: [Kind; 27] = {
     use Kind::*;
     [
         EpochStart,
@@ -87,6 +89,7 @@ const KINDS: [Kind; 26] = {
         Cursor,
         Forget,
         Gap,
+        Member,
     ]
 };
 

@@ -19,7 +19,7 @@ use gantry_model::contract::broker::{
 };
 use gantry_model::handle::{RecallHandle, TransactionHandle};
 use gantry_model::message::StoredMessage;
-use gantry_model::{ClientId, Group, GroupId, Offset, QueueId, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
+use gantry_model::{ClientId, Group, Offset, QueueId, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
 use gantry_platform::clock::{SharedClock, timeout};
 use gantry_platform::tasks;
 use gantry_store::index::{KeyKind, key_hash};
@@ -77,7 +77,7 @@ impl LocalBroker {
     async fn receive_once(&self, request: &ReceiveRequest, wait: Duration) -> Result<Vec<Delivery>, ReceiveError> {
         let (reply, answer) = self.posts.reply(&self.inbox);
         let token = self.inbox.token();
-        let mut withdraw = Withdraw { inbox: &self.inbox, token, shard: self.shard, group: request.group.id, given: None };
+        let mut withdraw = Withdraw { inbox: &self.inbox, token, shard: self.shard, given: None };
         let wish = Wish {
             group: request.group.clone(),
             topic: request.topic.clone(),
@@ -88,6 +88,7 @@ impl LocalBroker {
             wait,
             attempt_id: request.attempt_id.clone(),
             ordered_batch: request.ordered_batch,
+            member: request.member.clone(),
         };
         self.inbox.put(Request::Receive { token, wish, reply });
         let leased = match answer.await {
@@ -105,7 +106,7 @@ impl LocalBroker {
         let mut deliveries = Vec::with_capacity(leased.len());
         let mut finished = Vec::new();
         for (given, found) in leased {
-            let handle = handle(self.shard, request.group.id, &given);
+            let handle = handle(self.shard, &given);
             match self.messages.read(found).await {
                 Ok(Some(message)) if request.filter.wants(message.message.tag.as_deref()) => {
                     deliveries.push(Delivery { message, handle, attempt: given.attempt });
@@ -123,7 +124,7 @@ impl LocalBroker {
 
     /// Refuses handles of other groups; what is left goes to the shard in one request.
     fn own_handles(group: &Group, handles: &[ReceiptHandle]) -> Vec<ReceiptHandle> {
-        handles.iter().filter(|handle| handle.group == group.id).copied().collect()
+        handles.iter().filter(|handle| belongs(group, handle)).copied().collect()
     }
 
     async fn find_places(&self, topic: &Topic, query: &Query, limit: usize) -> Result<Vec<Found>, LookupError> {
@@ -143,7 +144,6 @@ struct Withdraw<'a> {
     inbox: &'a Inbox,
     token: Token,
     shard: ShardId,
-    group: GroupId,
     given: Option<Vec<Given>>,
 }
 
@@ -160,7 +160,7 @@ impl Drop for Withdraw<'_> {
         match &self.given {
             None => self.inbox.put(Request::Cancel { token: self.token }),
             Some(given) if !given.is_empty() => {
-                let handles = given.iter().map(|given| handle(self.shard, self.group, given)).collect();
+                let handles = given.iter().map(|given| handle(self.shard, given)).collect();
                 self.inbox.put(Request::Release { handles });
             }
             Some(_) => {}
@@ -208,13 +208,13 @@ impl Broker for LocalBroker {
         let mut answers = answers.into_iter();
         handles
             .iter()
-            .map(|handle| if handle.group == id { answers.next().unwrap_or_else(|| Err(stopped())) } else { Err(LeaseError::Foreign) })
+            .map(|handle| if belongs(group, handle) { answers.next().unwrap_or_else(|| Err(stopped())) } else { Err(LeaseError::Foreign) })
             .collect()
     }
 
     async fn change_visibility(&self, request: VisibilityChange) -> Result<(), LeaseError> {
         let VisibilityChange { group, handle, after, failed_for_at_least, attempt } = request;
-        if handle.group != group.id {
+        if !belongs(&group, &handle) {
             return Err(LeaseError::Foreign);
         }
         let _permit = self.admission.enter(Lane::Control, CONTROL_BYTES).ok_or(LeaseError::Busy)?;
@@ -223,7 +223,7 @@ impl Broker for LocalBroker {
     }
 
     async fn dead_letter(&self, group: &Group, handle: ReceiptHandle) -> Result<(), LeaseError> {
-        if handle.group != group.id {
+        if !belongs(group, &handle) {
             return Err(LeaseError::Foreign);
         }
         let _permit = self.admission.enter(Lane::Control, CONTROL_BYTES).ok_or(LeaseError::Busy)?;
@@ -363,6 +363,11 @@ impl Broker for LocalBroker {
             tracing::warn!("the shard did not drain within {DRAIN:?}");
         }
     }
+}
+
+/// Whether a handle may be one of the group: the shard knows which members it has.
+fn belongs(group: &Group, handle: &ReceiptHandle) -> bool {
+    handle.group == group.id || handle.group.is_member()
 }
 
 fn stopped() -> LeaseError {

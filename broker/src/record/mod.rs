@@ -8,11 +8,13 @@
 //! follows from its kind ([`head_len`]).
 
 pub mod lease;
+pub mod member;
 pub mod dead;
 pub mod upkeep;
 
 pub use dead::Dead;
 pub use lease::{Ack, Expire, Lease, LeasedQueue, SetVisible, Visibility};
+pub use member::Member;
 pub use upkeep::{EpochStart, Forget, Trim};
 
 use crate::codec::{Reader, Writer};
@@ -31,6 +33,7 @@ pub enum Record {
     Dead(Dead),
     Trim(Trim),
     Forget(Forget),
+    Member(Member),
 }
 
 /// A payload that is not what its kind says. The frame's checksum was right, so this is a defect, not damage.
@@ -58,6 +61,7 @@ impl Record {
             Record::Dead(_) => Kind::Dead,
             Record::Trim(_) => Kind::Trim,
             Record::Forget(_) => Kind::Forget,
+            Record::Member(_) => Kind::Member,
         }
     }
 
@@ -73,6 +77,7 @@ impl Record {
             Record::Dead(dead) => dead.encode(&mut out),
             Record::Trim(trim) => trim.encode(&mut out),
             Record::Forget(forget) => forget.encode(&mut out),
+            Record::Member(member) => member.encode(&mut out),
         }
         out.0
     }
@@ -90,6 +95,7 @@ impl Record {
             Kind::Dead => Dead::decode(&mut input).map(Record::Dead),
             Kind::Trim => Trim::decode(&mut input).map(Record::Trim),
             Kind::Forget => Forget::decode(&mut input).map(Record::Forget),
+            Kind::Member => Member::decode(&mut input).map(Record::Member),
             _ => return Ok(None),
         };
         match record {
@@ -167,6 +173,7 @@ mod tests {
         check(Record::Trim(Trim { start: Lsn(8192), queues: vec![(queue, 4)] }));
         check(Record::Forget(Forget::Topic(TopicId(1))));
         check(Record::Forget(Forget::Group(group)));
+        check(Record::Member(Member { id: GroupId(GroupId::MEMBERS + 1), group, name: "host".into(), joined_ms: 5 }));
         let dead =
             Dead { group, queue, offset, attempts: 16, reason: DeadReason::Forwarded, dead_queue: queue, dead_offset: Offset(0), original: Lsn(64) };
         assert_eq!(Record::Dead(dead.clone()).encode().len(), Dead::HEAD);

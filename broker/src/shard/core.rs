@@ -4,6 +4,7 @@
 //! what is committed. The rule that keeps clients safe: nothing leaves before what it rests on is committed. Messages become visible to
 //! receivers with [`Event::Committed`]; a reply is sent by the driver once everything appended before it is committed.
 
+use super::members::reading_for;
 use super::polls::{Poll, Polls};
 use super::send::Class;
 use super::state::State;
@@ -190,6 +191,8 @@ pub enum Reply {
 /// One delivery, before the message itself is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Given {
+    /// The group, or its member if it is a broadcasting one.
+    pub group: GroupId,
     pub queue: QueueKey,
     pub offset: u64,
     pub lease: LeaseId,
@@ -223,6 +226,8 @@ pub struct Core<D> {
     pub(super) now: u64,
     pub(super) polls: Polls,
     pub(super) groups: HashMap<GroupId, Arc<Group>>,
+    /// When members of broadcasting groups last asked.
+    pub(super) member_seen: HashMap<GroupId, u64>,
     /// Acknowledged in this round, not appended yet: many acks become one frame.
     pub(super) acks: BTreeMap<GroupId, BTreeMap<QueueKey, BTreeSet<u64>>>,
     /// When a cursor needs to be looked at; an entry may be early, never missing.
@@ -255,6 +260,7 @@ impl<D: Draft> Core<D> {
             now,
             polls: Polls::default(),
             groups: HashMap::new(),
+            member_seen: HashMap::new(),
             acks: BTreeMap::new(),
             timers: BTreeSet::new(),
             orphans: BTreeSet::new(),
@@ -388,6 +394,10 @@ impl<D: Draft> Core<D> {
 
     fn forget(&mut self, what: Forget) {
         self.flush_acks();
+        if let Forget::Group(group) = what {
+            let members: Vec<GroupId> = self.members_of(group).map(|member| member.id).collect();
+            members.into_iter().for_each(|member| self.forget(Forget::Group(member)));
+        }
         self.append(Record::Forget(what));
         self.polls.forget(what).into_iter().for_each(|token| self.end_poll(token));
         match what {
@@ -438,6 +448,12 @@ impl<D: Draft> Core<D> {
 
     /// Learns a group's definition; what waited for it is looked at next.
     pub(super) fn know(&mut self, group: Arc<Group>) {
+        let members: Vec<Arc<Group>> = self.members_of(group.id).map(|member| reading_for(&group, member)).collect();
+        members.into_iter().for_each(|member| self.know_one(member));
+        self.know_one(group);
+    }
+
+    fn know_one(&mut self, group: Arc<Group>) {
         let (id, attempts) = (group.id, group.max_attempts);
         let known = self.groups.insert(id, group).map(|known| known.max_attempts);
         if known.is_some_and(|known| known != attempts) {

@@ -187,6 +187,7 @@ fn a_repeated_receive_gets_the_same_batch() {
             term: LeaseTerm::WhileClientLives,
             deadline: rig.now,
             ordered_batch: true,
+            member: "host".into(),
             attempt_id: Some("once".into()),
         };
         rig.step(Event::Receive { token, poll });

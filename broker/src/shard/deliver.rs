@@ -26,13 +26,15 @@ struct Pick {
 }
 
 impl<D: Draft> Core<D> {
-    pub(super) fn receive(&mut self, token: Token, poll: Poll, entries: &dyn Entries) {
+    pub(super) fn receive(&mut self, token: Token, mut poll: Poll, entries: &dyn Entries) {
         if self.draining() {
             return self.end_poll(token);
         }
         if self.polls.count() >= self.limits.polls {
             return self.reply(token, Reply::TooManyPolls);
         }
+        self.know(poll.group.clone());
+        poll.group = self.reader(&poll.group, &poll.member);
         self.know(poll.group.clone());
         if self.repeat(token, &poll) {
             return;
@@ -58,7 +60,7 @@ impl<D: Draft> Core<D> {
         }
         let given = held.into_iter().filter_map(|(queue, offset, lease)| {
             let cursor = self.state.cursor(poll.group.id, queue)?;
-            Some(Given { queue, offset, lease, attempt: cursor.leases.get(&offset)?.attempt, reset: cursor.reset })
+            Some(Given { group: poll.group.id, queue, offset, lease, attempt: cursor.leases.get(&offset)?.attempt, reset: cursor.reset })
         });
         let reply = Reply::Delivered { lease: given.collect(), shard: self.shard };
         self.reply(token, reply);
@@ -275,7 +277,8 @@ impl<D: Draft> Core<D> {
             self.owned.entry(poll.client.clone()).or_default().extend(held);
         }
         let reset = |queue| self.state.cursor(poll.group.id, queue).map_or(0, |cursor| cursor.reset);
-        let given = places.into_iter().map(|(queue, offset, attempt)| Given { queue, offset, lease: id, attempt, reset: reset(queue) });
+        let given =
+            places.into_iter().map(|(queue, offset, attempt)| Given { group: poll.group.id, queue, offset, lease: id, attempt, reset: reset(queue) });
         let reply = Reply::Delivered { lease: given.collect(), shard: self.shard };
         self.polls.take(token);
         self.reply(token, reply);

@@ -28,7 +28,7 @@ impl<D: Draft> Core<D> {
     pub(super) fn ack(&mut self, token: Token, group: GroupId, handles: &[ReceiptHandle]) {
         let answers = handles.iter().map(|handle| match self.holder(group, handle) {
             Holder::Holds { queue, .. } => {
-                self.acks.entry(group).or_default().entry(queue).or_default().insert(handle.offset.0);
+                self.acks.entry(handle.group).or_default().entry(queue).or_default().insert(handle.offset.0);
                 Ok(())
             }
             Holder::Finished => Ok(()),
@@ -78,7 +78,7 @@ impl<D: Draft> Core<D> {
         self.flush_acks();
         self.know(group.clone());
         let answer = match self.holder(group.id, &handle) {
-            Holder::Holds { queue, .. } => self.move_end(queue, group.id, handle.offset, after, attempt),
+            Holder::Holds { queue, .. } => self.move_end(queue, handle.group, handle.offset, after, attempt),
             Holder::Finished | Holder::Lost => Err(LeaseError::Ended),
         };
         self.reply(token, Reply::Changed(answer));
@@ -108,9 +108,10 @@ impl<D: Draft> Core<D> {
         self.know(group.clone());
         let answer = match self.holder(group.id, &handle) {
             Holder::Holds { queue, attempt } => {
-                self.bury(&group, queue, handle.offset.0, attempt, DeadReason::Forwarded, entries);
-                self.unlocked(queue, group.id);
-                self.serve(queue.topic(), group.id, entries);
+                let holder = self.holder_definition(&group, handle.group);
+                self.bury(&holder, queue, handle.offset.0, attempt, DeadReason::Forwarded, entries);
+                self.unlocked(queue, handle.group);
+                self.serve(queue.topic(), handle.group, entries);
                 Ok(())
             }
             Holder::Finished => Ok(()),
@@ -229,9 +230,21 @@ impl<D: Draft> Core<D> {
         self.flush_acks();
         let mut positions = Vec::with_capacity(topic.queues.len());
         for (queue, _) in topic.queues().filter(|(_, place)| place.shard == self.shard) {
-            positions.push(self.position(group, QueueKey::new(topic.id, queue), entries));
+            positions.push(self.slowest_position(group, QueueKey::new(topic.id, queue), entries));
         }
         self.reply(token, Reply::Positions(positions));
+    }
+
+    /// Where the group stands; of a broadcasting group, its slowest member.
+    fn slowest_position(&self, group: &Group, queue: QueueKey, entries: &dyn Entries) -> QueuePosition {
+        let positions = self.readers(group).into_iter().map(|id| self.position(&Group { id, ..group.clone() }, queue, entries));
+        let end = Offset(self.visible_end(queue));
+        positions.min_by_key(|position| position.committed).unwrap_or(QueuePosition {
+            queue: queue.queue(),
+            committed: end,
+            end,
+            ..Default::default()
+        })
     }
 
     fn position(&self, group: &Group, queue: QueueKey, entries: &dyn Entries) -> QueuePosition {
@@ -261,7 +274,8 @@ impl<D: Draft> Core<D> {
     /// What the holder of a handle may still do.
     fn holder(&self, group: GroupId, handle: &ReceiptHandle) -> Holder {
         let queue = QueueKey::new(handle.topic, handle.queue);
-        let Some(cursor) = self.state.cursor(group, queue).filter(|cursor| cursor.reset == handle.reset && handle.group == group) else {
+        let holder = self.holder_group(group, handle);
+        let Some(cursor) = holder.and_then(|holder| self.state.cursor(holder, queue)).filter(|cursor| cursor.reset == handle.reset) else {
             return Holder::Lost;
         };
         match cursor.find(handle.offset.0, handle.lease) {

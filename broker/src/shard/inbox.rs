@@ -103,6 +103,7 @@ pub struct Wish {
     pub wait: Duration,
     pub attempt_id: Option<String>,
     pub ordered_batch: bool,
+    pub member: String,
 }
 
 /// What a receive was given, with the place of each message in the log.

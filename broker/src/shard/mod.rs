@@ -7,6 +7,7 @@ pub mod core;
 pub mod send;
 mod deliver;
 mod finish;
+mod members;
 pub mod polls;
 pub mod clock;
 pub mod inbox;
@@ -19,5 +20,7 @@ pub mod upkeep;
 mod core_tests;
 #[cfg(test)]
 mod order_tests;
+#[cfg(test)]
+mod members_tests;
 #[cfg(test)]
 mod rig;

@@ -28,6 +28,8 @@ pub struct Poll {
     pub attempt_id: Option<String>,
     /// Whether the client works on messages of one message group in their order, so that it may get several at once.
     pub ordered_batch: bool,
+    /// The client's name as a member of a broadcasting group.
+    pub member: String,
 }
 
 /// A filter ready to be asked about messages.

@@ -260,6 +260,7 @@ impl Rig {
             deadline: self.now + wait_ms,
             attempt_id: None,
             ordered_batch: true,
+            member: "host".into(),
         };
         self.step(Event::Receive { token, poll });
         self.settle();

@@ -16,9 +16,10 @@ use crate::alive::Alive;
 use crate::draft::{self, Draft};
 use crate::filter;
 use crate::post::{Letter, Post, ReplyTo};
+use crate::record::Forget;
 use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
 use gantry_model::filter::{Sql, Verdict};
-use gantry_model::{GroupId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId};
+use gantry_model::{Lsn, Offset, QueueKey, ReceiptHandle, ShardId};
 use gantry_store::frame::{Flags, Kind};
 use gantry_store::index::{self, Index};
 use gantry_store::log::{AppendError, CommitLog, LogReader};
@@ -39,7 +40,7 @@ const HEARTBEAT_MS: u64 = 1_000;
 /// Who waits for an answer.
 enum Waiter {
     Send { reply: ReplyTo<Vec<Result<Sent, SendError>>>, _permit: Permit },
-    Receive { reply: ReplyTo<Leased>, group: GroupId },
+    Receive(ReplyTo<Leased>),
     Ack(ReplyTo<Vec<Result<(), LeaseError>>>),
     Change(ReplyTo<Result<(), LeaseError>>),
     Positions(ReplyTo<Vec<QueuePosition>>),
@@ -290,7 +291,7 @@ impl Driver {
     }
 
     fn take_receive(&mut self, now: u64, token: Token, wish: Wish, reply: ReplyTo<Leased>) -> Result<(), AppendError> {
-        self.waiters.insert(token, Waiter::Receive { reply, group: wish.group.id });
+        self.waiters.insert(token, Waiter::Receive(reply));
         let poll = Poll {
             group: wish.group,
             topic: wish.topic,
@@ -301,6 +302,7 @@ impl Driver {
             deadline: now + wish.wait.as_millis() as u64,
             attempt_id: wish.attempt_id,
             ordered_batch: wish.ordered_batch,
+            member: wish.member,
         };
         self.step(now, Event::Receive { token, poll })
     }
@@ -339,6 +341,8 @@ impl Driver {
             self.stage(Kind::Noop, Flags::default(), now, &[])?;
         }
         self.log.idle()?;
+        let idle = self.core.idle_members().into_iter().map(|member| Event::Forget { what: Forget::Group(member) });
+        self.own.extend(idle);
         let dead: Vec<_> = self.core.owners().filter(|owner| self.alive.is_dead(owner)).cloned().collect();
         self.own.extend(dead.into_iter().map(|client| Event::ClientGone { client }));
         self.upkeep.look_at_disk(&self.status);
@@ -375,10 +379,10 @@ impl Driver {
             (Waiter::Change(reply), Reply::Changed(answer)) => Some(Letter::Changed(reply, answer)),
             (Waiter::Positions(reply), Reply::Positions(positions)) => Some(Letter::Positions(reply, positions)),
             (Waiter::Queues(reply), Reply::Queues(bounds)) => Some(Letter::Queues(reply, bounds)),
-            (Waiter::Receive { reply, group }, Reply::TooManyPolls) => Some(Letter::Leased { reply, leased: Leased::TooManyPolls, shard, group }),
-            (Waiter::Receive { reply, group }, Reply::Delivered { lease, .. }) => {
-                let leased = Leased::Messages(self.places(group, lease));
-                Some(Letter::Leased { reply, leased, shard, group })
+            (Waiter::Receive(reply), Reply::TooManyPolls) => Some(Letter::Leased { reply, leased: Leased::TooManyPolls, shard }),
+            (Waiter::Receive(reply), Reply::Delivered { lease, .. }) => {
+                let leased = Leased::Messages(self.places(lease));
+                Some(Letter::Leased { reply, leased, shard })
             }
             _ => None,
         }
@@ -400,7 +404,7 @@ impl Driver {
     }
 
     /// Where the leased messages are. Offsets that follow each other are looked up together.
-    fn places(&mut self, group: GroupId, lease: Vec<Given>) -> Vec<(Given, Found)> {
+    fn places(&mut self, lease: Vec<Given>) -> Vec<(Given, Found)> {
         let mut messages = Vec::with_capacity(lease.len());
         for run in lease.chunk_by(|one, next| next.queue == one.queue && next.offset == one.offset + 1) {
             let entries = match self.index.range(run[0].queue, Offset(run[0].offset), run.len()) {
@@ -414,7 +418,10 @@ impl Driver {
                 match entries.binary_search_by_key(&given.offset, |entry| entry.offset.0) {
                     Ok(at) => messages.push((*given, Found::from(entries[at]))),
                     // Retention took the message between the grant and now: the group is finished with it.
-                    Err(_) => self.own.push_back(Event::Ack { token: Token(0), group, handles: vec![handle(self.core.shard, group, given)] }),
+                    Err(_) => {
+                        let handles = vec![handle(self.core.shard, given)];
+                        self.own.push_back(Event::Ack { token: Token(0), group: given.group, handles });
+                    }
                 }
             }
         }
@@ -453,11 +460,11 @@ impl Driver {
 }
 
 /// The handle that stands for a delivery.
-pub fn handle(shard: ShardId, group: GroupId, given: &Given) -> ReceiptHandle {
+pub fn handle(shard: ShardId, given: &Given) -> ReceiptHandle {
     ReceiptHandle {
         shard,
         topic: given.queue.topic(),
-        group,
+        group: given.group,
         queue: given.queue.queue(),
         offset: Offset(given.offset),
         lease: given.lease,

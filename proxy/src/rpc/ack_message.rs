@@ -59,7 +59,7 @@ impl Names {
     pub fn handle(&self, shared: &Shared, text: &str) -> Result<(Arc<Group>, ReceiptHandle), Refusal> {
         let checked = shared.metadata.handle_keys().verify(text).map_err(Refusal::from).and_then(|handle| {
             let topic = shared.metadata.topic(&self.topic).filter(|topic| topic.id == handle.topic);
-            let group = shared.metadata.group(&self.group).filter(|group| group.id == handle.group);
+            let group = shared.metadata.group(&self.group).filter(|group| group.id == handle.group || handle.group.is_member());
             match (topic, group) {
                 (Some(_), Some(group)) => Ok((group, handle)),
                 _ => Err(Refusal::from(LeaseError::Foreign)),

@@ -119,7 +119,8 @@ async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest)
     let client = context.session.client.clone();
     let attempt_id = request.attempt_id.filter(|id| !id.is_empty());
     let ordered_batch = !request.auto_renew || obeys_order(&context);
-    let wish = ReceiveRequest { group, topic, filter, client, max, lease, wait, attempt_id, ordered_batch };
+    let member = member_name(&context);
+    let wish = ReceiveRequest { group, topic, filter, client, max, lease, wait, attempt_id, ordered_batch, member };
     tokio::select! {
         // What is already leased is delivered, even if the server begins to stop at this very moment.
         biased;
@@ -134,6 +135,12 @@ fn obeys_order(context: &Context) -> bool {
     let facts = context.session.facts();
     let told = facts.told.as_ref().and_then(|settings| settings.pub_sub.as_ref());
     facts.language != Language::Rust && matches!(told, Some(PubSub::Subscription(subscription)) if subscription.fifo == Some(true))
+}
+
+/// What a client is called among the members of a broadcasting group: what it says itself, else its host, which is the first part of its id.
+fn member_name(context: &Context) -> String {
+    let told = context.session.facts().settings.as_ref().and_then(|settings| settings.client_properties.get("instance").cloned());
+    told.unwrap_or_else(|| context.session.client.as_str().split('@').next().unwrap_or_default().to_owned())
 }
 
 /// How long to wait for the first message.

@@ -118,6 +118,7 @@ impl Run {
             wait: Duration::ZERO,
             attempt_id: None,
             ordered_batch: true,
+            member: String::new(),
         };
         let deliveries = self.broker.receive(request).await.expect("a shard that works");
         self.held.extend(deliveries.into_iter().map(|delivery| delivery.handle));

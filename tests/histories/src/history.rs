@@ -193,6 +193,7 @@ impl History {
             deadline: self.world.now + wait,
             attempt_id: None,
             ordered_batch: page.rules.max_attempts != 2,
+            member: String::new(),
         };
         let token = self.world.token();
         self.asked.insert(token, Asked::Receive { member, until });

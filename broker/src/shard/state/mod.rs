@@ -10,7 +10,7 @@ pub mod ranges;
 pub mod seen;
 pub mod snapshot;
 
-use crate::record::{Ack, Dead, EpochStart, Expire, Forget, Lease, LeasedQueue, Record, SetVisible, Trim, Visibility};
+use crate::record::{Ack, Dead, EpochStart, Expire, Forget, Lease, LeasedQueue, Member, Record, SetVisible, Trim, Visibility};
 use cursor::Cursor;
 use gantry_model::{ClientId, GroupId, LeaseId, Offset, QueueKey, TopicId};
 use seen::Seen;
@@ -52,6 +52,10 @@ pub struct Head {
     pub dead_letters: u64,
     /// Messages that were deleted by retention before a group had finished them.
     pub expired_unfinished: u64,
+    /// Members of broadcasting groups, by the numbers under which they read.
+    pub members: BTreeMap<GroupId, Member>,
+    /// The newest of those numbers.
+    pub last_member: u32,
     /// Live receives that may be repeated, with what they gave.
     pub attempts: BTreeMap<AttemptKey, Vec<(QueueKey, u64, LeaseId)>>,
 }
@@ -138,6 +142,7 @@ impl State {
             Record::Dead(dead) => self.apply_dead(dead),
             Record::Trim(trim) => self.apply_trim(trim),
             Record::Forget(forget) => self.apply_forget(forget),
+            Record::Member(member) => self.apply_member(member),
         }
     }
 
@@ -235,6 +240,11 @@ impl State {
         }
     }
 
+    fn apply_member(&mut self, member: &Member) {
+        self.head.last_member = self.head.last_member.max(member.id.0);
+        self.head.members.insert(member.id, member.clone());
+    }
+
     fn apply_forget(&mut self, forget: &Forget) {
         let goes = |queue: &QueueKey, group: Option<&GroupId>| match forget {
             Forget::Topic(topic) => queue.topic() == *topic,
@@ -257,9 +267,12 @@ impl State {
             Forget::Topic(topic) => {
                 self.groups_of.remove(topic);
             }
-            Forget::Group(group) => self.groups_of.values_mut().for_each(|groups| {
-                groups.remove(group);
-            }),
+            Forget::Group(group) => {
+                for groups in self.groups_of.values_mut() {
+                    groups.remove(group);
+                }
+                self.head.members.remove(group);
+            }
         }
     }
 

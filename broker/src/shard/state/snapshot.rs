@@ -5,6 +5,7 @@ use super::cursor::{Cursor, Lease, Waiting};
 use super::seen::{Chunk, Seen, decode_chunk, encode_chunk};
 use super::{BUCKETS, Bounds, Bucket, Head, State};
 use crate::codec::{Reader, Writer};
+use crate::record::Member;
 use gantry_model::{ClientId, GroupId, LeaseId, QueueKey, TopicId};
 use std::sync::Arc;
 
@@ -55,6 +56,11 @@ fn encode_head(head: &Head, seen: (u64, u64)) -> Vec<u8> {
     for number in [head.last_lease, head.messages, head.delivered, head.acked, head.dead_letters, head.expired_unfinished] {
         out.varint(number);
     }
+    out.varints([u64::from(head.last_member), head.members.len() as u64]);
+    for member in head.members.values() {
+        out.varints([u64::from(member.id.0), u64::from(member.group.0), member.joined_ms]);
+        out.text(&member.name);
+    }
     out.varint(head.attempts.len() as u64);
     for ((group, topic, client, attempt), given) in &head.attempts {
         out.varint(u64::from(group.0));
@@ -77,6 +83,11 @@ fn decode_head(bytes: &[u8]) -> Option<(Head, (u64, u64))> {
         [&mut head.last_lease, &mut head.messages, &mut head.delivered, &mut head.acked, &mut head.dead_letters, &mut head.expired_unfinished]
     {
         *field = input.varint()?;
+    }
+    head.last_member = input.varint32()?;
+    for _ in 0..input.varint()? {
+        let (id, group, joined_ms) = (GroupId(input.varint32()?), GroupId(input.varint32()?), input.varint()?);
+        head.members.insert(id, Member { id, group, name: input.text()?.to_owned(), joined_ms });
     }
     for _ in 0..input.varint()? {
         let key = (GroupId(input.varint32()?), TopicId(input.varint32()?), ClientId::new(input.text()?), input.text()?.to_owned());

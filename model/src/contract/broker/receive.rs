@@ -22,6 +22,8 @@ pub struct ReceiveRequest {
     pub attempt_id: Option<String>,
     /// Whether one answer may hold several messages of one message group: the client must work on them in their order.
     pub ordered_batch: bool,
+    /// The member's name within a broadcasting group: it stays when the client starts anew. Other groups ignore it.
+    pub member: String,
 }
 
 /// How long a delivery belongs to its consumer.
