@@ -1,15 +1,14 @@
 //! Messages between the caller and the log: what can be encoded before the shard decides the place, and what is read back.
 
-use crate::record::{self, Record};
+use crate::record::{self, Delayed, Record};
 use crate::shard::send::Class;
 use bytes::Bytes;
 use gantry_model::contract::Metadata;
-use gantry_model::message::{BodyDigest, Message, Origin, StoredMessage};
+use gantry_model::message::{Deliverable, Facts, Message, Origin, Property, StoredMessage};
 use gantry_model::{Lsn, Offset, QueueKey, TopicId};
 use gantry_store::frame::{Frame, HEADER, Kind, padded};
-use gantry_store::index::{Entry, KeyKind, key_hash};
+use gantry_store::index::{Due, Entry, KeyKind, Timer, key_hash};
 use gantry_store::record::{FIXED, Fixed, MessageView, Name, encode_properties, first_message_id, tag_hash};
-use sha1::{Digest, Sha1};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 /// A message encoded on the caller's thread, but for its place.
@@ -27,8 +26,7 @@ pub struct Draft {
 
 impl Draft {
     pub fn new(topic: TopicId, message: &Message) -> Draft {
-        let digest: BodyDigest = Sha1::digest(&message.body).into();
-        let properties = encode_properties(message, &digest);
+        let properties = encode_properties(message, &message.digest);
         let tag_hash = message.tag.as_deref().map_or(0, tag_hash);
         let fixed = Fixed {
             queue: QueueKey(0),
@@ -127,6 +125,36 @@ pub fn entry_of(lsn: Lsn, frame: &Frame) -> Option<(Entry, Vec<u64>)> {
     }
 }
 
+/// What the index has to remember of a frame with a delayed message.
+pub fn timer_of(lsn: Lsn, frame: &Frame) -> Option<Timer> {
+    let delayed = delayed(frame)?;
+    Some(Timer { due: Due { time: delayed.deliver_ms, position: lsn }, queue: delayed.queue })
+}
+
+fn delayed(frame: &Frame) -> Option<Delayed> {
+    if frame.header.kind != Kind::Delayed {
+        return None;
+    }
+    match Record::decode(Kind::Delayed, &frame.payload).ok()?? {
+        Record::Delayed(delayed) => Some(delayed),
+        _ => None,
+    }
+}
+
+/// Whether a client sent the message of a frame; copies of it are not sends.
+pub fn is_sent(frame: &Frame) -> bool {
+    match frame.header.kind {
+        Kind::Message | Kind::Half => true,
+        Kind::Delayed => delayed(frame).is_some_and(|delayed| delayed.moved.is_none()),
+        _ => false,
+    }
+}
+
+/// Whether nobody may see the message of a frame yet: it is delayed.
+pub fn is_hidden(frame: &Frame) -> bool {
+    frame.header.kind == Kind::Delayed
+}
+
 /// Hashes under which a message payload can be found in a topic.
 pub fn keys_of(topic: TopicId, payload: &Bytes) -> Vec<u64> {
     let Some(view) = MessageView::parse(payload) else { return Vec::new() };
@@ -143,27 +171,67 @@ pub fn message_of(frame: &Frame) -> Bytes {
     frame.payload.slice(head.min(frame.payload.len())..)
 }
 
-/// The stored message in a frame.
-pub fn stored(frame: &Frame, metadata: &dyn Metadata) -> Option<StoredMessage> {
-    let view = MessageView::parse(&message_of(frame))?;
-    let message = view.message()?;
-    let store_ms = frame.header.time;
-    if frame.header.kind == Kind::Message {
-        let Fixed { queue, offset, .. } = view.fixed;
-        return Some(StoredMessage { message, topic: queue.topic(), queue: queue.queue(), offset, store_ms, origin: None });
+/// A message as it stands in its frame.
+#[derive(Debug)]
+pub struct RawMessage {
+    view: MessageView,
+    queue: QueueKey,
+    offset: Offset,
+    store_ms: u64,
+    origin: Option<Origin>,
+}
+
+impl RawMessage {
+    /// The message in a frame; `None` if the frame holds none that belongs to a queue.
+    pub fn of(frame: &Frame, metadata: &dyn Metadata) -> Option<RawMessage> {
+        let view = MessageView::parse(&message_of(frame))?;
+        let store_ms = frame.header.time;
+        if frame.header.kind == Kind::Message {
+            let Fixed { queue, offset, .. } = view.fixed;
+            return Some(RawMessage { view, queue, offset, store_ms, origin: None });
+        }
+        let record = Record::decode(frame.header.kind, &frame.payload).ok()??;
+        let (queue, offset) = record.placed()?;
+        let origin = match &record {
+            Record::Dead(dead) => Some(Origin {
+                topic: dead.queue.topic(),
+                name: metadata.topic_by_id(dead.queue.topic()).map(|topic| topic.name.clone()),
+                queue: dead.queue.queue(),
+                offset: dead.offset,
+                attempts: dead.attempts,
+                reason: dead.reason,
+            }),
+            _ => None,
+        };
+        Some(RawMessage { view, queue, offset, store_ms, origin })
     }
-    let record = Record::decode(frame.header.kind, &frame.payload).ok()??;
-    let (queue, offset) = record.placed()?;
-    let origin = match &record {
-        Record::Dead(dead) => Some(Origin {
-            topic: dead.queue.topic(),
-            name: metadata.topic_by_id(dead.queue.topic()).map(|topic| topic.name.clone()),
-            queue: dead.queue.queue(),
-            offset: dead.offset,
-            attempts: dead.attempts,
-            reason: dead.reason,
-        }),
-        _ => None,
-    };
-    Some(StoredMessage { message, topic: queue.topic(), queue: queue.queue(), offset, store_ms, origin })
+
+    pub fn tag(&self) -> Option<&str> {
+        self.view.tag()
+    }
+
+    /// The same with everything decoded; `None` if a text is not one.
+    pub fn decode(self) -> Option<StoredMessage> {
+        let RawMessage { view, queue, offset, store_ms, origin } = self;
+        Some(StoredMessage { message: view.message()?, topic: queue.topic(), queue: queue.queue(), offset, store_ms, origin })
+    }
+}
+
+impl Deliverable for RawMessage {
+    fn facts(&self) -> Facts {
+        let Fixed { kind, encoding, born_ms, deliver_ms, priority, .. } = self.view.fixed;
+        Facts { kind, encoding, born_ms, deliver_ms, priority, queue: self.queue.queue(), offset: self.offset, store_ms: self.store_ms }
+    }
+
+    fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    fn each_property(&self, show: &mut dyn FnMut(Property<'_>)) {
+        self.view.properties().for_each(show);
+    }
+
+    fn body(&self) -> &Bytes {
+        self.view.body()
+    }
 }

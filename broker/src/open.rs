@@ -184,6 +184,9 @@ fn table_of(reader: &LogReader, base: Lsn, end: Lsn) -> Result<Memtable, OpenErr
             table.insert(entry);
             keys.iter().for_each(|&hash| table.insert_key(hash, lsn));
         }
+        if let Some(timer) = draft::timer_of(lsn, &frame) {
+            table.insert_timer(timer.due, timer.queue);
+        }
     }
     Ok(table)
 }
@@ -202,10 +205,8 @@ impl Replay {
     fn run(&mut self, reader: &LogReader, from: Lsn, to: Lsn) -> Result<(), OpenError> {
         for frame in reader.frames(from, to) {
             let (lsn, frame) = frame.map_err(failed)?;
-            if lsn >= self.active
-                && let Some((entry, keys)) = draft::entry_of(lsn, &frame)
-            {
-                self.index.append(entry, &keys);
+            if lsn >= self.active {
+                self.index_frame(lsn, &frame);
             }
             if lsn >= self.checkpoint {
                 self.apply(lsn, &frame)?;
@@ -214,9 +215,18 @@ impl Replay {
         Ok(())
     }
 
+    fn index_frame(&mut self, lsn: Lsn, frame: &Frame) {
+        if let Some((entry, keys)) = draft::entry_of(lsn, frame) {
+            self.index.append(entry, &keys);
+        }
+        if let Some(timer) = draft::timer_of(lsn, frame) {
+            self.index.append_timer(timer.due, timer.queue);
+        }
+    }
+
     /// Notes the id of a message that a client sent; copies of it are not sends.
     fn remember(&mut self, frame: &Frame) {
-        if !frame.header.kind.is_data() {
+        if !draft::is_sent(frame) {
             return;
         }
         let message = draft::message_of(frame);
@@ -310,7 +320,10 @@ fn tell(metadata: &dyn Metadata, inbox: &Inbox, known: &mut Known) {
         let page = metadata.topics(after.as_ref(), PAGE);
         let Some(last) = page.last() else { break };
         after = Some(last.name.clone());
-        topics.extend(page.iter().map(|topic| topic.id));
+        for topic in page {
+            topics.insert(topic.id);
+            inbox.put(Request::TopicKnown { topic });
+        }
     }
     for &group in known.groups.difference(&groups) {
         inbox.put(Request::Forget { what: Forget::Group(group) });

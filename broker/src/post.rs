@@ -5,7 +5,7 @@
 //! CPU a send (`docs/benchmarks.md`).
 
 use crate::shard::inbox::{Inbox, Leased, Request};
-use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, SendError, Sent};
+use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, RecallError, SendError, Sent};
 use gantry_model::{ReceiptHandle, ShardId};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -52,6 +52,7 @@ pub enum Letter {
     Changed(ReplyTo<Result<(), LeaseError>>, Result<(), LeaseError>),
     Positions(ReplyTo<Vec<QueuePosition>>, Vec<QueuePosition>),
     Queues(ReplyTo<Vec<QueueBounds>>, Vec<QueueBounds>),
+    Recalled(ReplyTo<Result<(), RecallError>>, Result<(), RecallError>),
     Leased { reply: ReplyTo<Leased>, leased: Leased, shard: ShardId },
 }
 
@@ -63,6 +64,7 @@ impl Letter {
             Letter::Changed(reply, _) => &reply.post,
             Letter::Positions(reply, _) => &reply.post,
             Letter::Queues(reply, _) => &reply.post,
+            Letter::Recalled(reply, _) => &reply.post,
             Letter::Leased { reply, .. } => &reply.post,
         }
     }
@@ -75,6 +77,7 @@ impl Letter {
             Letter::Changed(reply, answer) => drop(reply.send(answer)),
             Letter::Positions(reply, answer) => drop(reply.send(answer)),
             Letter::Queues(reply, answer) => drop(reply.send(answer)),
+            Letter::Recalled(reply, answer) => drop(reply.send(answer)),
             Letter::Leased { reply, leased, shard } => {
                 if let Err(Leased::Messages(messages)) = reply.send(leased)
                     && !messages.is_empty()

@@ -1,10 +1,9 @@
 //! From the log to a message: reads frames by their place, without blocking where they are in memory and on a bounded pool where they are not.
 
-use crate::draft;
+use crate::draft::{self, RawMessage};
 use crate::shard::inbox::Found;
 use gantry_model::contract::Metadata;
 use gantry_model::contract::broker::LookupError;
-use gantry_model::message::StoredMessage;
 use gantry_store::frame::Frame;
 use gantry_store::log::LogReader;
 use std::sync::Arc;
@@ -29,8 +28,8 @@ impl Messages {
         Messages { reader, metadata, cold: Arc::new(Semaphore::new(COLD_READS)), waiting: Arc::new(Semaphore::new(COLD_WAITING)) }
     }
 
-    /// The message at a place; `None` if retention took it meanwhile.
-    pub async fn read(&self, found: Found) -> Result<Option<StoredMessage>, LookupError> {
+    /// The message at a place; `None` if retention took it meanwhile, or if nobody may see it yet.
+    pub async fn read(&self, found: Found) -> Result<Option<RawMessage>, LookupError> {
         let failed = |error: &dyn std::fmt::Display| LookupError::Failed { why: format!("message {:?}/{}: {error}", found.queue, found.offset) };
         let frame = match self.reader.try_frame(found.lsn, found.len) {
             Ok(Some(frame)) => frame,
@@ -38,7 +37,10 @@ impl Messages {
             Err(error) if error.is_trimmed() => return Ok(None),
             Err(error) => return Err(failed(&error)),
         };
-        draft::stored(&frame, &*self.metadata).map(Some).ok_or_else(|| failed(&"the frame holds no message"))
+        if draft::is_hidden(&frame) {
+            return Ok(None);
+        }
+        RawMessage::of(&frame, &*self.metadata).map(Some).ok_or_else(|| failed(&"the frame holds no message"))
     }
 
     async fn read_cold(&self, found: Found) -> Result<Frame, LookupError> {

@@ -72,13 +72,15 @@ impl fmt::Debug for HandleKey {
 /// Keys ready for use: one signs, all verify.
 #[derive(Clone)]
 pub struct HandleKeys {
-    signing: (u32, Hmac<Sha256>),
+    signing: Hmac<Sha256>,
+    /// What every handle signed by it begins with.
+    start: String,
     verifying: Vec<(u32, Hmac<Sha256>)>,
 }
 
 impl fmt::Debug for HandleKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HandleKeys {{ signing: {} }}", self.signing.0)
+        write!(f, "HandleKeys {{ signing: {} }}", self.start)
     }
 }
 
@@ -102,30 +104,39 @@ impl HandleKeys {
             (key.id, mac)
         };
         let newest = keys.iter().max_by_key(|key| key.id)?;
-        Some(HandleKeys { signing: ready(newest), verifying: keys.iter().map(ready).collect() })
+        Some(HandleKeys { signing: ready(newest).1, start: format!("v1.{}.", newest.id), verifying: keys.iter().map(ready).collect() })
     }
 
     /// The text that a client gets.
     pub fn sign(&self, handle: &ReceiptHandle) -> String {
-        self.sign_payload(&handle.payload())
+        let mut text = String::new();
+        self.sign_onto(handle, &mut text);
+        text
     }
 
     pub fn sign_transaction(&self, handle: &TransactionHandle) -> String {
-        self.sign_payload(&handle.payload())
+        let mut text = String::new();
+        self.sign_payload(&handle.payload(), &mut text);
+        text
     }
 
     pub fn sign_recall(&self, handle: &RecallHandle) -> String {
-        self.sign_payload(&handle.payload())
+        let mut text = String::new();
+        self.sign_payload(&handle.payload(), &mut text);
+        text
     }
 
-    fn sign_payload(&self, payload: &[u8]) -> String {
-        let (id, key) = &self.signing;
-        let mac = mac(key, payload);
-        let mut text = format!("v1.{id}.");
-        URL_SAFE_NO_PAD.encode_string(payload, &mut text);
+    /// Appends the text that a client gets.
+    pub fn sign_onto(&self, handle: &ReceiptHandle, text: &mut String) {
+        self.sign_payload(&handle.payload(), text);
+    }
+
+    fn sign_payload(&self, payload: &[u8], text: &mut String) {
+        let mac = mac(&self.signing, payload);
+        text.push_str(&self.start);
+        URL_SAFE_NO_PAD.encode_string(payload, text);
         text.push('.');
-        URL_SAFE_NO_PAD.encode_string(mac, &mut text);
-        text
+        URL_SAFE_NO_PAD.encode_string(mac, text);
     }
 
     /// The handle behind a text, if it was signed by one of our keys.

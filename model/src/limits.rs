@@ -30,6 +30,8 @@ pub const INVISIBLE_MAX_MS: u64 = 12 * 3600 * 1000;
 pub const POLL_MAX_MS: u64 = 20_000;
 /// Longest delay of a timed message, in milliseconds.
 pub const DELAY_MAX_MS: u64 = 40 * 24 * 3600 * 1000;
+/// Delayed messages of a topic that may wait for their time.
+pub const TIMERS_PER_TOPIC: u64 = 10_000_000;
 /// Longest time that a consumer may hold an auto-renewed message by default, in milliseconds.
 pub const AUTO_RENEW_CAP_MS: u64 = 3 * 3600 * 1000;
 /// Most messages of one queue that one group may hold un-acknowledged.

@@ -2,6 +2,7 @@
 
 use crate::{Offset, QueueId, TopicId, TopicName};
 use bytes::Bytes;
+use std::fmt;
 
 /// What a message asks of the queue it goes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -103,5 +104,75 @@ impl DeadReason {
     /// The reason with that number, as stored.
     pub fn from_number(number: u8) -> Option<DeadReason> {
         [DeadReason::MaxAttempts, DeadReason::Forwarded].into_iter().find(|&reason| reason as u8 == number)
+    }
+}
+
+/// A stored message on its way to a consumer, read where it lies: decoding it only to encode it again for the wire would be most of what
+/// a delivery costs.
+pub trait Deliverable: Send + Sync + fmt::Debug {
+    /// What it is, besides its properties and its body.
+    fn facts(&self) -> Facts;
+
+    /// Set on messages of a dead letter topic.
+    fn origin(&self) -> Option<&Origin>;
+
+    /// Shows all properties, in any order; those of one name in the order in which they came.
+    fn each_property(&self, show: &mut dyn FnMut(Property<'_>));
+
+    fn body(&self) -> &Bytes;
+}
+
+/// The numbers of a stored message; the fields of [`Message`] and [`StoredMessage`] with the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub kind: MessageKind,
+    pub encoding: BodyEncoding,
+    pub born_ms: u64,
+    pub deliver_ms: Option<u64>,
+    pub priority: Option<u8>,
+    pub queue: QueueId,
+    pub offset: Offset,
+    pub store_ms: u64,
+}
+
+/// One of the things that are said of a message in words; the fields of [`Message`] with the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Property<'a> {
+    Id(&'a str),
+    Tag(&'a str),
+    Key(&'a str),
+    Group(&'a str),
+    TraceContext(&'a str),
+    BornHost(&'a str),
+    LiteTopic(&'a str),
+    Digest(&'a BodyDigest),
+    User { name: &'a str, value: &'a str },
+}
+
+impl Deliverable for StoredMessage {
+    fn facts(&self) -> Facts {
+        let Message { kind, encoding, born_ms, deliver_ms, priority, .. } = self.message;
+        Facts { kind, encoding, born_ms, deliver_ms, priority, queue: self.queue, offset: self.offset, store_ms: self.store_ms }
+    }
+
+    fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    fn each_property(&self, show: &mut dyn FnMut(Property<'_>)) {
+        let Message { id, tag, keys, group, properties, digest, born_host, trace_context, lite_topic, .. } = &self.message;
+        show(Property::Id(id));
+        show(Property::BornHost(born_host));
+        show(Property::Digest(digest));
+        tag.iter().for_each(|tag| show(Property::Tag(tag)));
+        keys.iter().for_each(|key| show(Property::Key(key)));
+        group.iter().for_each(|group| show(Property::Group(group)));
+        trace_context.iter().for_each(|context| show(Property::TraceContext(context)));
+        lite_topic.iter().for_each(|topic| show(Property::LiteTopic(topic)));
+        properties.iter().for_each(|(name, value)| show(Property::User { name, value }));
+    }
+
+    fn body(&self) -> &Bytes {
+        &self.message.body
     }
 }

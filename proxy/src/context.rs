@@ -58,6 +58,12 @@ impl std::ops::Deref for Context {
 #[derive(Debug)]
 pub struct Headers(HeaderMap);
 
+impl From<HeaderMap> for Headers {
+    fn from(headers: HeaderMap) -> Headers {
+        Headers(headers)
+    }
+}
+
 impl From<MetadataMap> for Headers {
     fn from(metadata: MetadataMap) -> Headers {
         Headers(metadata.into_headers())

@@ -2,8 +2,6 @@
 
 use crate::context::Peer;
 use crate::validate::duration_ms;
-use gantry_model::contract::broker::Delivery;
-use gantry_model::handle::HandleKeys;
 use gantry_model::message::{BodyDigest, BodyEncoding, StoredMessage};
 use gantry_model::{Message, MessageKind};
 use gantry_proto::v2::{self, DeadLetterQueue, Digest, DigestType, Encoding, MessageType, Resource, SystemProperties};
@@ -50,17 +48,6 @@ pub struct Envelope {
     /// The topic as the client named it: clients compare it with what they asked for.
     pub topic: Resource,
     pub store_host: String,
-}
-
-/// A delivery, as the consumer gets it.
-pub fn to_wire(delivery: Delivery, envelope: &Envelope, keys: &HandleKeys) -> v2::Message {
-    let handle = keys.sign(&delivery.handle);
-    let mut message = stored_to_wire(delivery.message, envelope);
-    if let Some(system) = &mut message.system_properties {
-        system.receipt_handle = Some(handle);
-        system.delivery_attempt = Some(delivery.attempt as i32);
-    }
-    message
 }
 
 /// A stored message without anything that belongs to a delivery.

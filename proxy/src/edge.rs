@@ -11,20 +11,20 @@
 //! When the proxy stops, a connection says so (GOAWAY), finishes its calls, and ends.
 
 use crate::budget::{Budget, Charge, Charged};
-use crate::context::Peer;
+use crate::context::{Headers, Peer};
 use crate::metrics::Rpc;
-use crate::rpc::Messaging;
+use crate::rpc::{Messaging, receive_message};
 use crate::shared::{Phase, Shared};
 use crate::status::Refusal;
 use crate::tls::{Choice, Tls};
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::wire::{self, Answer};
+use bytes::Bytes;
 use gantry_platform::clock::{sleep, timeout};
 use gantry_platform::tasks::{self, Stop};
+use gantry_proto::v2::Code;
 use gantry_proto::v2::messaging_service_server::MessagingServiceServer;
-use gantry_proto::v2::{Code, HeartbeatResponse, Status};
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -32,6 +32,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prost::Message;
 use std::convert::Infallible;
 use std::fmt;
+use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -193,7 +194,7 @@ impl Edge {
         let limits = &self.shared.config.limits;
         let activity = Arc::new(Activity::default());
         let calls = Arc::new(Calls::new(self.shared.clone(), peer.clone(), door, activity.clone()));
-        let service = service_fn(move |request| calls.clone().call(request));
+        let service = service_fn(move |request| calls.call(request));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -277,6 +278,9 @@ impl Drop for OpenCall {
     }
 }
 
+/// A call under way.
+type Call = Pin<Box<dyn Future<Output = Result<Response<Guarded>, Infallible>> + Send>>;
+
 /// The calls of one connection.
 struct Calls {
     messaging: Arc<Messaging>,
@@ -290,16 +294,30 @@ impl Calls {
         Calls { budget: Arc::new(Budget::new(shared.clone())), messaging: Arc::new(Messaging::new(shared, peer)), door, activity }
     }
 
-    async fn call(self: Arc<Calls>, request: Request<Incoming>) -> Result<Response<Guarded>, Infallible> {
-        let open = self.activity.enter();
-        let response = match self.messaging_rpc(request.uri().path()) {
-            Some(rpc) => self.messaging_call(rpc, request).await,
-            None => {
-                let Ok(response) = self.door.routes.clone().call(request).await;
-                response
+    /// What a call will come to. Each kind of call has a box of its own size: hyper moves what it gets several times before it first runs, and most
+    /// calls need far less room than the largest.
+    fn call(self: &Arc<Calls>, request: Request<Incoming>) -> Call {
+        match self.messaging_rpc(request.uri().path()) {
+            Some(Rpc::SendMessage) => self
+                .often(Rpc::SendMessage, request, |messaging, headers, message| async move { wire::answer(&messaging.send(headers, message).await) }),
+            Some(Rpc::AckMessage) => self
+                .often(Rpc::AckMessage, request, |messaging, headers, message| async move { wire::answer(&messaging.ack(headers, message).await) }),
+            Some(Rpc::ReceiveMessage) => self.often(Rpc::ReceiveMessage, request, |messaging, headers, message| async move {
+                wire::respond(Answer::Deliveries(Box::new(receive_message::answer(&messaging, headers, message))))
+            }),
+            Some(Rpc::Telemetry) => self.made(Rpc::Telemetry, request, None),
+            Some(rpc) => {
+                let charge = Charge::new(self.budget.clone());
+                self.made(rpc, request.map(|body| Charged::new(body, charge.clone())), Some(charge))
             }
-        };
-        Ok(response.map(|body| Guarded { body, _open: open }))
+            None => {
+                let (open, mut routes) = (self.activity.enter(), self.door.routes.clone());
+                Box::pin(async move {
+                    let Ok(response) = routes.call(request).await;
+                    Ok(response.map(|body| Guarded { body: Answer::Made(body), _open: open }))
+                })
+            }
+        }
     }
 
     fn messaging_rpc(&self, path: &str) -> Option<Rpc> {
@@ -309,40 +327,59 @@ impl Calls {
         path.strip_prefix("/apache.rocketmq.v2.MessagingService/").and_then(Rpc::named)
     }
 
-    async fn messaging_call(&self, rpc: Rpc, request: Request<Incoming>) -> Response<tonic::body::Body> {
-        let most = self.messaging.shared.config.limits.request_bytes(rpc);
-        let mut server = MessagingServiceServer::from_arc(self.messaging.clone()).max_decoding_message_size(most);
-        if rpc == Rpc::Telemetry {
-            let Ok(response) = Service::call(&mut server, request).await;
-            return response;
-        }
-        let charge = Charge::new(self.budget.clone());
-        let request = request.map(|body| Charged::new(body, charge.clone()));
-        let Ok(response) = Service::call(&mut server, request).await;
-        if charge.was_refused() { self.over_budget(rpc) } else { response }
+    /// One of the calls that come by the thousand.
+    fn often<Q, F>(
+        self: &Arc<Calls>,
+        rpc: Rpc,
+        request: Request<Incoming>,
+        work: impl FnOnce(Arc<Messaging>, Headers, Q) -> F + Send + 'static,
+    ) -> Call
+    where
+        Q: Message + Default,
+        F: Future<Output = Response<Answer>> + Send,
+    {
+        let (calls, open, charge) = (self.clone(), self.activity.enter(), Charge::new(self.budget.clone()));
+        let (parts, body) = request.into_parts();
+        let (headers, body) = (parts.headers, Charged::new(body, charge.clone()));
+        Box::pin(async move {
+            let most = calls.messaging.shared.config.limits.request_bytes(rpc);
+            let response = match wire::read(&headers, body, most).await {
+                Ok(message) => work(calls.messaging.clone(), headers.into(), message).await,
+                Err(_) if charge.was_refused() => calls.over_budget(rpc),
+                Err(status) => wire::refuse(status),
+            };
+            Ok(response.map(|body| Guarded { body, _open: open }))
+        })
     }
 
-    /// The status is field 1 of the response of every rpc, so one answer fits all.
-    fn over_budget(&self, rpc: Rpc) -> Response<tonic::body::Body> {
+    /// A call as tonic reads and answers it.
+    fn made<B>(self: &Arc<Calls>, rpc: Rpc, request: Request<B>, charge: Option<Arc<Charge>>) -> Call
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let (calls, open) = (self.clone(), self.activity.enter());
+        let most = self.messaging.shared.config.limits.request_bytes(rpc);
+        let mut server = MessagingServiceServer::from_arc(self.messaging.clone()).max_decoding_message_size(most);
+        let answer = Service::call(&mut server, request);
+        Box::pin(async move {
+            let Ok(response) = answer.await;
+            let refused = charge.is_some_and(|charge| charge.was_refused());
+            let response = if refused { calls.over_budget(rpc) } else { response.map(Answer::Made) };
+            Ok(response.map(|body| Guarded { body, _open: open }))
+        })
+    }
+
+    fn over_budget(&self, rpc: Rpc) -> Response<Answer> {
         let refusal = Refusal::new(Code::TooManyRequests, "flow limit: too many bytes of requests are being worked on, try again after a pause");
         self.messaging.shared.metrics.answered(rpc, refusal.code, Duration::ZERO);
-        let message = HeartbeatResponse { status: Some(Status::from(refusal)) };
-        let mut data = BytesMut::with_capacity(5 + message.encoded_len());
-        data.put_u8(0);
-        data.put_u32(message.encoded_len() as u32);
-        data.extend_from_slice(&message.encode_to_vec());
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static("0"));
-        let body = Full::new(data.freeze()).with_trailers(async move { Some(Ok::<_, Infallible>(trailers)) });
-        let mut response = Response::new(tonic::body::Body::new(body));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        response
+        wire::answer_status(refusal.into())
     }
 }
 
 /// A response body that keeps its call open until it is written or given up.
 struct Guarded {
-    body: tonic::body::Body,
+    body: Answer,
     _open: OpenCall,
 }
 

@@ -12,10 +12,12 @@
 pub mod edge;
 pub mod tls;
 pub mod budget;
+pub mod wire;
 pub mod context;
 pub mod rpc;
 pub mod validate;
 pub mod convert;
+pub mod delivery_codec;
 pub mod first_use;
 pub mod sessions;
 pub mod settings;

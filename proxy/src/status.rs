@@ -5,7 +5,7 @@
 //! status makes some clients drop a connection on which everything else works.
 
 use crate::metrics::Rpc;
-use gantry_model::contract::broker::{LeaseError, ReceiveError, SendError};
+use gantry_model::contract::broker::{LeaseError, RecallError, ReceiveError, SendError};
 use gantry_model::contract::metadata::MetadataError;
 use gantry_model::filter::FilterError;
 use gantry_model::handle::InvalidHandle;
@@ -108,6 +108,17 @@ impl From<LeaseError> for Refusal {
     }
 }
 
+impl From<RecallError> for Refusal {
+    fn from(error: RecallError) -> Refusal {
+        let code = match &error {
+            RecallError::Delivered | RecallError::Unknown => Code::MessageNotFound,
+            RecallError::Busy => Code::TooManyRequests,
+            RecallError::Failed { .. } => Code::InternalServerError,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
 /// A topic could not be made on first use.
 pub fn topic_creation(error: MetadataError) -> Refusal {
     creation(error, Code::IllegalTopic)
@@ -150,7 +161,7 @@ pub fn codes(rpc: Rpc) -> &'static [Code] {
         Rpc::UpdateOffset | Rpc::GetOffset => &[IllegalTopic, IllegalConsumerGroup, ClientIdRequired, TooManyRequests, NotImplemented],
         Rpc::QueryOffset => &[BadRequest, IllegalTopic, ClientIdRequired, TooManyRequests, NotImplemented],
         Rpc::EndTransaction => &[IllegalTopic, InvalidTransactionId, ClientIdRequired, TooManyRequests, NotImplemented],
-        Rpc::RecallMessage => &[BadRequest, IllegalTopic, ClientIdRequired, TopicNotFound, TooManyRequests, NotImplemented],
+        Rpc::RecallMessage => RECALL,
         Rpc::SyncLiteSubscription => &[IllegalTopic, IllegalConsumerGroup, ClientIdRequired, IllegalLiteTopic, TooManyRequests, NotImplemented],
     }
 }
@@ -233,6 +244,19 @@ const DEAD_LETTER: &[Code] = &[
     Code::IllegalConsumerGroup,
     Code::InvalidReceiptHandle,
     Code::ClientIdRequired,
+    Code::TooManyRequests,
+    Code::InternalServerError,
+    Code::ProxyTimeout,
+];
+
+const RECALL: &[Code] = &[
+    Code::Ok,
+    Code::BadRequest,
+    Code::IllegalTopic,
+    Code::MessagePropertyConflictWithType,
+    Code::ClientIdRequired,
+    Code::MessageNotFound,
+    Code::TopicNotFound,
     Code::TooManyRequests,
     Code::InternalServerError,
     Code::ProxyTimeout,

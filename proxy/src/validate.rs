@@ -6,8 +6,8 @@
 
 use crate::status::{self, Refusal};
 use gantry_model::limits::{
-    ACK_ENTRIES_MAX, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_MAX, DELAY_MAX_MS, INVISIBLE_MAX_MS, INVISIBLE_MIN_MS, MESSAGE_GROUP_BYTES,
-    MESSAGE_ID_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
+    ACK_ENTRIES_MAX, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_MAX, INVISIBLE_MAX_MS, INVISIBLE_MIN_MS, MESSAGE_GROUP_BYTES, MESSAGE_ID_MAX,
+    PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
 };
 use gantry_model::{Filter, GroupName, MessageKind, TopicName};
 use gantry_proto::v2::{self, Code, FilterType, MessageType, Resource, SystemProperties};
@@ -103,8 +103,8 @@ fn parts<'a>(resource: Option<&'a Resource>, namespace: &'a str) -> (&'a str, &'
     }
 }
 
-/// Checks a whole send, and answers the kind of each message.
-pub fn batch(messages: &[v2::Message], now_ms: u64) -> Result<Vec<MessageKind>, Refusal> {
+/// Checks a whole send, and answers the kind of each message. `delay_max_ms` is the longest delay that the topic allows.
+pub fn batch(messages: &[v2::Message], now_ms: u64, delay_max_ms: u64) -> Result<Vec<MessageKind>, Refusal> {
     let Some(first) = messages.first() else {
         return refuse(Code::BadRequest, "the request has no messages");
     };
@@ -116,7 +116,7 @@ pub fn batch(messages: &[v2::Message], now_ms: u64) -> Result<Vec<MessageKind>, 
         if each.topic != first.topic {
             return refuse(Code::MessageCorrupted, "topic in message is not same: all messages of one request go to one topic");
         }
-        kinds.push(message(each, now_ms)?);
+        kinds.push(message(each, now_ms, delay_max_ms)?);
     }
     let bytes: usize = messages.iter().map(|message| message.body.len()).sum();
     if messages.len() > 1 && bytes > BATCH_BYTES_MAX {
@@ -126,7 +126,7 @@ pub fn batch(messages: &[v2::Message], now_ms: u64) -> Result<Vec<MessageKind>, 
 }
 
 /// Checks one message, and answers its kind.
-pub fn message(message: &v2::Message, now_ms: u64) -> Result<MessageKind, Refusal> {
+pub fn message(message: &v2::Message, now_ms: u64, delay_max_ms: u64) -> Result<MessageKind, Refusal> {
     let none = SystemProperties::default();
     let system = message.system_properties.as_ref().unwrap_or(&none);
     body(message.body.len())?;
@@ -138,7 +138,7 @@ pub fn message(message: &v2::Message, now_ms: u64) -> Result<MessageKind, Refusa
     total_size(property_bytes + system_bytes + carried)?;
     message_id(&system.message_id)?;
     recovery(system)?;
-    delivery_time(system, now_ms)?;
+    delivery_time(system, now_ms, delay_max_ms)?;
     message_group(system.message_group.as_deref().unwrap_or_default())?;
     if let Some(lite) = system.lite_topic.as_deref().filter(|lite| !lite.is_empty()) {
         lite_topic(lite)?;
@@ -227,15 +227,24 @@ fn recovery(system: &SystemProperties) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn delivery_time(system: &SystemProperties, now_ms: u64) -> Result<(), Refusal> {
+fn delivery_time(system: &SystemProperties, now_ms: u64, delay_max_ms: u64) -> Result<(), Refusal> {
     let Some(due) = &system.delivery_timestamp else { return Ok(()) };
     let due_ms = i128::from(due.seconds) * 1_000 + i128::from(due.nanos) / 1_000_000;
-    let latest = i128::from(now_ms) + i128::from(DELAY_MAX_MS);
+    let latest = i128::from(now_ms) + i128::from(delay_max_ms);
     if due_ms <= latest {
         return Ok(());
     }
-    let days = DELAY_MAX_MS / 86_400_000;
-    refuse(Code::IllegalDeliveryTime, format!("delivery timestamp lies more than {days} days in the future, which is the longest delay allowed"))
+    let most = span(delay_max_ms);
+    refuse(Code::IllegalDeliveryTime, format!("delivery timestamp lies more than {most} in the future, which is the longest delay of the topic"))
+}
+
+/// A length of time for people.
+fn span(ms: u64) -> String {
+    match ms {
+        _ if ms.is_multiple_of(86_400_000) => format!("{} days", ms / 86_400_000),
+        _ if ms.is_multiple_of(1_000) => format!("{} s", ms / 1_000),
+        _ => format!("{ms} ms"),
+    }
 }
 
 fn message_group(group: &str) -> Result<(), Refusal> {

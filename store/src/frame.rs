@@ -55,12 +55,14 @@ pub enum Kind {
     Gap = 26,
     /// A member of a broadcasting group reads for itself.
     Member = 27,
+    /// Delayed messages that were overdue when a leader began are released beside those that fall due now, or all of them were.
+    CatchUp = 28,
     /// Written by a later version, and marked as safe to skip. Never written.
     Unknown = 255,
 }
 
 /// Every kind that is written, by number.
-const KINDS: [Kind; 27] = {
+const KINDS: [Kind; 28] = {
     use Kind::*;
     [
         EpochStart,
@@ -90,6 +92,7 @@ const KINDS: [Kind; 27] = {
         Forget,
         Gap,
         Member,
+        CatchUp,
     ]
 };
 
@@ -99,9 +102,10 @@ impl Kind {
         KINDS.get(usize::from(number).checked_sub(1)?).copied()
     }
 
-    /// Whether it brings a client's message. Such frames are refused first when the disk fills up; all others help to empty it.
+    /// Whether it brings a message to a queue without taking one from another. Such frames are refused first when the disk fills up; all others
+    /// help to empty it.
     pub fn is_data(self) -> bool {
-        matches!(self, Kind::Message | Kind::Half | Kind::Delayed)
+        matches!(self, Kind::Message | Kind::Half | Kind::Delayed | Kind::Release)
     }
 
     /// Whether a reader that does not know it must stop, because the state would come out wrong without it.
@@ -380,7 +384,8 @@ mod tests {
         for (at, kind) in KINDS.into_iter().enumerate() {
             assert_eq!((kind as usize, Kind::from_number(at as u8 + 1)), (at + 1, Some(kind)));
         }
-        assert_eq!((Kind::from_number(0), Kind::from_number(27), Kind::from_number(255)), (None, None, None));
+        let after = KINDS.len() as u8 + 1;
+        assert_eq!((Kind::from_number(0), Kind::from_number(after), Kind::from_number(255)), (None, None, None));
     }
 
     #[test]

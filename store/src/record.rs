@@ -4,7 +4,7 @@
 //! [`MessageView`] reads a payload in place; nothing is copied until [`MessageView::message`] is called.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use gantry_model::message::{BodyDigest, BodyEncoding, Message};
+use gantry_model::message::{BodyDigest, BodyEncoding, Message, Property};
 use gantry_model::{MessageKind, Offset, QueueKey};
 
 /// Bytes before the properties.
@@ -250,6 +250,25 @@ impl MessageView {
             tag::MESSAGE_ID => Some(Name::Id(value)),
             tag::KEY => Some(Name::Key(value)),
             _ => None,
+        })
+    }
+
+    /// What consumers are shown of the properties, in the order in which they are stored. One that is not well formed is left out.
+    pub fn properties(&self) -> impl Iterator<Item = Property<'_>> {
+        self.entries().filter_map(|(tag, value)| {
+            let text = || std::str::from_utf8(value).ok();
+            match tag {
+                tag::MESSAGE_ID => text().map(Property::Id),
+                tag::TAG => text().map(Property::Tag),
+                tag::KEY => text().map(Property::Key),
+                tag::MESSAGE_GROUP => text().map(Property::Group),
+                tag::TRACE_CONTEXT => text().map(Property::TraceContext),
+                tag::BORN_HOST => text().map(Property::BornHost),
+                tag::LITE_TOPIC => text().map(Property::LiteTopic),
+                tag::BODY_DIGEST => value.try_into().ok().map(Property::Digest),
+                tag::USER => user_property(value).map(|(name, value)| Property::User { name, value }),
+                _ => None,
+            }
         })
     }
 

@@ -1,10 +1,11 @@
 //! The broker of this process: one shard behind the contract that proxies call.
 
 mod later;
+mod recall;
 
 use crate::admission::{Admission, Lane};
 use crate::alive::Alive;
-use crate::draft::Draft;
+use crate::draft::{Draft, RawMessage};
 use crate::post::{PostOffice, ReplyTo};
 use crate::read::Messages;
 use crate::shard::core::{After, Draft as _, Given, Token};
@@ -108,8 +109,8 @@ impl LocalBroker {
         for (given, found) in leased {
             let handle = handle(self.shard, &given);
             match self.messages.read(found).await {
-                Ok(Some(message)) if request.filter.wants(message.message.tag.as_deref()) => {
-                    deliveries.push(Delivery { message, handle, attempt: given.attempt });
+                Ok(Some(message)) if request.filter.wants(message.tag()) => {
+                    deliveries.push(Delivery { message: Box::new(message), handle, attempt: given.attempt });
                 }
                 Ok(_) => finished.push(handle),
                 Err(error) => tracing::error!(%error, group = %request.group.name, "a stored message can't be read; it stays with the group"),
@@ -257,7 +258,7 @@ impl Broker for LocalBroker {
     async fn find(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError> {
         let mut messages = Vec::new();
         for found in self.find_places(topic, &query, limit).await? {
-            let Some(message) = self.messages.read(found).await? else { continue };
+            let Some(message) = self.messages.read(found).await?.and_then(RawMessage::decode) else { continue };
             // Two texts may share a hash; only the text itself decides.
             let meant = match &query {
                 Query::MessageId(id) => message.message.id == *id,
@@ -288,8 +289,8 @@ impl Broker for LocalBroker {
 
     fn producer_ready(&self, _topics: &[TopicId]) {}
 
-    async fn recall(&self, _topic: &Topic, _handle: RecallHandle) -> Result<(), RecallError> {
-        Err(RecallError::Failed { why: later::TIMERS.into() })
+    async fn recall(&self, topic: &Topic, handle: RecallHandle) -> Result<(), RecallError> {
+        self.take_back(topic, handle).await
     }
 
     async fn pull(&self, _request: PullRequest) -> Result<Pulled, PullError> {
@@ -354,6 +355,12 @@ impl Broker for LocalBroker {
             messages_acked: number(&status.messages_acked),
             dead_letters: number(&status.dead_letters),
             filter_errors: number(&status.filter_errors),
+            timers_pending: number(&status.timers_pending),
+            timers_released: number(&status.timers_released),
+            timers_recalled: number(&status.timers_recalled),
+            timers_orphaned: number(&status.timers_orphaned),
+            timers_damaged: number(&status.timers_damaged),
+            timer_lateness_ms: number(&status.timer_lateness_ms),
         }]
     }
 

@@ -10,11 +10,13 @@
 pub mod lease;
 pub mod member;
 pub mod dead;
+pub mod timer;
 pub mod upkeep;
 
 pub use dead::Dead;
 pub use lease::{Ack, Expire, Lease, LeasedQueue, SetVisible, Visibility};
 pub use member::Member;
+pub use timer::{CatchUp, Delayed, Moved, Recall, RecallCause, Release};
 pub use upkeep::{EpochStart, Forget, Trim};
 
 use crate::codec::{Reader, Writer};
@@ -31,6 +33,10 @@ pub enum Record {
     SetVisible(SetVisible),
     Expire(Expire),
     Dead(Dead),
+    Delayed(Delayed),
+    Release(Release),
+    Recall(Recall),
+    CatchUp(CatchUp),
     Trim(Trim),
     Forget(Forget),
     Member(Member),
@@ -59,6 +65,10 @@ impl Record {
             Record::SetVisible(_) => Kind::SetVisible,
             Record::Expire(_) => Kind::Expire,
             Record::Dead(_) => Kind::Dead,
+            Record::Delayed(_) => Kind::Delayed,
+            Record::Release(_) => Kind::Release,
+            Record::Recall(_) => Kind::Recall,
+            Record::CatchUp(_) => Kind::CatchUp,
             Record::Trim(_) => Kind::Trim,
             Record::Forget(_) => Kind::Forget,
             Record::Member(_) => Kind::Member,
@@ -75,6 +85,10 @@ impl Record {
             Record::SetVisible(set) => set.encode(&mut out),
             Record::Expire(expire) => expire.encode(&mut out),
             Record::Dead(dead) => dead.encode(&mut out),
+            Record::Delayed(delayed) => delayed.encode(&mut out),
+            Record::Release(release) => release.encode(&mut out),
+            Record::Recall(recall) => recall.encode(&mut out),
+            Record::CatchUp(catch_up) => catch_up.encode(&mut out),
             Record::Trim(trim) => trim.encode(&mut out),
             Record::Forget(forget) => forget.encode(&mut out),
             Record::Member(member) => member.encode(&mut out),
@@ -93,6 +107,10 @@ impl Record {
             Kind::SetVisible => SetVisible::decode(&mut input).map(Record::SetVisible),
             Kind::Expire => Expire::decode(&mut input).map(Record::Expire),
             Kind::Dead => Dead::decode(&mut input).map(Record::Dead),
+            Kind::Delayed => Delayed::decode(&mut input).map(Record::Delayed),
+            Kind::Release => Release::decode(&mut input).map(Record::Release),
+            Kind::Recall => Recall::decode(&mut input).map(Record::Recall),
+            Kind::CatchUp => CatchUp::decode(&mut input).map(Record::CatchUp),
             Kind::Trim => Trim::decode(&mut input).map(Record::Trim),
             Kind::Forget => Forget::decode(&mut input).map(Record::Forget),
             Kind::Member => Member::decode(&mut input).map(Record::Member),
@@ -108,6 +126,8 @@ impl Record {
     pub fn placed(&self) -> Option<(QueueKey, Offset)> {
         match self {
             Record::Dead(dead) => Some((dead.dead_queue, dead.dead_offset)),
+            Record::Delayed(delayed) => Some((delayed.queue, delayed.offset)),
+            Record::Release(release) => Some((release.queue, release.offset)),
             _ => None,
         }
     }
@@ -118,6 +138,8 @@ pub fn head_len(kind: Kind, payload: &[u8]) -> Option<usize> {
     match kind {
         Kind::Message => Some(0),
         Kind::Dead => Some(Dead::HEAD),
+        Kind::Delayed => Some(Delayed::HEAD),
+        Kind::Release => Some(Release::HEAD),
         _ => Some(payload.len()),
     }
 }
@@ -137,6 +159,7 @@ mod tests {
     use super::*;
     use gantry_model::message::DeadReason;
     use gantry_model::{ClientId, LeaseId, Lsn, TopicId};
+    use gantry_store::index::Due;
     use proptest::prelude::*;
 
     fn check(record: Record) {
@@ -178,12 +201,30 @@ mod tests {
             Dead { group, queue, offset, attempts: 16, reason: DeadReason::Forwarded, dead_queue: queue, dead_offset: Offset(0), original: Lsn(64) };
         assert_eq!(Record::Dead(dead.clone()).encode().len(), Dead::HEAD);
         check(Record::Dead(dead));
+        check_timers(queue, offset);
+    }
+
+    fn check_timers(queue: QueueKey, offset: Offset) {
+        let due = Due { time: 1_700_000_000_000, position: Lsn(64) };
+        for moved in [None, Some(Moved { from: Lsn(64), end: Lsn(8192) })] {
+            let delayed = Record::Delayed(Delayed { deliver_ms: due.time, queue, offset, moved });
+            assert_eq!(delayed.encode().len(), Delayed::HEAD);
+            check(delayed);
+        }
+        let release = Record::Release(Release { due, timers: queue, queue: QueueKey(1), offset });
+        assert_eq!(release.encode().len(), Release::HEAD);
+        check(release);
+        for why in [RecallCause::Asked, RecallCause::Damaged] {
+            check(Record::Recall(Recall { topic: TopicId(7), due, id: 9, why }));
+        }
+        check(Record::CatchUp(CatchUp { until: None }));
+        check(Record::CatchUp(CatchUp { until: Some(5) }));
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            for kind in [Kind::EpochStart, Kind::Lease, Kind::Ack, Kind::SetVisible, Kind::Expire, Kind::Dead, Kind::Trim, Kind::Forget] {
+            for kind in (0..=u8::MAX).filter_map(Kind::from_number) {
                 let _ = Record::decode(kind, &bytes);
             }
         }

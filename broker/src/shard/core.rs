@@ -5,13 +5,17 @@
 //! receivers with [`Event::Committed`]; a reply is sent by the driver once everything appended before it is committed.
 
 use super::members::reading_for;
+use super::parked;
 use super::polls::{Poll, Polls};
 use super::send::Class;
 use super::state::State;
+use super::timers::Releases;
 use crate::record::{EpochStart, Forget, Record, Trim};
-use gantry_model::contract::broker::{AttemptCount, LeaseError, QueueBounds, QueuePosition, SendError, Sent};
+use gantry_model::contract::broker::{AttemptCount, LeaseError, QueueBounds, QueuePosition, RecallError, SendError, Sent};
 use gantry_model::filter::{Sql, Verdict};
+use gantry_model::handle::RecallHandle;
 use gantry_model::{ClientId, Group, GroupId, LeaseId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
+use gantry_store::index::{Due, Timer};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,6 +32,16 @@ pub trait Entries {
     fn verdict(&self, entry: &Entry, sql: &Sql) -> Verdict;
     /// The first offset stored at or after a time.
     fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64>;
+    /// Delayed messages after `after` that are due at `until` or before, in the order of release; `None` if they can't be looked up now.
+    fn timers(&self, after: Due, until: u64, limit: usize) -> Option<Vec<Timer>>;
+    /// When the first delayed message after `after` is due.
+    fn next_timer(&self, after: Due) -> Option<u64>;
+    /// Delayed messages of one sealed segment, as `timers`.
+    fn timers_of(&self, segment: (Lsn, Lsn), after: Due, limit: usize) -> Option<Vec<Timer>>;
+    /// Frames with this key hash; `None` if they can't be looked up now.
+    fn by_key(&self, hash: u64, limit: usize) -> Option<Vec<Lsn>>;
+    /// Frames from here on can't be read yet.
+    fn end(&self) -> Lsn;
 }
 
 /// What the index says of one message.
@@ -108,6 +122,27 @@ pub enum Event<D> {
         token: Token,
         topic: Arc<Topic>,
     },
+    /// A topic's definition as the controller has it now.
+    TopicKnown {
+        topic: Arc<Topic>,
+    },
+    /// What [`Core::due_timer`] named is due, and there is room for it.
+    TimerDue {
+        timer: Timer,
+        /// Whether its message can be read.
+        readable: bool,
+    },
+    /// What [`Core::next_move`] named is to leave the segment that ends at `end`.
+    TimerMove {
+        timer: Timer,
+        end: Lsn,
+        readable: bool,
+    },
+    /// A producer takes a delayed message back.
+    Recall {
+        token: Token,
+        handle: RecallHandle,
+    },
     /// A group's definition as the controller has it now.
     GroupKnown {
         group: Arc<Group>,
@@ -185,6 +220,7 @@ pub enum Reply {
     Changed(Result<(), LeaseError>),
     Positions(Vec<QueuePosition>),
     Queues(Vec<QueueBounds>),
+    Recalled(Result<(), RecallError>),
     TooManyPolls,
 }
 
@@ -209,12 +245,14 @@ pub struct Limits {
     pub cursor_span: u64,
     /// Messages that one delivery looks at before it lets others go on.
     pub scan: usize,
+    /// Delayed messages that were overdue when the leader began are released at most this fast.
+    pub overdue_per_s: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         use gantry_model::limits::{CURSOR_SPAN_MAX, LEASES_PER_CURSOR};
-        Limits { polls: 100_000, leases_per_cursor: LEASES_PER_CURSOR, cursor_span: CURSOR_SPAN_MAX, scan: 4_096 }
+        Limits { polls: 100_000, leases_per_cursor: LEASES_PER_CURSOR, cursor_span: CURSOR_SPAN_MAX, scan: 4_096, overdue_per_s: 20_000 }
     }
 }
 
@@ -228,6 +266,8 @@ pub struct Core<D> {
     pub(super) groups: HashMap<GroupId, Arc<Group>>,
     /// When members of broadcasting groups last asked.
     pub(super) member_seen: HashMap<GroupId, u64>,
+    pub(super) topics: HashMap<TopicId, Arc<Topic>>,
+    pub(super) releases: Releases,
     /// Acknowledged in this round, not appended yet: many acks become one frame.
     pub(super) acks: BTreeMap<GroupId, BTreeMap<QueueKey, BTreeSet<u64>>>,
     /// When a cursor needs to be looked at; an entry may be early, never missing.
@@ -261,6 +301,8 @@ impl<D: Draft> Core<D> {
             polls: Polls::default(),
             groups: HashMap::new(),
             member_seen: HashMap::new(),
+            topics: HashMap::new(),
+            releases: Releases::new(),
             acks: BTreeMap::new(),
             timers: BTreeSet::new(),
             orphans: BTreeSet::new(),
@@ -302,6 +344,10 @@ impl<D: Draft> Core<D> {
             Event::Positions { token, group, topic } => self.positions(token, &group, &topic, entries),
             Event::Queues { token, topic } => self.queues(token, &topic),
             Event::GroupKnown { group } => self.know(group),
+            Event::TopicKnown { topic } => self.know_topic(topic),
+            Event::TimerDue { timer, readable } => self.release_timer(timer, readable, entries),
+            Event::TimerMove { timer, end, readable } => self.move_timer(timer, end, readable),
+            Event::Recall { token, handle } => self.recall(token, &handle, entries),
             Event::Forget { what } => self.forget(what),
             Event::Trim { start, queues } => self.trim(start, queues),
             Event::Committed { appended } => self.committed(appended, entries),
@@ -316,7 +362,7 @@ impl<D: Draft> Core<D> {
     pub fn next_event(&self) -> Option<u64> {
         let timer = self.timers.first().map(|&(time, ..)| time);
         let timer = if self.scanning.is_empty() { timer } else { Some(self.now) };
-        timer.into_iter().chain(self.polls.next_deadline()).min()
+        timer.into_iter().chain(self.polls.next_deadline()).chain(self.next_timer()).min()
     }
 
     /// Whether something will end by itself: a lease, or the wait of a message.
@@ -347,9 +393,12 @@ impl<D: Draft> Core<D> {
         self.now
     }
 
-    /// A message was appended; nobody may see it before it is committed.
+    /// A message was appended; nobody may see it before it is committed, and nobody ever sees what is parked.
     pub(super) fn hide(&mut self, queue: QueueKey, offset: Offset) {
         self.appended += 1;
+        if parked::is_parked(queue) {
+            return;
+        }
         self.uncommitted.push_back((self.appended, queue, offset.0));
         self.hidden.entry(queue).or_insert((offset.0, 0)).1 += 1;
     }
@@ -401,7 +450,10 @@ impl<D: Draft> Core<D> {
         self.append(Record::Forget(what));
         self.polls.forget(what).into_iter().for_each(|token| self.end_poll(token));
         match what {
-            Forget::Topic(topic) => drop(self.rotation.remove(&topic)),
+            Forget::Topic(topic) => {
+                self.rotation.remove(&topic);
+                self.topics.remove(&topic);
+            }
             Forget::Group(group) => drop(self.groups.remove(&group)),
         }
     }

@@ -217,7 +217,7 @@ fn a_group_that_was_created_later_starts_behind_its_creation() {
     assert_eq!(rig.receive(&late, 32).len(), 2);
 }
 
-fn check_snapshot(state: &State) {
+pub(super) fn check_snapshot(state: &State) {
     let mut copy = state.clone();
     copy.touch_all();
     let parts = copy.freeze().into_iter().map(|(number, part)| (number, part.expect("everything counts as changed").encode()));

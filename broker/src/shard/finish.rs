@@ -187,6 +187,7 @@ impl<D: Draft> Core<D> {
             self.serve(topic, group, entries);
         }
         self.polls.overdue(self.now).into_iter().for_each(|token| self.end_poll(token));
+        self.look_for_timers(entries);
     }
 
     /// Ends what lapsed on one cursor, buries what used up its attempts, and wakes receivers for what is due.

@@ -5,7 +5,8 @@ use crate::admission::Permit;
 use crate::draft::Draft;
 use crate::post::ReplyTo;
 use crate::record::Forget;
-use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
+use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueueBounds, QueuePosition, RecallError, SendError, Sent, ShardCondition};
+use gantry_model::handle::RecallHandle;
 use gantry_model::{ClientId, Filter, Group, GroupId, Lsn, QueueKey, ReceiptHandle, Topic};
 use gantry_store::index::{Entry, Run, RunError};
 use std::sync::Arc;
@@ -67,6 +68,13 @@ pub enum Request {
         find: Find,
         limit: usize,
         reply: ReplyTo<Vec<Found>>,
+    },
+    Recall {
+        handle: RecallHandle,
+        reply: ReplyTo<Result<(), RecallError>>,
+    },
+    TopicKnown {
+        topic: Arc<Topic>,
     },
     GroupKnown {
         group: Arc<Group>,
@@ -187,6 +195,12 @@ pub struct Status {
     pub messages_acked: AtomicU64,
     pub dead_letters: AtomicU64,
     pub filter_errors: AtomicU64,
+    pub timers_pending: AtomicU64,
+    pub timers_released: AtomicU64,
+    pub timers_recalled: AtomicU64,
+    pub timers_orphaned: AtomicU64,
+    pub timers_damaged: AtomicU64,
+    pub timer_lateness_ms: AtomicU64,
 }
 
 impl Status {

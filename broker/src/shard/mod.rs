@@ -13,7 +13,9 @@ pub mod clock;
 pub mod inbox;
 pub mod thread;
 mod write;
-mod parked;
+pub mod parked;
+pub mod timers;
+mod due;
 pub mod upkeep;
 
 #[cfg(test)]
@@ -24,3 +26,5 @@ mod order_tests;
 mod members_tests;
 #[cfg(test)]
 mod rig;
+#[cfg(test)]
+mod timers_tests;

@@ -19,9 +19,14 @@ pub fn timers(topic: TopicId) -> QueueKey {
     QueueKey::new(topic, QueueId(QueueKey::MAX_QUEUE - 1))
 }
 
+/// Whether a queue is that of the delayed messages of a topic.
+pub fn is_timers(queue: QueueKey) -> bool {
+    queue == timers(queue.topic())
+}
+
 /// Whether a queue is hidden: clients never see its messages, and retention leaves it alone.
 pub fn is_parked(queue: QueueKey) -> bool {
-    queue.queue().0 >= QueueKey::MAX_QUEUE - 1
+    is_timers(queue) || queue == halves(queue.topic())
 }
 
 impl<D: Draft> Core<D> {
@@ -30,14 +35,6 @@ impl<D: Draft> Core<D> {
     }
 
     pub(super) fn half_ticket(&self, _topic: &Topic, _row: &Row) -> Option<Ticket> {
-        None
-    }
-
-    pub(super) fn store_delayed(&mut self, _topic: &Topic, _draft: D) -> Result<Sent, SendError> {
-        Err(SendError::NoWritableQueue)
-    }
-
-    pub(super) fn timer_ticket(&self, _topic: &Topic, _row: &Row, _draft: &D) -> Option<Ticket> {
         None
     }
 

@@ -13,8 +13,9 @@ use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicType};
 use gantry_model::{
     ClientId, Filter, Group, GroupId, GroupName, Lsn, MessageKind, Offset, QueueKey, ReceiptHandle, RetryPolicy, ShardId, Topic, TopicId, TopicName,
 };
+use gantry_store::index::{Due, KeyKind, Timer, key_hash};
 use gantry_store::record::tag_hash;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,12 @@ impl Note {
     pub fn plain(id: u128, tag: Option<&'static str>) -> Note {
         let class = Class { kind: MessageKind::Normal, id, group: None, priority: None, deliver_ms: None, lite: None, recovery_ms: None };
         Note { tag, class }
+    }
+
+    /// A message that is due later.
+    pub fn delayed(id: u128, deliver_ms: u64) -> Note {
+        let plain = Note::plain(id, None);
+        Note { class: Class { kind: MessageKind::Delay, deliver_ms: Some(deliver_ms), ..plain.class }, ..plain }
     }
 }
 
@@ -49,13 +56,36 @@ impl Draft for Note {
 
 /// The index, as far as the core asks.
 #[derive(Default)]
-pub struct Notes(BTreeMap<QueueKey, Vec<Entry>>);
+pub struct Notes {
+    queues: BTreeMap<QueueKey, Vec<Entry>>,
+    timers: BTreeSet<Timer>,
+    /// The message id of each frame that has one.
+    pub ids: BTreeMap<Lsn, u128>,
+    /// Frames below are gone.
+    pub start: Lsn,
+}
 
 impl Notes {
     fn add(&mut self, queue: QueueKey, offset: Offset, entry: Entry) {
-        let entries = self.0.entry(queue).or_default();
+        let entries = self.queues.entry(queue).or_default();
         assert_eq!(entries.len() as u64, offset.0, "offsets are dense");
         entries.push(entry);
+    }
+
+    fn add_timer(&mut self, record: Option<&Record>, position: Lsn) {
+        if let Some(Record::Delayed(delayed)) = record {
+            self.timers.insert(Timer { due: Due { time: delayed.deliver_ms, position }, queue: delayed.queue });
+        }
+    }
+
+    /// The ids of the messages of a queue, in its order.
+    pub fn ids_of(&self, queue: QueueKey) -> Vec<u128> {
+        self.queues.get(&queue).into_iter().flatten().map(|entry| self.ids[&entry.lsn]).collect()
+    }
+
+    fn after(&self, after: Due, limit: usize, wanted: impl Fn(&Timer) -> bool) -> Vec<Timer> {
+        let live = |timer: &&Timer| timer.due > after && timer.due.position >= self.start && wanted(timer);
+        self.timers.iter().filter(live).take(limit).copied().collect()
     }
 }
 
@@ -67,7 +97,7 @@ fn written(record: Record) -> Record {
 
 impl Entries for Notes {
     fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry> {
-        self.0.get(&queue)?.get(offset as usize).copied()
+        self.queues.get(&queue)?.get(offset as usize).copied()
     }
 
     fn verdict(&self, _: &Entry, sql: &Sql) -> Verdict {
@@ -81,8 +111,30 @@ impl Entries for Notes {
     }
 
     fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64> {
-        let entries = self.0.get(&queue)?;
+        let entries = self.queues.get(&queue)?;
         entries.iter().position(|entry| entry.time >= time).map(|at| at as u64)
+    }
+
+    fn timers(&self, after: Due, until: u64, limit: usize) -> Option<Vec<Timer>> {
+        Some(self.after(after, limit, |timer| timer.due.time <= until))
+    }
+
+    fn next_timer(&self, after: Due) -> Option<u64> {
+        self.after(after, 1, |_| true).first().map(|timer| timer.due.time)
+    }
+
+    fn timers_of(&self, (from, to): (Lsn, Lsn), after: Due, limit: usize) -> Option<Vec<Timer>> {
+        Some(self.after(after, limit, |timer| (from..to).contains(&timer.due.position)))
+    }
+
+    fn by_key(&self, hash: u64, limit: usize) -> Option<Vec<Lsn>> {
+        let named = |id: &u128| key_hash(topic().id, KeyKind::MessageId, id.to_string().as_bytes()) == hash;
+        let found = self.ids.iter().rev().filter(|(lsn, id)| **lsn >= self.start && named(id));
+        Some(found.map(|(lsn, _)| *lsn).take(limit).collect())
+    }
+
+    fn end(&self) -> Lsn {
+        Lsn(u64::MAX)
     }
 }
 
@@ -170,6 +222,10 @@ impl Rig {
         self.step(Event::Settle);
         self.step(Event::Committed { appended: self.core.appended() });
         self.step(Event::Tick);
+        while let Some(timer) = self.core.due_timer() {
+            assert!(timer.due.time <= self.now, "never early");
+            self.step(Event::TimerDue { timer, readable: true });
+        }
         self.step(Event::Committed { appended: self.core.appended() });
         for (_, _, cursor) in self.core.state.cursors() {
             cursor.check();
@@ -181,22 +237,29 @@ impl Rig {
             let lsn = Lsn(self.log.len() as u64);
             match action {
                 Action::Store { queue, offset, head, draft, .. } => {
-                    self.notes.add(
-                        queue,
-                        offset,
-                        Entry {
-                            lsn,
-                            len: 0,
-                            tag_hash: draft.tag.map_or(0, tag_hash),
-                            lane: draft.class.group.map_or(0, |group| group as u32),
-                            time: self.now,
-                        },
-                    );
+                    let entry = Entry {
+                        lsn,
+                        len: 0,
+                        tag_hash: draft.tag.map_or(0, tag_hash),
+                        lane: draft.class.group.map_or(0, |group| group as u32),
+                        time: self.now,
+                    };
+                    self.notes.add(queue, offset, entry);
+                    self.notes.ids.insert(lsn, draft.class.id);
+                    self.notes.add_timer(head.as_ref(), lsn);
                     let row = Row { id: draft.class.id, queue, offset: offset.0, time: self.now };
                     self.log.push(head.map_or(Logged::Message(row), |record| Logged::Sent(written(record), row)));
                 }
-                Action::Append { record } => self.log.push(Logged::Record(written(record))),
-                Action::Copy { record, .. } => {
+                Action::Append { record } => {
+                    if let Record::Trim(trim) = &record {
+                        self.notes.start = self.notes.start.max(trim.start);
+                    }
+                    self.log.push(Logged::Record(written(record)));
+                }
+                Action::Copy { record, from } => {
+                    let id = self.notes.ids[&from];
+                    self.notes.ids.insert(lsn, id);
+                    self.notes.add_timer(Some(&record), lsn);
                     let (queue, offset) = record.placed().expect("a copy has a place");
                     self.notes.add(queue, offset, Entry { lsn, len: 0, tag_hash: 0, lane: 0, time: self.now });
                     self.log.push(Logged::Record(written(record)));

@@ -133,7 +133,7 @@ impl<D: Draft> Core<D> {
     }
 
     /// Queues of this shard that take messages, in the order of their numbers.
-    fn open_queues(&self, topic: &Topic) -> impl Iterator<Item = QueueId> + '_ {
+    pub(super) fn open_queues(&self, topic: &Topic) -> impl Iterator<Item = QueueId> + '_ {
         let writable = topic.permission.can_write();
         let queues: Vec<QueueId> = topic
             .queues()

@@ -17,11 +17,11 @@ use crate::draft::{self, Draft};
 use crate::filter;
 use crate::post::{Letter, Post, ReplyTo};
 use crate::record::Forget;
-use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, SendError, Sent, ShardCondition};
+use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, RecallError, SendError, Sent, ShardCondition};
 use gantry_model::filter::{Sql, Verdict};
 use gantry_model::{Lsn, Offset, QueueKey, ReceiptHandle, ShardId};
 use gantry_store::frame::{Flags, Kind};
-use gantry_store::index::{self, Index};
+use gantry_store::index::{self, Due, Index, LookupError, Timer};
 use gantry_store::log::{AppendError, CommitLog, LogReader};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use std::time::Duration;
 
 /// Most requests of one round, and most bytes staged before a write; both only bound the latency of the first.
 const ROUND_REQUESTS: usize = 4_096;
-const ROUND_BYTES: usize = 1024 * 1024;
+pub(super) const ROUND_BYTES: usize = 1024 * 1024;
 /// Without work the thread looks up this often: durable marks, retention, the disk's room.
 const IDLE: Duration = Duration::from_millis(1_000);
 /// While messages are leased, the log gets a frame at least this often.
@@ -45,6 +45,7 @@ enum Waiter {
     Change(ReplyTo<Result<(), LeaseError>>),
     Positions(ReplyTo<Vec<QueuePosition>>),
     Queues(ReplyTo<Vec<QueueBounds>>),
+    Recall(ReplyTo<Result<(), RecallError>>),
 }
 
 /// Everything a shard's thread owns.
@@ -69,13 +70,17 @@ pub struct Driver {
     pub(super) actions: Vec<Action<Draft>>,
     /// The time of the last frame.
     pub(super) written: u64,
+    /// A message that was just read to be appended again, with its old address.
+    pub(super) in_hand: Option<(Lsn, bytes::Bytes)>,
+    /// The segment that pending delayed messages are moved out of.
+    pub(super) leaving: Option<(Lsn, Lsn)>,
     /// Requests of the round before.
     last_taken: usize,
     stop: bool,
 }
 
 /// The index as the core sees it. A damaged run answers nothing; upkeep reports it and rebuilds it at the next start.
-struct IndexEntries<'a> {
+pub(super) struct IndexEntries<'a> {
     index: &'a Index,
     reader: &'a LogReader,
 }
@@ -95,6 +100,30 @@ impl Entries for IndexEntries<'_> {
     fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64> {
         self.index.first_at_or_after_time(queue, time).ok().map(|offset| offset.0)
     }
+
+    fn timers(&self, after: Due, until: u64, limit: usize) -> Option<Vec<Timer>> {
+        readable(self.index.timers(after, until, limit))
+    }
+
+    fn next_timer(&self, after: Due) -> Option<u64> {
+        self.timers(after, u64::MAX, 1)?.first().map(|timer| timer.due.time)
+    }
+
+    fn timers_of(&self, segment: (Lsn, Lsn), after: Due, limit: usize) -> Option<Vec<Timer>> {
+        readable(self.index.timers_of(segment.0, after, limit))
+    }
+
+    fn by_key(&self, hash: u64, limit: usize) -> Option<Vec<Lsn>> {
+        readable(self.index.by_key(hash, limit))
+    }
+
+    fn end(&self) -> Lsn {
+        self.reader.end()
+    }
+}
+
+fn readable<T>(found: Result<Vec<T>, LookupError>) -> Option<Vec<T>> {
+    found.inspect_err(|error| tracing::error!(%error, "the index of delayed messages can't be read; they wait")).ok()
 }
 
 impl Driver {
@@ -128,6 +157,8 @@ impl Driver {
             own: VecDeque::new(),
             actions: Vec::new(),
             written: 0,
+            in_hand: None,
+            leaving: None,
             last_taken: 0,
             stop: false,
         }
@@ -173,6 +204,8 @@ impl Driver {
         if self.core.next_event().is_some_and(|time| time <= now) {
             self.step(now, Event::Tick)?;
         }
+        self.release_due(now)?;
+        self.leave_segment(now)?;
         self.commit()?;
         self.keep_up(now)
     }
@@ -193,7 +226,7 @@ impl Driver {
 
     /// The next request; waits for it only if nothing else is to be done.
     fn wait(&mut self) -> Option<Request> {
-        let busy = self.log.staged_bytes() > 0 || !self.pending.is_empty() || !self.own.is_empty();
+        let busy = self.log.staged_bytes() > 0 || !self.pending.is_empty() || !self.own.is_empty() || self.leaving.is_some();
         if busy {
             return match self.requests.try_recv() {
                 Ok(request) => Some(request),
@@ -247,6 +280,11 @@ impl Driver {
                 let token = self.wait_for(Waiter::Queues(reply));
                 self.step(now, Event::Queues { token, topic })
             }
+            Request::Recall { handle, reply } => {
+                let token = self.wait_for(Waiter::Recall(reply));
+                self.step(now, Event::Recall { token, handle })
+            }
+            Request::TopicKnown { topic } => self.step(now, Event::TopicKnown { topic }),
             Request::GroupKnown { group } => self.step(now, Event::GroupKnown { group }),
             Request::Forget { what } => self.step(now, Event::Forget { what }),
             other => self.take_chore(now, other),
@@ -313,7 +351,11 @@ impl Driver {
         token
     }
 
-    fn step(&mut self, now: u64, event: Event<Draft>) -> Result<(), AppendError> {
+    pub(super) fn entries(&self) -> IndexEntries<'_> {
+        IndexEntries { index: &self.index, reader: &self.reader }
+    }
+
+    pub(super) fn step(&mut self, now: u64, event: Event<Draft>) -> Result<(), AppendError> {
         let entries = IndexEntries { index: &self.index, reader: &self.reader };
         self.core.step(now, event, &entries, &mut self.actions);
         self.perform()
@@ -347,14 +389,16 @@ impl Driver {
         self.own.extend(dead.into_iter().map(|client| Event::ClientGone { client }));
         self.upkeep.look_at_disk(&self.status);
         self.upkeep.make_spares(&self.log);
-        if let Some((start, queues)) = self.upkeep.retention(now, &self.core.state, &self.index, &self.log) {
-            self.own.push_back(Event::Trim { start, queues });
+        let removal = self.upkeep.retention(now, &self.core.state, &self.index, &self.log);
+        self.leaving = removal.leave;
+        if removal.start > self.log.start() || !removal.queues.is_empty() {
+            self.own.push_back(Event::Trim { start: removal.start, queues: removal.queues });
         }
         Ok(())
     }
 
     fn publish(&self) {
-        let (status, head) = (&self.status, &self.core.state.head);
+        let (status, head, timers) = (&self.status, &self.core.state.head, &self.core.state.timers);
         let numbers = [
             (&status.epoch, u64::from(head.epoch)),
             (&status.start, self.log.start().0),
@@ -366,6 +410,12 @@ impl Driver {
             (&status.messages_acked, head.acked),
             (&status.dead_letters, head.dead_letters),
             (&status.filter_errors, self.core.filter_errors.get()),
+            (&status.timers_pending, timers.pending()),
+            (&status.timers_released, timers.counts.released),
+            (&status.timers_recalled, timers.counts.recalled),
+            (&status.timers_orphaned, timers.counts.orphaned),
+            (&status.timers_damaged, timers.counts.damaged),
+            (&status.timer_lateness_ms, self.core.timer_lateness_ms()),
         ];
         numbers.into_iter().for_each(|(place, number)| place.store(number, Ordering::Relaxed));
     }
@@ -378,6 +428,7 @@ impl Driver {
             (Waiter::Ack(reply), Reply::Acked(answers)) => Some(Letter::Acked(reply, answers)),
             (Waiter::Change(reply), Reply::Changed(answer)) => Some(Letter::Changed(reply, answer)),
             (Waiter::Positions(reply), Reply::Positions(positions)) => Some(Letter::Positions(reply, positions)),
+            (Waiter::Recall(reply), Reply::Recalled(answer)) => Some(Letter::Recalled(reply, answer)),
             (Waiter::Queues(reply), Reply::Queues(bounds)) => Some(Letter::Queues(reply, bounds)),
             (Waiter::Receive(reply), Reply::TooManyPolls) => Some(Letter::Leased { reply, leased: Leased::TooManyPolls, shard }),
             (Waiter::Receive(reply), Reply::Delivered { lease, .. }) => {

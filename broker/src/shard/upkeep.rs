@@ -5,8 +5,10 @@
 
 use super::core::Core;
 use super::inbox::{Inbox, Request, Status};
+use super::parked;
 use super::state::State;
 use super::state::snapshot::{self, Part, SLOTS};
+use super::timers::{NextMove, next_move};
 use crate::draft::Draft;
 use crate::record::{Forget, Trim};
 use gantry_model::contract::Metadata;
@@ -33,6 +35,13 @@ const LOOK_MS: u64 = 1_000;
 const RETENTION_SLICE: usize = 2_000;
 /// Dead letters are kept for 7 days unless their topic says otherwise.
 const DEAD_LETTER_MS: u64 = 7 * 24 * 3600 * 1000;
+
+/// A segment that is kept for delayed messages only is left after this time, or sooner if the size bound wants it. So messages that wait for
+/// weeks are written again once a day.
+const LEAVE_MS: u64 = 24 * 3600 * 1000;
+const LEAVE_OVERSIZE_MS: u64 = 3600 * 1000;
+/// Delayed messages looked up at a time.
+const LOOK_UP: usize = 256;
 
 /// Work for the upkeep thread.
 pub enum Job {
@@ -74,6 +83,17 @@ pub struct Place {
     pub retention: Retention,
     /// Bytes of log between two checkpoints.
     pub checkpoint_bytes: u64,
+}
+
+/// What retention takes away.
+#[derive(Debug)]
+pub struct Removal {
+    /// Where the log should begin.
+    pub start: Lsn,
+    /// Queues whose first offset moves.
+    pub queues: Vec<(QueueKey, u64)>,
+    /// The segment that would go next if no delayed messages waited in it: they are to be moved.
+    pub leave: Option<(Lsn, Lsn)>,
 }
 
 /// The shard thread's end of upkeep.
@@ -206,6 +226,18 @@ impl Upkeep {
         }
     }
 
+    /// Whether a message that was accepted before may be appended again: a copy of it takes so many bytes.
+    pub fn has_room(&mut self, log: &mut CommitLog, bytes: usize) -> Result<bool, AppendError> {
+        if self.watermark >= Watermark::ControlOnly {
+            return Ok(false);
+        }
+        match log.reserve(bytes) {
+            Ok(()) => Ok(true),
+            Err(AppendError::Full) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     pub fn look_at_disk(&mut self, status: &Status) {
         let Ok(space) = self.place.disk.space() else { return };
         status.disk_total.store(space.total, Ordering::Relaxed);
@@ -223,18 +255,18 @@ impl Upkeep {
         }
     }
 
-    /// What retention takes away now: where the log should begin, and the queues whose first offset moves.
-    pub fn retention(&mut self, now: u64, state: &State, index: &Index, log: &CommitLog) -> Option<(Lsn, Vec<(QueueKey, u64)>)> {
+    /// What retention takes away now.
+    pub fn retention(&mut self, now: u64, state: &State, index: &Index, log: &CommitLog) -> Removal {
         let mut moved = BTreeMap::new();
         self.by_age(now, state, index, &mut moved);
-        let start = self.removable(state, index, log, &mut moved);
-        (start > log.start() || !moved.is_empty()).then(|| (start, moved.into_iter().collect()))
+        let (start, leave) = self.removable(now, state, index, log, &mut moved);
+        Removal { start, queues: moved.into_iter().collect(), leave }
     }
 
     /// A slice of the queues: their messages that are older than their topic allows.
     fn by_age(&mut self, now: u64, state: &State, index: &Index, moved: &mut BTreeMap<QueueKey, u64>) {
         let mut keys: Vec<(QueueKey, super::state::Bounds)> =
-            state.queues().filter(|(queue, bounds)| *queue >= self.next_queue && bounds.min < bounds.next).collect();
+            state.queues().filter(|(queue, bounds)| *queue >= self.next_queue && bounds.min < bounds.next && !parked::is_parked(*queue)).collect();
         let more = keys.len() > RETENTION_SLICE;
         if more {
             keys.select_nth_unstable_by_key(RETENTION_SLICE, |(queue, _)| *queue);
@@ -254,7 +286,8 @@ impl Upkeep {
     }
 
     /// The oldest sealed segments that hold no kept message, and those that the size bound takes together with their messages.
-    fn removable(&self, state: &State, index: &Index, log: &CommitLog, moved: &mut BTreeMap<QueueKey, u64>) -> Lsn {
+    /// Answers where the log should begin, and the segment that only delayed messages keep.
+    fn removable(&self, now: u64, state: &State, index: &Index, log: &CommitLog, moved: &mut BTreeMap<QueueKey, u64>) -> (Lsn, Option<(Lsn, Lsn)>) {
         let mut start = log.start();
         let end = log.end();
         for segment in log.segments().into_iter().filter(|segment| segment.sealed) {
@@ -265,12 +298,21 @@ impl Upkeep {
             }
             let Ok(queues) = index.last_offsets(segment.base) else { break };
             let oversize = self.place.retention.bytes.is_some_and(|most| end.0 - next.0 >= most);
+            let (delayed, queues): (Vec<_>, Vec<_>) = queues.into_iter().partition(|(queue, _)| parked::is_timers(*queue));
             let kept = queues.iter().any(|&(queue, last)| {
                 let min = moved.get(&queue).copied().unwrap_or(state.bounds(queue).min);
                 last.0 >= min && min < state.bounds(queue).next
             });
             if kept && !oversize {
                 break;
+            }
+            if !delayed.is_empty() {
+                let span = (segment.base, next);
+                match next_move(state, span, |after| index.timers_of(segment.base, after, LOOK_UP).ok()) {
+                    NextMove::Done => moved.extend(delayed.iter().map(|(queue, last)| (*queue, last.0 + 1))),
+                    NextMove::Timer(_) if self.may_leave(now, index, &delayed, oversize) => return (start, Some(span)),
+                    NextMove::Timer(_) | NextMove::Unreadable => break,
+                }
             }
             if oversize {
                 for (queue, last) in queues {
@@ -282,7 +324,16 @@ impl Upkeep {
             }
             start = next;
         }
-        start
+        (start, None)
+    }
+
+    /// Whether the delayed messages of a segment lie there long enough to be written again. `last` is the newest of each topic.
+    fn may_leave(&self, now: u64, index: &Index, last: &[(QueueKey, Offset)], oversize: bool) -> bool {
+        let patience = self.place.retention.age_ms.min(if oversize { LEAVE_OVERSIZE_MS } else { LEAVE_MS });
+        last.iter().all(|&(queue, offset)| {
+            let stored = index.lookup(queue, offset).ok().flatten().map_or(0, |entry| entry.time);
+            stored + patience <= now
+        })
     }
 
     /// A `Trim` was appended: the index and the log follow.

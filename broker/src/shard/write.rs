@@ -8,7 +8,7 @@ use crate::record::Record;
 use bytes::Bytes;
 use gantry_model::{Lsn, Offset, QueueKey};
 use gantry_store::frame::{Flags, Kind};
-use gantry_store::index;
+use gantry_store::index::{self, Due};
 use gantry_store::log::AppendError;
 use gantry_store::record::{FIXED, Fixed, MessageView};
 
@@ -31,8 +31,8 @@ impl Driver {
     fn store(&mut self, queue: QueueKey, offset: Offset, batch: BatchPart, head: Option<&Record>, draft: &Draft) -> Result<(), AppendError> {
         let time = self.core.now();
         let fixed = draft.fixed(queue, offset);
-        let (kind, head) = head.map_or((Kind::Message, Vec::new()), |record| (record.kind(), record.encode()));
-        let parts: [&[u8]; 4] = [&head, &fixed, &draft.properties, &draft.body];
+        let (kind, bytes) = head.map_or((Kind::Message, Vec::new()), |record| (record.kind(), record.encode()));
+        let parts: [&[u8]; 4] = [&bytes, &fixed, &draft.properties, &draft.body];
         let flags = match batch {
             BatchPart::Alone => Flags::default(),
             BatchPart::First => Flags::FIRST,
@@ -42,6 +42,7 @@ impl Driver {
         let lsn = self.stage(kind, flags, time, &parts)?;
         let len = Draft::frame_len(&parts);
         self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash: draft.tag_hash, lane: draft.lane, time }, &draft.keys);
+        self.note_timer(head, lsn);
         Ok(())
     }
 
@@ -59,7 +60,10 @@ impl Driver {
     /// becomes of the original.
     fn append_copy(&mut self, record: &Record, from: Lsn) -> Result<(), AppendError> {
         let time = self.core.now();
-        let message = self.reader.frame(from).map(|frame| draft::message_of(&frame)).unwrap_or_default();
+        let message = match self.in_hand.take().filter(|(position, _)| *position == from) {
+            Some((_, message)) => message,
+            None => self.reader.frame(from).map(|frame| draft::message_of(&frame)).unwrap_or_default(),
+        };
         let Some((queue, offset)) = record.placed() else { return self.append(record) };
         let message = if keeps_origin(record) { message } else { moved(&message, queue, offset) };
         let head = record.encode();
@@ -68,7 +72,15 @@ impl Driver {
         let len = Draft::frame_len(&parts);
         let (tag_hash, lane) = MessageView::parse(&message).map_or((0, 0), |view| draft::marks_of(&view));
         self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash, lane, time }, &draft::keys_of(queue.topic(), &message));
+        self.note_timer(Some(record), lsn);
         Ok(())
+    }
+
+    /// Has the index remember a delayed message.
+    fn note_timer(&mut self, record: Option<&Record>, position: Lsn) {
+        if let Some(Record::Delayed(delayed)) = record {
+            self.index.append_timer(Due { time: delayed.deliver_ms, position }, delayed.queue);
+        }
     }
 
     /// Stages a frame; when a new segment began, the index of the old one is sealed first.

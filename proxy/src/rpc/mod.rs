@@ -30,7 +30,6 @@ use gantry_proto::v2::*;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Streaming};
 
 /// The service as one connection sees it.
@@ -53,8 +52,8 @@ impl Messaging {
     }
 
     /// Who calls.
-    fn context(&self, metadata: MetadataMap) -> Result<Context, Refusal> {
-        let headers = Headers::from(metadata);
+    fn context(&self, headers: impl Into<Headers>) -> Result<Context, Refusal> {
+        let headers = headers.into();
         let session = self.session(&headers)?;
         Ok(Context::new(headers, session))
     }
@@ -71,16 +70,25 @@ impl Messaging {
         Ok(session)
     }
 
+    /// SendMessage, which the edge reads itself.
+    pub async fn send(&self, headers: Headers, request: SendMessageRequest) -> SendMessageResponse {
+        self.answer(Rpc::SendMessage, headers, request, |context, request| send_message::answer(self, context, request)).await
+    }
+
+    /// AckMessage, which the edge reads itself.
+    pub async fn ack(&self, headers: Headers, request: AckMessageRequest) -> AckMessageResponse {
+        self.answer(Rpc::AckMessage, headers, request, |context, request| ack_message::answer(&self.shared, context, request)).await
+    }
+
     /// One call with one answer.
-    async fn unary<Q, A, F>(&self, rpc: Rpc, request: Request<Q>, work: impl FnOnce(Context, Q) -> F + Send) -> Result<Response<A>, tonic::Status>
+    async fn answer<Q, A, F>(&self, rpc: Rpc, headers: Headers, message: Q, work: impl FnOnce(Context, Q) -> F + Send) -> A
     where
         Q: Send,
         A: Answer,
         F: Future<Output = Result<A, Refusal>> + Send,
     {
         let started = self.shared.clock.mono();
-        let (metadata, _, message) = request.into_parts();
-        let answer = match self.context(metadata) {
+        let answer = match self.context(headers) {
             Ok(context) => {
                 let patience = context.patience();
                 timeout(patience, work(context, message)).await.unwrap_or_else(|_| Err(Refusal::timed_out()))
@@ -89,8 +97,24 @@ impl Messaging {
         };
         let answer = answer.unwrap_or_else(A::refused);
         self.shared.metrics.answered(rpc, answer.code(), self.shared.clock.mono().saturating_sub(started));
-        Ok(Response::new(answer))
+        answer
     }
+
+    /// The same for the calls that tonic reads.
+    async fn unary<Q, A, F>(&self, rpc: Rpc, request: Request<Q>, work: impl FnOnce(Context, Q) -> F + Send) -> Result<Response<A>, tonic::Status>
+    where
+        Q: Send,
+        A: Answer,
+        F: Future<Output = Result<A, Refusal>> + Send,
+    {
+        let (metadata, _, message) = request.into_parts();
+        Ok(Response::new(self.answer(rpc, metadata.into(), message, work).await))
+    }
+}
+
+/// What tonic answers for the calls that the edge reads itself; it never comes to that.
+fn read_by_the_edge<T>() -> Result<T, tonic::Status> {
+    Err(tonic::Status::internal("the edge answers this call before tonic sees it; report this as a bug"))
 }
 
 /// A response that can say no.
@@ -143,7 +167,7 @@ fn overall(mut entries: impl Iterator<Item = Status>) -> Status {
 
 #[tonic::async_trait]
 impl MessagingService for Messaging {
-    type ReceiveMessageStream = receive_message::Answers;
+    type ReceiveMessageStream = tokio_stream::Empty<Result<ReceiveMessageResponse, tonic::Status>>;
     type PullMessageStream = pull_message::Answers;
     type TelemetryStream = telemetry::Answers;
 
@@ -155,20 +179,20 @@ impl MessagingService for Messaging {
         self.unary(Rpc::Heartbeat, request, |context, request| heartbeat::answer(&self.shared, context, request)).await
     }
 
-    async fn send_message(&self, request: Request<SendMessageRequest>) -> Result<Response<SendMessageResponse>, tonic::Status> {
-        self.unary(Rpc::SendMessage, request, |context, request| send_message::answer(self, context, request)).await
+    async fn send_message(&self, _: Request<SendMessageRequest>) -> Result<Response<SendMessageResponse>, tonic::Status> {
+        read_by_the_edge()
     }
 
     async fn query_assignment(&self, request: Request<QueryAssignmentRequest>) -> Result<Response<QueryAssignmentResponse>, tonic::Status> {
         self.unary(Rpc::QueryAssignment, request, |context, request| query_assignment::answer(self, context, request)).await
     }
 
-    async fn receive_message(&self, request: Request<ReceiveMessageRequest>) -> Result<Response<receive_message::Answers>, tonic::Status> {
-        Ok(Response::new(receive_message::answer(self, request)))
+    async fn receive_message(&self, _: Request<ReceiveMessageRequest>) -> Result<Response<Self::ReceiveMessageStream>, tonic::Status> {
+        read_by_the_edge()
     }
 
-    async fn ack_message(&self, request: Request<AckMessageRequest>) -> Result<Response<AckMessageResponse>, tonic::Status> {
-        self.unary(Rpc::AckMessage, request, |context, request| ack_message::answer(&self.shared, context, request)).await
+    async fn ack_message(&self, _: Request<AckMessageRequest>) -> Result<Response<AckMessageResponse>, tonic::Status> {
+        read_by_the_edge()
     }
 
     async fn forward_message_to_dead_letter_queue(

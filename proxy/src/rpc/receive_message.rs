@@ -5,14 +5,17 @@
 //! back for the same reason. A client that goes away before it has the whole answer takes nothing with it: clients throw partial answers
 //! away, so all of its messages are given back.
 
-use crate::context::Context;
-use crate::convert::{self, Envelope};
+use crate::context::{Context, Headers};
+use crate::convert;
+use crate::delivery_codec::Writer;
 use crate::first_use::existing_topic;
 use crate::metrics::Rpc;
 use crate::rpc::Messaging;
 use crate::shared::Shared;
 use crate::status::{self, Refusal};
 use crate::validate;
+use crate::wire;
+use bytes::{Bytes, BytesMut};
 use gantry_model::contract::broker::{Delivery, LeaseTerm, ReceiveRequest};
 use gantry_model::handle::HandleKeys;
 use gantry_model::limits::{POLL_MAX_MS, RECEIVE_BATCH_MAX};
@@ -21,13 +24,13 @@ use gantry_platform::clock::sleep;
 use gantry_proto::v2::receive_message_response::Content;
 use gantry_proto::v2::settings::PubSub;
 use gantry_proto::v2::{ClientType, Code, Language, ReceiveMessageRequest, ReceiveMessageResponse, Status};
+use http_body::{Body, Frame};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
-use tonic::Request;
 
 /// What is kept back of the client's deadline, so that the answer arrives before it.
 const ANSWER_RESERVE: Duration = Duration::from_millis(500);
@@ -39,16 +42,21 @@ const RENEWED_POLL_MIN: Duration = Duration::from_secs(1);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// The first client version that knows the code for a bad polling time.
 const KNOWS_POLLING_TIME: &str = "5.0.3";
+/// Bytes that are handed to HTTP/2 together.
+const PART: usize = 64 * 1024;
+/// A body from this size on is handed over from where it is; below, copying it costs less than a part of its own.
+const LARGE_BODY: usize = 16 * 1024;
+/// What a message takes besides its body, in most cases.
+const MESSAGE_ROOM: usize = 512;
 
-pub fn answer(edge: &Messaging, request: Request<ReceiveMessageRequest>) -> Answers {
+pub fn answer(edge: &Messaging, headers: Headers, mut request: ReceiveMessageRequest) -> Answers {
     let shared = edge.shared.clone();
-    let (metadata, _, mut request) = request.into_parts();
     let topic = request.message_queue.as_mut().and_then(|queue| queue.topic.clone()).unwrap_or_default();
-    let envelope = Envelope { topic, store_host: edge.peer.store_host.clone() };
-    let context = edge.context(metadata);
+    let writer = Writer::new(&topic, &edge.peer.store_host);
+    let context = edge.context(headers);
     let keys = shared.metadata.handle_keys();
     let step = Step::Waiting(Box::pin(batch(shared.clone(), context, request)));
-    Answers { shared, envelope, keys, step, given: Vec::new() }
+    Answers { shared, writer, keys, step, given: Vec::new() }
 }
 
 /// What a poll came to.
@@ -168,10 +176,10 @@ fn request_timeout(context: &Context) -> Duration {
     told.map_or(REQUEST_TIMEOUT, Duration::from_millis)
 }
 
-/// The elements of one answer.
+/// The body of one answer.
 pub struct Answers {
     shared: Arc<Shared>,
-    envelope: Envelope,
+    writer: Writer,
     keys: Arc<HandleKeys>,
     step: Step,
     /// All deliveries of this answer, until the client has it whole.
@@ -181,7 +189,9 @@ pub struct Answers {
 enum Step {
     /// For messages, or for the end of the poll.
     Waiting(Pin<Box<dyn Future<Output = Batch> + Send>>),
-    Messages(std::vec::IntoIter<Delivery>),
+    /// What was begun is finished with this body, then the others follow.
+    Messages(Option<Bytes>, std::vec::IntoIter<Delivery>),
+    Trailers,
     Done,
 }
 
@@ -197,36 +207,60 @@ impl Answers {
         self.given.clear();
         self.step = Step::Done;
     }
+
+    /// The next bytes: as many messages as fit into one part, and the time behind the last one.
+    fn part(&mut self, mut out: BytesMut) -> Bytes {
+        let Step::Messages(large, deliveries) = &mut self.step else { return out.freeze() };
+        let room = |delivery: &Delivery| MESSAGE_ROOM + delivery.message.body().len().min(LARGE_BODY);
+        out.reserve(deliveries.as_slice().iter().map(room).sum::<usize>().min(PART + LARGE_BODY) + MESSAGE_ROOM);
+        let mut bytes = 0;
+        while out.len() < PART && large.is_none() {
+            let Some(delivery) = deliveries.next() else {
+                let now = convert::timestamp(self.shared.clock.wall_ms());
+                wire::put(&mut out, &ReceiveMessageResponse { content: Some(Content::DeliveryTimestamp(now)) });
+                self.step = Step::Trailers;
+                break;
+            };
+            let body = delivery.message.body();
+            bytes += body.len();
+            self.writer.put_head(&mut out, &delivery, &self.keys);
+            if body.len() < LARGE_BODY { out.extend_from_slice(body) } else { *large = Some(body.clone()) }
+        }
+        self.shared.metrics.bytes_delivered.add(bytes as u64);
+        out.freeze()
+    }
 }
 
-impl tokio_stream::Stream for Answers {
-    type Item = Result<ReceiveMessageResponse, tonic::Status>;
+impl Body for Answers {
+    type Data = Bytes;
+    type Error = tonic::Status;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
         let this = &mut *self;
-        let content = match &mut this.step {
+        let frame = match &mut this.step {
             Step::Waiting(waiting) => {
                 let batch = ready!(waiting.as_mut().poll(cx));
                 this.given = batch.deliveries.iter().map(|delivery| delivery.handle).collect();
-                this.step = Step::Messages(batch.deliveries.into_iter());
-                Content::Status(batch.status)
+                this.step = Step::Messages(None, batch.deliveries.into_iter());
+                let mut out = BytesMut::new();
+                wire::put(&mut out, &ReceiveMessageResponse { content: Some(Content::Status(batch.status)) });
+                Frame::data(this.part(out))
             }
-            Step::Messages(deliveries) => match deliveries.next() {
-                Some(delivery) => {
-                    this.shared.metrics.bytes_delivered.add(delivery.message.message.body.len() as u64);
-                    Content::Message(convert::to_wire(delivery, &this.envelope, &this.keys))
-                }
-                None => {
-                    this.step = Step::Done;
-                    Content::DeliveryTimestamp(convert::timestamp(this.shared.clock.wall_ms()))
-                }
+            Step::Messages(large, _) => match large.take() {
+                Some(body) => Frame::data(body),
+                None => Frame::data(this.part(BytesMut::new())),
             },
-            Step::Done => {
+            Step::Trailers => {
                 this.delivered();
-                return Poll::Ready(None);
+                Frame::trailers(wire::trailers())
             }
+            Step::Done => return Poll::Ready(None),
         };
-        Poll::Ready(Some(Ok(ReceiveMessageResponse { content: Some(content) })))
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.step, Step::Done)
     }
 }
 

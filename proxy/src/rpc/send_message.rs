@@ -8,7 +8,9 @@ use crate::first_use::existing_topic;
 use crate::rpc::{Messaging, overall};
 use crate::status::{self, Refusal};
 use crate::{convert, validate};
-use gantry_model::contract::broker::{SendError, SendRequest, Sent};
+use gantry_model::contract::broker::{SendError, SendRequest, Sent, Ticket};
+use gantry_model::handle::HandleKeys;
+use gantry_model::limits::DELAY_MAX_MS;
 use gantry_model::{Message, MessageKind, Topic};
 use gantry_proto::v2::{Code, SendMessageRequest, SendMessageResponse, SendResultEntry};
 
@@ -17,7 +19,8 @@ pub async fn answer(edge: &Messaging, context: Context, request: SendMessageRequ
     let now_ms = shared.clock.wall_ms();
     let name = validate::topic(request.messages.first().and_then(|message| message.topic.as_ref()), context.namespace());
     let name = if request.messages.is_empty() { None } else { Some(name?) };
-    let kinds = validate::batch(&request.messages, now_ms)?;
+    let known = name.as_ref().and_then(|name| shared.metadata.topic(name));
+    let kinds = validate::batch(&request.messages, now_ms, known.map_or(DELAY_MAX_MS, |topic| topic.options.delay_max_ms))?;
     let name = name.expect("a batch without messages was refused");
     if name.is_system() {
         return Err(Refusal::new(Code::Forbidden, format!("no writable queue: topic `{name}` is written by the server only")));
@@ -34,7 +37,7 @@ pub async fn answer(edge: &Messaging, context: Context, request: SendMessageRequ
         shared.metrics.messages_sent.add(ids.len() as u64);
         shared.metrics.bytes_sent.add(bytes);
     }
-    Ok(response(ids, results))
+    Ok(response(&shared.metadata.handle_keys(), ids, results))
 }
 
 /// Whether the topic takes messages of these kinds, and whether this version does.
@@ -46,23 +49,29 @@ fn check_topic(topic: &Topic, kinds: &[MessageKind]) -> Result<(), Refusal> {
         let text = format!("topic `{}` is of type {:?} and does not accept a {kind:?} message", topic.name, topic.kind);
         return Err(Refusal::new(Code::MessagePropertyConflictWithType, text));
     }
-    let later = |kind: &&MessageKind| !matches!(kind, MessageKind::Normal | MessageKind::Fifo | MessageKind::Priority);
+    let later = |kind: &&MessageKind| matches!(kind, MessageKind::Transaction | MessageKind::Lite);
     match kinds.iter().find(later) {
         Some(kind) => Err(Refusal::not_implemented(&format!("sending {kind:?} messages"))),
         None => Ok(()),
     }
 }
 
-fn response(ids: Vec<String>, results: Vec<Result<Sent, SendError>>) -> SendMessageResponse {
+fn response(keys: &HandleKeys, ids: Vec<String>, results: Vec<Result<Sent, SendError>>) -> SendMessageResponse {
     debug_assert_eq!(ids.len(), results.len(), "one result per message");
-    let entries: Vec<SendResultEntry> = ids.into_iter().zip(results).map(|(id, result)| entry(id, result)).collect();
+    let entries: Vec<SendResultEntry> = ids.into_iter().zip(results).map(|(id, result)| entry(keys, id, result)).collect();
     let status = overall(entries.iter().map(|entry| entry.status.clone().unwrap_or_default()));
     SendMessageResponse { status: Some(status), entries }
 }
 
-fn entry(message_id: String, result: Result<Sent, SendError>) -> SendResultEntry {
+fn entry(keys: &HandleKeys, message_id: String, result: Result<Sent, SendError>) -> SendResultEntry {
     match result {
-        Ok(sent) => SendResultEntry { status: Some(status::ok()), message_id, offset: sent.offset.0 as i64, ..Default::default() },
+        Ok(sent) => {
+            let recall_handle = match &sent.ticket {
+                Some(Ticket::Recall(handle)) => keys.sign_recall(handle),
+                Some(Ticket::Transaction(_)) | None => String::new(),
+            };
+            SendResultEntry { status: Some(status::ok()), message_id, offset: sent.offset.0 as i64, recall_handle, ..Default::default() }
+        }
         Err(error) => SendResultEntry { status: Some(Refusal::from(error).into()), ..Default::default() },
     }
 }

@@ -237,8 +237,15 @@ impl FakeBroker {
     pub fn store(&self, topic: TopicId, message: Message) -> Sent {
         let sent = self.with(|state| {
             let offset = Offset(state.stored.len() as u64);
+            let handle = message.deliver_ms.map(|deliver_ms| RecallHandle {
+                shard: ShardId(0),
+                topic,
+                deliver_ms,
+                id: offset.0,
+                message_id: message.id.clone(),
+            });
             state.stored.push(StoredMessage { message, topic, queue: QueueId(3), offset, store_ms: 2_000 + offset.0, origin: None });
-            Sent::at(QueueId(3), offset)
+            Sent { ticket: handle.map(Ticket::Recall), ..Sent::at(QueueId(3), offset) }
         });
         self.arrived.notify_waiters();
         sent
@@ -252,7 +259,7 @@ impl FakeBroker {
                 let lease = LeaseId(state.given as u64);
                 let handle =
                     ReceiptHandle { shard: ShardId(0), topic, group, queue: message.queue, offset: message.offset, lease, reset: 0, attempt: 1 };
-                deliveries.push(Delivery { message: message.clone(), handle, attempt: 1 });
+                deliveries.push(Delivery { message: Box::new(message.clone()), handle, attempt: 1 });
                 state.given += 1;
             }
             deliveries

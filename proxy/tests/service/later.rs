@@ -18,20 +18,6 @@ async fn ending_a_transaction() {
 }
 
 #[tokio::test]
-async fn recalling_a_message() {
-    let (rig, _) = Rig::with_topic().await;
-    let check = async |topic: &str, handle: &str, expected: Code| {
-        let request = RecallMessageRequest { topic: resource(topic), recall_handle: handle.into() };
-        let answer = rig.client.clone().recall_message(call(request)).await.unwrap().into_inner();
-        assert_eq!(answer.status.unwrap().code(), expected);
-    };
-    check("orders", "handle", Code::NotImplemented).await;
-    check("orders", "", Code::BadRequest).await;
-    check("missing", "handle", Code::TopicNotFound).await;
-    check("a.b", "handle", Code::IllegalTopic).await;
-}
-
-#[tokio::test]
 async fn pulling_messages_answers_one_element() {
     let (rig, _) = Rig::with_topic().await;
     let check = async |topic: &str, group: &str, offset: i64, expected: Code| {

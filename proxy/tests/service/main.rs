@@ -9,6 +9,7 @@ mod send;
 mod receive;
 mod finish;
 mod telemetry;
+mod delay;
 mod later;
 mod edge;
 mod hostile;

@@ -136,11 +136,11 @@ async fn times_are_checked_before_kinds() {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64;
     let days = 86_400;
     for (due, expected) in [
-        (now + 40 * days - 60, Code::NotImplemented),
+        (now + 40 * days - 60, Code::Ok),
         (now + 40 * days + 60, Code::IllegalDeliveryTime),
         (i64::MAX, Code::IllegalDeliveryTime),
-        (now - 10, Code::NotImplemented),
-        (i64::MIN, Code::NotImplemented),
+        (now - 10, Code::Ok),
+        (i64::MIN, Code::Ok),
     ] {
         check(&rig, changed("orders", |_, system| system.delivery_timestamp = timestamp(due)), expected).await;
     }

@@ -96,6 +96,14 @@ impl Backlog {
         Ok(())
     }
 
+    /// Appends at most `limit` timers of one segment after `after`, in the order of release.
+    pub fn timers_of(&self, segment: Lsn, after: Due, limit: usize, out: &mut Vec<Timer>) -> Result<(), LookupError> {
+        if let Some(index) = self.place(segment) {
+            out.extend(self.on(index, |source| source.timers(after, u64::MAX, limit))?);
+        }
+        Ok(())
+    }
+
     pub(super) fn segments(&self) -> &[(Lsn, Source)] {
         &self.0
     }

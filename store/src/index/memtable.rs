@@ -198,10 +198,28 @@ impl Memtable {
     pub fn timers(&self, after: Due, until: u64, limit: usize) -> Vec<Timer> {
         let first = TimerRow { time: after.time, position: 0, queue: QueueKey(0) };
         let last = TimerRow { time: until, position: u32::MAX, queue: QueueKey(u64::MAX) };
-        let rows = self.timers.range(first, last).map(|row| self.timer(row));
-        let mut timers: Vec<Timer> = rows.filter(|timer| timer.due > after).collect();
+        let mut timers = Vec::new();
+        // Packed positions sort like addresses except for far ones, so rows of one time are taken together before they are counted.
+        for rows in self.timers.sorted_parts(first, last) {
+            let mut taken = 0;
+            let mut time = None;
+            for &row in rows.iter() {
+                if taken >= limit && time != Some(row.time) {
+                    break;
+                }
+                let timer = self.timer(row);
+                if timer.due > after {
+                    taken += 1;
+                    time = Some(row.time);
+                    timers.push(timer);
+                }
+            }
+        }
+        if timers.len() > limit {
+            timers.select_nth_unstable(limit);
+            timers.truncate(limit);
+        }
         timers.sort_unstable();
-        timers.truncate(limit);
         timers
     }
 
@@ -373,6 +391,21 @@ mod tests {
         let found: Vec<Due> = table.timers(due(50, 0), 60, 9).iter().map(|timer| timer.due).collect();
         assert_eq!(found, [due(50, 8), due(60, 24)]);
         assert_eq!(table.timers(Due::default(), 100, 1)[0].due, due(40, 16));
+    }
+
+    #[test]
+    fn the_first_timers_of_many_are_found_wherever_they_were_added() {
+        let mut table = Memtable::new(BASE);
+        let due = |n: u64| Due { time: n.wrapping_mul(2_654_435_761) % 5_000, position: Lsn(BASE.0 + n * 8) };
+        let mut all: Vec<Due> = (0..20_000).map(due).collect();
+        all.iter().for_each(|&due| table.insert_timer(due, QueueKey(1)));
+        all.sort_unstable();
+        for (after, until, limit) in [(0, u64::MAX, 1), (1_000, 1_003, 9), (1_000, 1_003, 1_000), (4_990, u64::MAX, 5_000), (7, 4_000, 10_000)] {
+            let after = Due { time: after, position: Lsn(BASE.0 + 80_000) };
+            let found: Vec<Due> = table.timers(after, until, limit).iter().map(|timer| timer.due).collect();
+            let expected: Vec<Due> = all.iter().copied().filter(|due| *due > after && due.time <= until).take(limit).collect();
+            assert_eq!(found, expected, "after {after:?} until {until}, {limit} of them");
+        }
     }
 
     #[test]

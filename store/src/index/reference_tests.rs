@@ -19,6 +19,13 @@ enum Fact {
     Timer(Due, QueueKey),
 }
 
+fn timer(fact: &Fact) -> Option<Timer> {
+    match fact {
+        Fact::Timer(due, queue) => Some(Timer { due: *due, queue: *queue }),
+        Fact::Message(..) => None,
+    }
+}
+
 #[derive(Default)]
 struct Reference {
     segments: BTreeMap<Lsn, Vec<Fact>>,
@@ -71,12 +78,14 @@ impl Reference {
     }
 
     fn timers(&self, after: Due, until: u64) -> Vec<Timer> {
-        let facts = self.segments.values().flatten();
-        let timers = facts.filter_map(|fact| match fact {
-            Fact::Timer(due, queue) if *due > after && due.time <= until => Some(Timer { due: *due, queue: *queue }),
-            _ => None,
-        });
-        let mut timers: Vec<Timer> = timers.collect();
+        let mut timers: Vec<Timer> = self.segments.values().flatten().filter_map(timer).collect();
+        timers.retain(|timer| timer.due > after && timer.due.time <= until);
+        timers.sort_unstable();
+        timers
+    }
+
+    fn timers_of(&self, segment: Lsn, after: Due) -> Vec<Timer> {
+        let mut timers: Vec<Timer> = self.segments[&segment].iter().filter_map(timer).filter(|timer| timer.due > after).collect();
         timers.sort_unstable();
         timers
     }
@@ -299,6 +308,11 @@ impl World {
         let mut expected = self.reference.timers(after, until);
         expected.truncate(limit);
         assert_eq!(self.ask(|index| index.timers(after, until, limit)), expected);
+        for base in self.reference.sealed() {
+            let mut expected = self.reference.timers_of(base, after);
+            expected.truncate(limit);
+            assert_eq!(self.ask(|index| index.timers_of(base, after, limit)), expected, "segment {base}");
+        }
     }
 
     fn check_queue(&mut self, queue: QueueKey, dice: &mut Dice) {

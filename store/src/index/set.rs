@@ -231,6 +231,13 @@ impl Index {
         Ok(out)
     }
 
+    /// At most `limit` timers of one sealed segment after `after`, in the order of release.
+    pub fn timers_of(&self, segment: Lsn, after: Due, limit: usize) -> Result<Vec<Timer>, LookupError> {
+        let mut out = Vec::new();
+        self.backlog.timers_of(segment, after, limit, &mut out)?;
+        Ok(out)
+    }
+
     /// No entry below is given out. 0 for a queue that never had one.
     pub fn min_offset(&self, queue: QueueKey) -> Offset {
         self.slots.get(&queue).map_or(Offset(0), |slot| slot.min)

@@ -2,12 +2,16 @@
 
 use crate::workload::{Fact, options};
 use gantry_broker::draft;
-use gantry_broker::open::recover;
+use gantry_broker::open::{Recovered, recover};
 use gantry_broker::shard::state::cursor::Found;
+use gantry_model::handle::RecallHandle;
 use gantry_model::{GroupId, LeaseId, QueueId, QueueKey, TopicId};
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::disk::memory::MemoryDisk;
+use gantry_store::frame::{Frame, Kind};
+use gantry_store::index::{Due, KeyKind, key_hash};
 use gantry_store::record::MessageView;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const TOPIC: TopicId = TopicId(1);
@@ -26,7 +30,7 @@ pub fn recovered<'a>(disk: MemoryDisk, told: impl Iterator<Item = &'a Fact>) -> 
             reader.frame(entry.position).map_err(|error| format!("queue {queue:?} offset {offset}: {error}"))?;
         }
     }
-    let mut dead = 0;
+    let (mut dead, mut delayed, mut recalled) = (0, BTreeMap::new(), BTreeMap::new());
     for fact in told {
         match fact {
             Fact::Sent { queue, offset, id, body } => {
@@ -55,12 +59,52 @@ pub fn recovered<'a>(disk: MemoryDisk, told: impl Iterator<Item = &'a Fact>) -> 
                 }
             }
             Fact::Dead => dead += 1,
+            Fact::Delayed { handle, body } => {
+                delayed.insert(handle.message_id.as_str(), (handle, body));
+            }
+            Fact::Recalling { message_id } => drop(recalled.insert(message_id.as_str(), false)),
+            Fact::Recalled { message_id } => drop(recalled.insert(message_id.as_str(), true)),
         }
     }
     let letters = shard.state.bounds(QueueKey::new(DEAD, QueueId(0))).next;
     if letters < dead {
         return Err(format!("{dead} dead letters were acknowledged, {letters} are there"));
     }
+    for (id, (handle, body)) in delayed {
+        check_delayed(&shard, handle, body, recalled.get(id).copied()).map_err(|why| format!("delayed message {id}: {why}"))?;
+    }
     shard.state.cursors().for_each(|(_, _, cursor)| cursor.check());
     Ok(shard.log.end().0 > 0 && shard.torn)
+}
+
+/// A delayed message waits or was released, never both and never neither; one that was taken back (`Some(true)`) does neither.
+fn check_delayed(shard: &Recovered, handle: &RecallHandle, body: &[u8], recalled: Option<bool>) -> Result<(), String> {
+    let reader = shard.log.reader();
+    let hash = key_hash(TOPIC, KeyKind::MessageId, handle.message_id.as_bytes());
+    let mut places = 0;
+    for position in shard.index.by_key(hash, usize::MAX).map_err(|error| error.to_string())? {
+        let frame = reader.frame(position).map_err(|error| error.to_string())?;
+        let due = Due { time: handle.deliver_ms, position };
+        let timers = shard.index.timers(Due::default(), u64::MAX, usize::MAX).map_err(|error| error.to_string())?;
+        let waits = timers.iter().any(|timer| timer.due == due) && shard.state.timers.waits(due);
+        if waits || frame.header.kind == Kind::Release {
+            places += 1;
+            check_body(&frame, handle, body)?;
+        }
+    }
+    // The size bound may have taken a message that was released.
+    let trimmed = shard.log.start().0 > 0 && handle.deliver_ms <= shard.last_time;
+    match (recalled, places) {
+        (Some(true), 0) | (None, 1) | (Some(false), 0 | 1) => Ok(()),
+        (None, 0) if trimmed => Ok(()),
+        _ => Err(format!("it has {places} places (taken back: {recalled:?})")),
+    }
+}
+
+fn check_body(frame: &Frame, handle: &RecallHandle, body: &[u8]) -> Result<(), String> {
+    let message = MessageView::parse(&draft::message_of(frame)).and_then(|view| view.message()).ok_or("no message in the frame")?;
+    if message.id != handle.message_id || message.body != body || message.deliver_ms != Some(handle.deliver_ms) {
+        return Err("another message than the one that was acknowledged".into());
+    }
+    Ok(())
 }

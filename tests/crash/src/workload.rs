@@ -5,10 +5,11 @@ use bytes::Bytes;
 use gantry_broker::open::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::contract::Broker;
-use gantry_model::contract::broker::{AttemptCount, LeaseTerm, ReceiveRequest, SendRequest, VisibilityChange};
+use gantry_model::contract::broker::{AttemptCount, LeaseTerm, RecallError, ReceiveRequest, SendRequest, Ticket, VisibilityChange};
+use gantry_model::handle::RecallHandle;
 use gantry_model::{ClientId, Filter, Message, Offset, QueueId, ReceiptHandle, ShardId};
 use gantry_platform::chance::{Chance, SeededChance};
-use gantry_platform::clock::SystemClock;
+use gantry_platform::clock::{Clock, SystemClock};
 use gantry_platform::disk::recording::{Op, RecordingDisk};
 use gantry_platform::disk::{Disk, SharedDisk};
 use std::path::PathBuf;
@@ -18,9 +19,28 @@ use std::time::Duration;
 /// What a client was told.
 #[derive(Clone, Debug)]
 pub enum Fact {
-    Sent { queue: QueueId, offset: Offset, id: String, body: Bytes },
-    Acked { queue: QueueId, offset: Offset },
+    Sent {
+        queue: QueueId,
+        offset: Offset,
+        id: String,
+        body: Bytes,
+    },
+    Acked {
+        queue: QueueId,
+        offset: Offset,
+    },
     Dead,
+    Delayed {
+        handle: RecallHandle,
+        body: Bytes,
+    },
+    /// The answer to a recall is under way.
+    Recalling {
+        message_id: String,
+    },
+    Recalled {
+        message_id: String,
+    },
 }
 
 /// A recording, and what its notes mean.
@@ -51,6 +71,7 @@ struct Run {
     chance: SeededChance,
     facts: Vec<Fact>,
     held: Vec<ReceiptHandle>,
+    delayed: Vec<RecallHandle>,
 }
 
 /// Plays the workload of a seed.
@@ -61,7 +82,7 @@ pub fn record(seed: u64) -> Recorded {
     let facts = runtime.block_on(async {
         let broker = LocalBroker::open(options(disk.clone())).expect("a new shard opens");
         let chance = SeededChance::new(seed);
-        let mut run = Run { broker, disk: disk.clone(), catalogue: Fixed::new(), chance, facts: Vec::new(), held: Vec::new() };
+        let mut run = Run { broker, disk: disk.clone(), catalogue: Fixed::new(), chance, facts: Vec::new(), held: Vec::new(), delayed: Vec::new() };
         for _ in 0..150 {
             run.step().await;
         }
@@ -78,11 +99,13 @@ impl Run {
     }
 
     async fn step(&mut self) {
-        match self.chance.next_u64() % 10 {
+        match self.chance.next_u64() % 13 {
             0..=3 => self.send().await,
             4..=5 => self.receive().await,
             6..=7 => self.ack().await,
             8 => self.fail().await,
+            9..=10 => self.delay().await,
+            11 => self.recall().await,
             _ => self.bury().await,
         }
     }
@@ -104,6 +127,37 @@ impl Run {
             let answers = send.join().await.expect("a send ends");
             let Ok(sent) = &answers[0] else { panic!("a memory disk takes everything: {answers:?}") };
             self.told(Fact::Sent { queue: sent.queue, offset: sent.offset, id, body });
+        }
+    }
+
+    /// A message for the next moments or for much later.
+    async fn delay(&mut self) {
+        let soon = self.chance.next_u64().is_multiple_of(2);
+        let after = if soon { 1 + self.chance.next_u64() % 30 } else { 3_600_000 };
+        let body: Bytes = vec![after as u8; 1 + self.chance.next_u64() as usize % 900].into();
+        let id = format!("{:016x}", self.chance.next_u64());
+        let deliver_ms = Some(SystemClock::new().wall_ms() + after);
+        let message = Message { id, body: body.clone(), kind: gantry_model::MessageKind::Delay, deliver_ms, ..Message::default() };
+        let request = SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("producer") };
+        let answers = self.broker.send(request).await;
+        let Ok(sent) = &answers[0] else { panic!("a memory disk takes everything: {answers:?}") };
+        // One whose time came on the way is stored at once.
+        let Some(Ticket::Recall(handle)) = &sent.ticket else { return };
+        self.delayed.push(handle.clone());
+        self.told(Fact::Delayed { handle: handle.clone(), body });
+    }
+
+    async fn recall(&mut self) {
+        let count = self.delayed.len() as u64;
+        if count == 0 {
+            return;
+        }
+        let handle = self.delayed.swap_remove((self.chance.next_u64() % count) as usize);
+        let message_id = handle.message_id.clone();
+        self.told(Fact::Recalling { message_id: message_id.clone() });
+        match self.broker.recall(&self.catalogue.topic, handle).await {
+            Ok(()) => self.told(Fact::Recalled { message_id }),
+            Err(error) => assert_eq!(error, RecallError::Delivered),
         }
     }
 

@@ -15,6 +15,12 @@ pub struct Letter {
     pub tag: u32,
     /// The message group; 0 for none.
     pub lane: u32,
+    /// When it is due; 0 for at once.
+    pub deliver_ms: u64,
+    /// Somebody tried to take it back, perhaps with success.
+    pub perhaps_recalled: bool,
+    /// It was taken back, for certain.
+    pub recalled: bool,
     /// The answer, if one came.
     pub sent: Option<Sent>,
 }

@@ -3,9 +3,10 @@
 use crate::book::{Letter, Page, Rules};
 use crate::world::{Item, World};
 use gantry_broker::shard::core::{After, Event, Given, Reply, Token};
+use gantry_broker::shard::parked::is_parked;
 use gantry_broker::shard::polls::{Poll, Wanted};
 use gantry_broker::shard::send::Class;
-use gantry_model::contract::broker::{AttemptCount, LeaseTerm};
+use gantry_model::contract::broker::{AttemptCount, LeaseTerm, RecallError, Ticket};
 use gantry_model::group::{GroupOptions, Order, StartPosition};
 use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicOptions, TopicType};
 use gantry_model::{
@@ -61,6 +62,7 @@ enum Asked {
     Receive { member: usize, until: u64 },
     Finish { member: usize, handles: Vec<ReceiptHandle> },
     Change,
+    Recall(usize),
 }
 
 pub struct History {
@@ -77,7 +79,7 @@ pub struct History {
 impl History {
     pub fn new(seed: u64) -> History {
         let mut chance = SeededChance::new(seed);
-        let kind = [TopicType::Normal, TopicType::Fifo, TopicType::Mixed][chance.below(3) as usize];
+        let kind = [TopicType::Normal, TopicType::Fifo, TopicType::Mixed, TopicType::Delay][chance.below(4) as usize];
         let queues = 1 + chance.below(3) as usize;
         let topic = Arc::new(Topic {
             id: TopicId(1),
@@ -90,7 +92,7 @@ impl History {
             created_ms: 0,
         });
         let members = (0..1 + chance.below(2) as u32).map(|number| member(number, kind, &mut chance)).collect();
-        let world = World::new();
+        let world = World::new(topic.clone());
         History { seed, chance, world, topic, letters: Vec::new(), members, asked: BTreeMap::new(), outcome: Outcome::default() }
     }
 
@@ -121,7 +123,7 @@ impl History {
     }
 
     fn something(&mut self) {
-        match self.chance.below(20) {
+        match self.chance.below(21) {
             0..6 => self.send(),
             6..10 => {
                 let (member, max, wait) = (self.pick(self.members.len()), 1 + self.chance.below(5) as u32, self.chance.below(2) * 5_000);
@@ -136,6 +138,7 @@ impl History {
                 self.pass(ms);
             }
             18 => self.crash(),
+            19 => self.recall(),
             _ => self.settle(),
         }
         if self.chance.below(3) == 0 {
@@ -156,14 +159,32 @@ impl History {
                 _ => false,
             };
             let lane = if grouped { 10 + self.chance.below(3) as u32 } else { 0 };
-            Letter { id: 1 + number as u128, tag: 1 + self.chance.below(3) as u32, lane, sent: None }
+            let later = match self.topic.kind {
+                TopicType::Delay => true,
+                TopicType::Mixed => !grouped && self.chance.below(2) == 0,
+                _ => false,
+            };
+            let deliver_ms = if later { self.world.now + self.chance.below(30_000) } else { 0 };
+            Letter {
+                id: 1 + number as u128,
+                tag: 1 + self.chance.below(3) as u32,
+                lane,
+                deliver_ms,
+                perhaps_recalled: false,
+                recalled: false,
+                sent: None,
+            }
         };
         let class = Class {
-            kind: if letter.lane == 0 { MessageKind::Normal } else { MessageKind::Fifo },
+            kind: match (letter.lane, letter.deliver_ms) {
+                (0, 0) => MessageKind::Normal,
+                (0, _) => MessageKind::Delay,
+                _ => MessageKind::Fifo,
+            },
             id: letter.id,
             group: (letter.lane != 0).then_some(u64::from(letter.lane)),
             priority: None,
-            deliver_ms: None,
+            deliver_ms: (letter.deliver_ms > 0).then_some(letter.deliver_ms),
             lite: None,
             recovery_ms: None,
         };
@@ -255,6 +276,19 @@ impl History {
         self.world.step(Event::ClientGone { client: ClientId::new("push") });
     }
 
+    fn recall(&mut self) {
+        if self.letters.is_empty() {
+            return;
+        }
+        let number = self.pick(self.letters.len());
+        let Some(Ticket::Recall(handle)) = self.letters[number].sent.as_ref().and_then(|sent| sent.ticket.clone()) else { return };
+        let token = self.world.token();
+        self.asked.insert(token, Asked::Recall(number));
+        let id = self.letters[number].id;
+        self.letters.iter_mut().filter(|letter| letter.id == id).for_each(|letter| letter.perhaps_recalled = true);
+        self.world.step(Event::Recall { token, handle });
+    }
+
     fn pass(&mut self, ms: u64) {
         self.settle();
         self.world.now += ms;
@@ -307,6 +341,7 @@ impl History {
                 }
                 (Asked::Finish { member, handles }, Reply::Changed(Ok(()))) => self.members[member].page.finished(&handles[0]),
                 (Asked::Finish { .. } | Asked::Change, Reply::Changed(_)) => {}
+                (Asked::Recall(number), Reply::Recalled(answer)) => self.note_recalled(number, answer),
                 (_, other) => panic!("an answer to another question: {other:?}"),
             }
         }
@@ -318,6 +353,28 @@ impl History {
         assert_eq!(self.letters[stored].id, self.letters[number].id, "D1: the place holds this message");
         assert_eq!(stored != number, sent.duplicate, "a repeated id is answered as such");
         self.letters[number].sent = Some(sent);
+    }
+
+    fn note_recalled(&mut self, number: usize, answer: Result<(), RecallError>) {
+        let id = self.letters[number].id;
+        let visible = self.copies(id) > 0;
+        match answer {
+            Ok(()) => {
+                assert!(!visible, "S1: message {id} was taken back and is there");
+                self.letters.iter_mut().filter(|letter| letter.id == id).for_each(|letter| letter.recalled = true);
+            }
+            Err(RecallError::Delivered) => {
+                assert!(visible, "S1: message {id} is said to be delivered and is not there");
+                self.letters.iter_mut().filter(|letter| letter.id == id).for_each(|letter| letter.perhaps_recalled = false);
+            }
+            Err(error) => panic!("S1: a message that was sent is not known: {error}"),
+        }
+    }
+
+    /// How often a message is in a queue that consumers see.
+    fn copies(&self, id: u128) -> usize {
+        let queues = self.world.index.queues().filter(|queue| queue.topic() == self.topic.id && !is_parked(*queue));
+        queues.map(|queue| self.world.index.queue(queue).filter(|(_, number, _)| self.letters[*number].id == id).count()).sum()
     }
 
     fn note_delivered(&mut self, member: usize, until: u64, lease: Vec<Given>) {
@@ -372,8 +429,25 @@ impl History {
         self.check_end();
     }
 
+    /// Every delayed message is in a queue once, not before its time, or was taken back.
+    fn check_delayed(&self, queues: &[QueueKey]) {
+        for &queue in queues {
+            for (offset, number, _) in self.world.index.queue(queue) {
+                let due = self.letters[number].deliver_ms;
+                let stored = self.world.index.stored_at(queue, offset).unwrap_or(0);
+                assert!(stored >= due, "S1: message {number} was due at {due} and is visible from {stored}");
+            }
+        }
+        for letter in self.letters.iter().filter(|letter| letter.deliver_ms > 0 && letter.sent.is_some()) {
+            let copies = self.copies(letter.id);
+            let right = if letter.recalled { copies == 0 } else { copies == 1 || copies == 0 && letter.perhaps_recalled };
+            assert!(right, "S1: {copies} copies of delayed message {}", letter.id);
+        }
+    }
+
     fn check_end(&mut self) {
-        let queues: Vec<QueueKey> = self.world.index.queues().filter(|queue| queue.topic() == self.topic.id).collect();
+        let queues: Vec<QueueKey> = self.world.index.queues().filter(|queue| queue.topic() == self.topic.id && !is_parked(*queue)).collect();
+        self.check_delayed(&queues);
         for member in &self.members {
             self.outcome.redelivered += member.page.redelivered;
             let letters = self.world.index.queues().filter(|queue| queue.topic() == member.group.dead_letter);
@@ -405,7 +479,7 @@ fn member(number: u32, kind: TopicType, chance: &mut SeededChance) -> Member {
     let order = if chance.below(4) == 0 { Order::None } else { Order::FollowTopic };
     let tag = chance.below(4) as u32;
     let tag = if tag > 1 { 0 } else { tag };
-    let ordered = order == Order::FollowTopic && kind != TopicType::Normal;
+    let ordered = order == Order::FollowTopic && matches!(kind, TopicType::Fifo | TopicType::Mixed);
     let group = Group {
         id: GroupId(1 + number),
         name: GroupName { namespace: String::new(), name: format!("g{number}") },

@@ -6,8 +6,10 @@ use gantry_broker::shard::send::Class;
 use gantry_broker::shard::state::State;
 use gantry_broker::shard::state::seen::Row;
 use gantry_model::filter::{Sql, Verdict};
-use gantry_model::{Lsn, Offset, QueueKey, ShardId};
-use std::collections::BTreeMap;
+use gantry_model::{Lsn, Offset, QueueKey, ShardId, Topic};
+use gantry_store::index::{Due, Timer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A message with nothing but what decides its way.
 #[derive(Clone, Debug)]
@@ -58,6 +60,7 @@ struct Placed {
 #[derive(Default)]
 pub struct Index {
     rows: BTreeMap<QueueKey, Vec<(Entry, usize)>>,
+    timers: BTreeSet<Timer>,
 }
 
 impl Index {
@@ -66,6 +69,17 @@ impl Index {
         assert_eq!(rows.len() as u64, placed.offset.0, "O1: the offsets of {:?} are dense", placed.queue);
         let entry = Entry { lsn: Lsn(lsn as u64), len: 0, tag_hash: placed.tag_hash, lane: placed.lane, time };
         rows.push((entry, placed.number));
+    }
+
+    fn add_timer(&mut self, lsn: usize, record: Option<&Record>) {
+        if let Some(Record::Delayed(delayed)) = record {
+            self.timers.insert(Timer { due: Due { time: delayed.deliver_ms, position: Lsn(lsn as u64) }, queue: delayed.queue });
+        }
+    }
+
+    /// When the message at a place was stored there.
+    pub fn stored_at(&self, queue: QueueKey, offset: u64) -> Option<u64> {
+        self.entry(queue, offset).map(|entry| entry.time)
     }
 
     /// The number of the message at a place.
@@ -95,6 +109,29 @@ impl Entries for Index {
     fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64> {
         self.rows.get(&queue)?.iter().position(|(entry, _)| entry.time >= time).map(|at| at as u64)
     }
+
+    fn timers(&self, after: Due, until: u64, limit: usize) -> Option<Vec<Timer>> {
+        let due = self.timers.iter().filter(|timer| timer.due > after && timer.due.time <= until);
+        Some(due.take(limit).copied().collect())
+    }
+
+    fn next_timer(&self, after: Due) -> Option<u64> {
+        self.timers.iter().find(|timer| timer.due > after).map(|timer| timer.due.time)
+    }
+
+    fn timers_of(&self, (from, to): (Lsn, Lsn), after: Due, limit: usize) -> Option<Vec<Timer>> {
+        let inside = |timer: &&Timer| timer.due > after && (from..to).contains(&timer.due.position);
+        Some(self.timers.iter().filter(inside).take(limit).copied().collect())
+    }
+
+    fn by_key(&self, _: u64, _: usize) -> Option<Vec<Lsn>> {
+        // Nothing is trimmed here, so no delayed message ever moves and has to be found by its id.
+        Some(Vec::new())
+    }
+
+    fn end(&self) -> Lsn {
+        Lsn(u64::MAX)
+    }
 }
 
 /// A core, its log and its clock.
@@ -111,10 +148,12 @@ pub struct World {
     tokens: u64,
     /// Tells what happens, for a person who looks for the reason of a failure.
     pub tell: bool,
+    topic: Arc<Topic>,
 }
 
 impl World {
-    pub fn new() -> World {
+    /// A world with one topic.
+    pub fn new(topic: Arc<Topic>) -> World {
         let now = 1_700_000_000_000;
         let mut world = World {
             core: Core::new(State::default(), ShardId(0), Limits::default(), now),
@@ -126,6 +165,7 @@ impl World {
             replies: BTreeMap::new(),
             tokens: 0,
             tell: false,
+            topic,
         };
         world.begin(0);
         world
@@ -134,6 +174,7 @@ impl World {
     fn begin(&mut self, shift_ms: u64) {
         let actions = self.core.start(shift_ms);
         self.perform(actions);
+        self.step(Event::TopicKnown { topic: self.topic.clone() });
         self.commit();
     }
 
@@ -170,6 +211,7 @@ impl World {
     }
 
     fn append(&mut self, frame: Frame) {
+        self.index.add_timer(self.log.len(), frame.record.as_ref());
         if self.tell {
             println!("    {frame:?}");
         }
@@ -190,6 +232,10 @@ impl World {
             self.step(Event::Settle);
             if self.core.next_event().is_some_and(|time| time <= self.now) {
                 self.step(Event::Tick);
+            }
+            while let Some(timer) = self.core.due_timer() {
+                assert!(timer.due.time <= self.now, "S1: {timer:?} is released early, at {}", self.now);
+                self.step(Event::TimerDue { timer, readable: true });
             }
             self.commit();
             if self.uncommitted() == 0 && self.pending.is_empty() {
@@ -242,6 +288,7 @@ impl World {
         let mut state = State::default();
         self.index = Index::default();
         for (lsn, frame) in self.log.iter().enumerate() {
+            self.index.add_timer(lsn, frame.record.as_ref());
             if let Some(placed) = &frame.message {
                 self.index.add(lsn, frame.time, placed);
             }
@@ -260,11 +307,5 @@ impl World {
     /// Whether a message at a place is committed; deliveries of others are mistakes.
     pub fn is_committed(&self, queue: QueueKey, offset: u64) -> bool {
         self.index.entry(queue, offset).is_some_and(|entry| (entry.lsn.0 as usize) < self.committed)
-    }
-}
-
-impl Default for World {
-    fn default() -> World {
-        World::new()
     }
 }

@@ -8,15 +8,17 @@
 pub mod cursor;
 pub mod ranges;
 pub mod seen;
+pub mod timers;
 pub mod snapshot;
 
-use crate::record::{Ack, Dead, EpochStart, Expire, Forget, Lease, LeasedQueue, Member, Record, SetVisible, Trim, Visibility};
+use crate::record::{Ack, Dead, Delayed, EpochStart, Expire, Forget, Lease, LeasedQueue, Member, Record, Release, SetVisible, Trim, Visibility};
 use cursor::Cursor;
 use gantry_model::{ClientId, GroupId, LeaseId, Offset, QueueKey, TopicId};
 use seen::Seen;
 use snapshot::Part;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use timers::Timers;
 
 /// How many buckets there are. A checkpoint writes the changed ones.
 pub const BUCKETS: usize = 4096;
@@ -72,6 +74,10 @@ pub struct State {
     pub groups_of: BTreeMap<TopicId, BTreeSet<GroupId>>,
     /// Message ids of the last minutes.
     pub seen: Seen,
+    /// Which delayed messages wait.
+    pub timers: Arc<Timers>,
+    /// Whether that changed since the last checkpoint.
+    timers_changed: bool,
 }
 
 impl Default for State {
@@ -84,6 +90,8 @@ impl Default for State {
             holes: false,
             groups_of: BTreeMap::new(),
             seen: Seen::default(),
+            timers: Arc::default(),
+            timers_changed: false,
         }
     }
 }
@@ -107,9 +115,18 @@ impl State {
         self.buckets.iter().flat_map(|bucket| bucket.queues.iter().map(|(&queue, &bounds)| (queue, bounds)))
     }
 
+    /// Whether a queue ever had a message; one of a deleted topic never had.
+    pub fn has_queue(&self, queue: QueueKey) -> bool {
+        self.bucket(queue).queues.contains_key(&queue)
+    }
+
     /// A message got the next offset of its queue.
     pub fn apply_message(&mut self, queue: QueueKey) -> Offset {
         self.head.messages += 1;
+        self.place(queue)
+    }
+
+    fn place(&mut self, queue: QueueKey) -> Offset {
         let bounds = self.bucket_mut(queue).queues.entry(queue).or_default();
         let offset = Offset(bounds.next);
         bounds.next += 1;
@@ -119,11 +136,16 @@ impl State {
     /// A message that the log has at this offset. Answers the offset that was expected, which is another only by a defect or, behind a damaged
     /// range, because messages before it are lost.
     pub fn apply_message_at(&mut self, queue: QueueKey, offset: Offset) -> Offset {
+        self.head.messages += 1;
+        self.place_at(queue, offset)
+    }
+
+    fn place_at(&mut self, queue: QueueKey, offset: Offset) -> Offset {
         if self.holes {
             let bounds = self.bucket_mut(queue).queues.entry(queue).or_default();
             bounds.next = bounds.next.max(offset.0);
         }
-        self.apply_message(queue)
+        self.place(queue)
     }
 
     /// The log has lost records from here on: what refers to them is taken as it is.
@@ -140,6 +162,10 @@ impl State {
             Record::SetVisible(set) => self.apply_set_visible(set),
             Record::Expire(expire) => self.apply_expire(expire),
             Record::Dead(dead) => self.apply_dead(dead),
+            Record::Delayed(delayed) => self.apply_delayed(delayed),
+            Record::Release(release) => self.apply_release(release),
+            Record::Recall(recall) => self.timers_mut().taken_back(recall),
+            Record::CatchUp(catch_up) => self.timers_mut().caught_up(catch_up),
             Record::Trim(trim) => self.apply_trim(trim),
             Record::Forget(forget) => self.apply_forget(forget),
             Record::Member(member) => self.apply_member(member),
@@ -229,7 +255,31 @@ impl State {
         self.change(dead.group, dead.queue, |cursor| cursor.finish(dead.offset.0));
     }
 
+    fn apply_delayed(&mut self, delayed: &Delayed) {
+        let given = self.place_at(delayed.queue, delayed.offset);
+        assert_eq!(given, delayed.offset, "delayed messages get dense offsets");
+        match delayed.moved {
+            Some(moved) => self.timers_mut().moved(moved, delayed.deliver_ms),
+            None => {
+                self.head.messages += 1;
+                self.timers_mut().stored(delayed.queue.topic());
+            }
+        }
+    }
+
+    fn apply_release(&mut self, release: &Release) {
+        let given = self.place_at(release.queue, release.offset);
+        assert_eq!(given, release.offset, "released messages get dense offsets");
+        self.timers_mut().released(release);
+    }
+
+    fn timers_mut(&mut self) -> &mut Timers {
+        self.timers_changed = true;
+        Arc::make_mut(&mut self.timers)
+    }
+
     fn apply_trim(&mut self, trim: &Trim) {
+        self.timers_mut().trimmed(trim);
         for &(queue, min) in &trim.queues {
             let bucket = self.bucket_mut(queue);
             let Some(bounds) = bucket.queues.get_mut(&queue) else { continue };
@@ -266,6 +316,7 @@ impl State {
         match forget {
             Forget::Topic(topic) => {
                 self.groups_of.remove(topic);
+                self.timers_mut().forget(*topic);
             }
             Forget::Group(group) => {
                 for groups in self.groups_of.values_mut() {
@@ -296,11 +347,13 @@ impl State {
     /// Takes the whole state as it is now, in numbered parts; `None` for a part that did not change since the last time.
     pub fn freeze(&mut self) -> Vec<(u16, Option<Part>)> {
         let dirty = std::mem::take(&mut self.dirty);
+        self.timers_changed = false;
         let buckets = (0..BUCKETS as u16)
             .filter(|&index| dirty.contains(&index) || !self.buckets[index as usize].is_empty())
             .map(|index| (index, dirty.contains(&index).then(|| Part::Bucket(self.buckets[index as usize].clone()))));
         let mut parts: Vec<_> = buckets.collect();
         parts.push((snapshot::HEAD, Some(Part::Head(Box::new(self.head.clone()), self.seen.span()))));
+        parts.push((snapshot::TIMERS, Some(Part::Timers(self.timers.clone()))));
         parts.extend(self.seen.freeze().into_iter().map(|(number, chunk)| (snapshot::SEEN + number, chunk.map(Part::Seen))));
         parts
     }
@@ -313,12 +366,12 @@ impl State {
 
     /// Whether anything changed since the last [`State::freeze`].
     pub fn changed(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.timers_changed
     }
 
     /// Puts back what a checkpoint kept.
-    pub(super) fn assemble(head: Head, seen: Seen, buckets: Vec<(u16, Bucket)>) -> State {
-        let mut state = State { head, seen, ..State::default() };
+    pub(super) fn assemble(head: Head, seen: Seen, timers: Timers, buckets: Vec<(u16, Bucket)>) -> State {
+        let mut state = State { head, seen, timers: Arc::new(timers), ..State::default() };
         for (index, bucket) in buckets {
             for (queue, group) in bucket.cursors.keys() {
                 state.groups_of.entry(queue.topic()).or_default().insert(*group);
@@ -353,7 +406,7 @@ impl Bucket {
 
 impl PartialEq for State {
     fn eq(&self, other: &State) -> bool {
-        self.head == other.head && self.buckets == other.buckets && self.seen == other.seen
+        self.head == other.head && self.buckets == other.buckets && self.seen == other.seen && self.timers == other.timers
     }
 }
 

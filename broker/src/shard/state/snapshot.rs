@@ -3,6 +3,7 @@
 
 use super::cursor::{Cursor, Lease, Waiting};
 use super::seen::{Chunk, Seen, decode_chunk, encode_chunk};
+use super::timers::{self, Timers};
 use super::{BUCKETS, Bounds, Bucket, Head, State};
 use crate::codec::{Reader, Writer};
 use crate::record::Member;
@@ -14,6 +15,7 @@ const VERSION: u8 = 2;
 /// Numbers of the parts of a checkpoint: the buckets come first, and the index's slots stand between them and the rest.
 pub const SLOTS: u16 = BUCKETS as u16;
 pub const HEAD: u16 = SLOTS + 1;
+pub const TIMERS: u16 = SLOTS + 3;
 pub const SEEN: u16 = SLOTS + 256;
 
 /// A part of the state as it was at one moment.
@@ -22,6 +24,7 @@ pub enum Part {
     Head(Box<Head>, (u64, u64)),
     Bucket(Arc<Bucket>),
     Seen(Arc<Chunk>),
+    Timers(Arc<Timers>),
 }
 
 impl Part {
@@ -30,23 +33,25 @@ impl Part {
             Part::Head(head, seen) => encode_head(head, *seen),
             Part::Bucket(bucket) => encode_bucket(bucket),
             Part::Seen(chunk) => encode_chunk(chunk),
+            Part::Timers(timers) => encode_timers(timers),
         }
     }
 }
 
 /// The state that these parts are; `None` if one of them is missing or not readable by this version.
 pub fn restore<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = (u16, B)>) -> Option<State> {
-    let (mut head, mut buckets, mut chunks) = (None, Vec::new(), Vec::new());
+    let (mut head, mut buckets, mut chunks, mut timers) = (None, Vec::new(), Vec::new(), Timers::default());
     for (number, bytes) in parts {
         match number {
             HEAD => head = Some(decode_head(bytes.as_ref())?),
             bucket if bucket < SLOTS => buckets.push((number, decode_bucket(bytes.as_ref())?)),
+            TIMERS => timers = timers::decode(&mut versioned(bytes.as_ref())?)?,
             SEEN.. => chunks.push((number - SEEN, decode_chunk(bytes.as_ref())?)),
             _ => return None,
         }
     }
     let (head, span) = head?;
-    Some(State::assemble(head, Seen::restore(span, chunks)?, buckets))
+    Some(State::assemble(head, Seen::restore(span, chunks)?, timers, buckets))
 }
 
 fn encode_head(head: &Head, seen: (u64, u64)) -> Vec<u8> {
@@ -98,6 +103,12 @@ fn decode_head(bytes: &[u8]) -> Option<(Head, (u64, u64))> {
         head.attempts.insert(key, given);
     }
     input.is_empty().then_some((head, seen))
+}
+
+fn encode_timers(pending: &Timers) -> Vec<u8> {
+    let mut out = Writer(vec![VERSION]);
+    timers::encode(pending, &mut out);
+    out.0
 }
 
 fn encode_bucket(bucket: &Bucket) -> Vec<u8> {

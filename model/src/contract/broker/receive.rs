@@ -1,7 +1,7 @@
 //! Receiving: who wants what, what was given, and how deliveries end.
 
 use super::error_text;
-use crate::message::StoredMessage;
+use crate::message::Deliverable;
 use crate::{ClientId, Filter, Group, ReceiptHandle, Topic};
 use std::fmt;
 use std::sync::Arc;
@@ -36,9 +36,9 @@ pub enum LeaseTerm {
 }
 
 /// One message given to one consumer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Delivery {
-    pub message: StoredMessage,
+    pub message: Box<dyn Deliverable>,
     pub handle: ReceiptHandle,
     /// 1 for the first delivery.
     pub attempt: u32,

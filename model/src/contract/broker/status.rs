@@ -21,6 +21,16 @@ pub struct ShardStatus {
     pub dead_letters: u64,
     /// Messages about which an SQL filter had no answer, since the process started.
     pub filter_errors: u64,
+    /// Delayed messages that wait for their time.
+    pub timers_pending: u64,
+    pub timers_released: u64,
+    pub timers_recalled: u64,
+    /// Delayed messages whose topic was deleted before they were due.
+    pub timers_orphaned: u64,
+    /// Delayed messages that could not be read any more when they were due.
+    pub timers_damaged: u64,
+    /// How late delayed messages were released, at most, in the last minute or two.
+    pub timer_lateness_ms: u64,
 }
 
 /// What a shard can still do.
