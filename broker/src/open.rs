@@ -6,6 +6,7 @@ use crate::admission::Admission;
 use crate::alive::Alive;
 use crate::draft;
 use crate::local::LocalBroker;
+use crate::local::transactions::{Reach, ask_producers};
 use crate::post::PostOffice;
 use crate::read::Messages;
 use crate::record::{Forget, Record};
@@ -102,22 +103,29 @@ impl LocalBroker {
         let reader = recovered.log.reader();
         let core = Core::new(recovered.state, options.shard, Limits::default(), recovered.last_time);
         let alive = Arc::new(Alive::new(options.clock.clone()));
-        let mut driver = Driver::new(core, recovered.log, recovered.index, clock, inbox.clone(), requests, status.clone(), upkeep, alive.clone());
+        let (questions, asked) = tokio::sync::mpsc::unbounded_channel();
+        let Recovered { log, index, .. } = recovered;
+        let mut driver = Driver::new(core, log, index, clock, inbox.clone(), requests, status.clone(), upkeep, questions, alive.clone());
         driver.start(shift).map_err(failed)?;
         let known = driver.known();
         let thread = tasks::thread(format!("gantry-shard-{}", options.shard), move || driver.run().is_ok()).map_err(failed)?;
         let watch = tasks::spawn("catalogue watch", watch(options.metadata.clone(), inbox.clone(), known));
+        let messages = Messages::new(reader, options.metadata);
+        let reach = Reach::default();
+        // Ends with the shard's thread. Without it nobody is asked, and transactions wait.
+        tasks::spawn("transaction checks", ask_producers(asked, messages.clone(), reach.clone(), inbox.clone()));
         Ok(Arc::new(LocalBroker {
             shard: options.shard,
             inbox,
             posts: PostOffice::default(),
-            messages: Messages::new(reader, options.metadata),
+            messages,
             admission: Admission::new(INBOX_BYTES),
             alive,
             status,
             clock: options.clock,
             thread: Mutex::new(Some(thread)),
             watch,
+            reach,
         }))
     }
 }

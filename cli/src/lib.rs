@@ -1,4 +1,4 @@
-//! The client commands of the `gantry` binary: `topic`, `group`, `produce`, `consume`, `tail`, `bench` and the shell completions.
+//! The client commands of the `gantry` binary: `topic`, `group`, `transaction`, `produce`, `consume`, `tail`, `bench` and the shell completions.
 //!
 //! A command speaks to a cluster as any other program does: messages through `apache.rocketmq.v2` (port 8081), administration through
 //! `gantry.admin.v1` (port 8083). It writes data to stdout and everything else to stderr, and it ends with one of the exit codes that
@@ -23,6 +23,8 @@ mod topic;
 
 mod group;
 mod lag;
+
+mod transaction;
 
 mod record;
 
@@ -51,6 +53,9 @@ pub enum Command {
     /// Create, list, describe, change and delete consumer groups, and see how far they are behind
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// See transactions that nobody ended, and commit them, roll them back, or have their producers asked again
+    #[command(subcommand)]
+    Transaction(transaction::TransactionCommand),
     /// Send messages to a topic
     #[command(after_help = produce::EXAMPLES)]
     Produce(produce::Produce),
@@ -100,6 +105,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
     match command {
         Command::Topic(command) => topic::run(command, global, terminal).await,
         Command::Group(command) => group::run(command, global, terminal).await,
+        Command::Transaction(command) => transaction::run(command, global, terminal).await,
         Command::Produce(command) => produce::run(command, global, terminal).await,
         Command::Consume(command) => consume::run(command, global, terminal).await,
         Command::Tail(command) => tail::run(command, global, terminal).await,

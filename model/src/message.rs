@@ -122,6 +122,26 @@ pub trait Deliverable: Send + Sync + fmt::Debug {
     fn body(&self) -> &Bytes;
 }
 
+impl dyn Deliverable + '_ {
+    /// The message as its producer sent it, in a form of its own; its recovery time is not delivered.
+    pub fn message(&self) -> Message {
+        let Facts { kind, encoding, born_ms, deliver_ms, priority, .. } = self.facts();
+        let mut message = Message { kind, encoding, born_ms, deliver_ms, priority, body: self.body().clone(), ..Message::default() };
+        self.each_property(&mut |property| match property {
+            Property::Id(id) => message.id = id.to_owned(),
+            Property::Tag(tag) => message.tag = Some(tag.to_owned()),
+            Property::Key(key) => message.keys.push(key.to_owned()),
+            Property::Group(group) => message.group = Some(group.to_owned()),
+            Property::TraceContext(context) => message.trace_context = Some(context.to_owned()),
+            Property::BornHost(host) => message.born_host = host.to_owned(),
+            Property::LiteTopic(name) => message.lite_topic = Some(name.to_owned()),
+            Property::Digest(digest) => message.digest = *digest,
+            Property::User { name, value } => message.properties.push((name.to_owned(), value.to_owned())),
+        });
+        message
+    }
+}
+
 /// The numbers of a stored message; the fields of [`Message`] and [`StoredMessage`] with the same names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {

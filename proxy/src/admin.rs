@@ -8,6 +8,7 @@ mod groups;
 mod clients;
 mod lookup;
 mod cluster;
+mod transactions;
 
 use crate::shared::Shared;
 use base64::Engine;
@@ -101,6 +102,18 @@ impl Admin for Administration {
 
     async fn get_cluster_info(&self, _: Request<GetClusterInfoRequest>) -> Answer<GetClusterInfoResponse> {
         cluster::info(&self.shared).await.map(Response::new)
+    }
+
+    async fn list_transactions(&self, request: Request<ListTransactionsRequest>) -> Answer<ListTransactionsResponse> {
+        transactions::list(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn end_transaction(&self, request: Request<EndTransactionRequest>) -> Answer<EndTransactionResponse> {
+        transactions::end(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn resume_transaction(&self, request: Request<ResumeTransactionRequest>) -> Answer<ResumeTransactionResponse> {
+        transactions::resume(&self.shared, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -20,6 +20,7 @@ pub mod convert;
 pub mod delivery_codec;
 pub mod first_use;
 pub mod sessions;
+pub mod checks;
 pub mod settings;
 pub mod status;
 pub mod shared;
@@ -27,6 +28,7 @@ pub mod admin;
 pub mod http;
 pub mod metrics;
 
+use crate::checks::Reach;
 use crate::edge::{Door, Edge, Limits, Offers};
 use crate::shared::{Phase, STAGGER, Shared};
 use crate::tls::{ConfigError, Tls};
@@ -116,6 +118,7 @@ impl Proxy {
         names.extend(config.advertised.iter().map(|(host, _)| host.clone()));
         let tls = Tls::new(&config.tls, names)?;
         let shared = Arc::new(Shared::new(config, broker, metadata, clock));
+        shared.broker.attach(Arc::new(Reach::new(&shared)));
         let health = HealthReporter::new();
         let routes = base_routes(&health);
         let admin = AdminServer::new(admin::Administration::new(shared.clone()));

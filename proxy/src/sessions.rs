@@ -16,7 +16,7 @@
 use crate::context::{Headers, Peer};
 use gantry_model::contract::Broker;
 use gantry_model::{ClientId, GroupName, TopicName};
-use gantry_platform::clock::SharedClock;
+use gantry_platform::clock::{SharedClock, timeout};
 use gantry_proto::v2::{ClientType, Language, Settings, TelemetryCommand};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -58,6 +58,8 @@ pub struct Facts {
     pub version: String,
     pub namespace: String,
     pub address: SocketAddr,
+    /// Our end of its connection, as delivered messages show it.
+    pub store_host: String,
     pub groups: BTreeSet<GroupName>,
     pub topics: BTreeSet<TopicName>,
     /// The newest settings as the client sent them.
@@ -76,6 +78,7 @@ impl Session {
             version: headers.version().to_owned(),
             namespace: headers.namespace().to_owned(),
             address: peer.remote,
+            store_host: peer.store_host.clone(),
             groups: BTreeSet::new(),
             topics: BTreeSet::new(),
             settings: None,
@@ -131,8 +134,17 @@ impl Session {
 
     /// Sends on the newest open stream. `false` if there is none, or if the client does not read it.
     pub fn push(&self, command: TelemetryCommand) -> bool {
-        let stream = self.facts().streams.iter().rev().find_map(mpsc::WeakSender::upgrade);
-        stream.is_some_and(|stream| stream.try_send(Ok(command)).is_ok())
+        self.newest_stream().is_some_and(|stream| stream.try_send(Ok(command)).is_ok())
+    }
+
+    /// Like `push`, but a client that reads slowly gets this much time.
+    pub async fn push_patiently(&self, command: TelemetryCommand, patience: Duration) -> bool {
+        let Some(stream) = self.newest_stream() else { return false };
+        matches!(timeout(patience, stream.send(Ok(command))).await, Ok(Ok(())))
+    }
+
+    fn newest_stream(&self) -> Option<mpsc::Sender<Outgoing>> {
+        self.facts().streams.iter().rev().find_map(mpsc::WeakSender::upgrade)
     }
 
     /// How many Telemetry streams are open.
@@ -180,9 +192,20 @@ impl Sessions {
                 }
             }
         };
-        session.facts().address = peer.remote;
+        {
+            let mut facts = session.facts();
+            facts.address = peer.remote;
+            if facts.store_host != peer.store_host {
+                facts.store_host.clone_from(&peer.store_host);
+            }
+        }
         self.seen(&session);
         session
+    }
+
+    /// The session of a client, if it is known.
+    pub fn get(&self, client: &ClientId) -> Option<Arc<Session>> {
+        self.table().get(client).cloned()
     }
 
     /// Notes that a client called.

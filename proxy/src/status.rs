@@ -5,7 +5,7 @@
 //! status makes some clients drop a connection on which everything else works.
 
 use crate::metrics::Rpc;
-use gantry_model::contract::broker::{LeaseError, RecallError, ReceiveError, SendError};
+use gantry_model::contract::broker::{EndError, LeaseError, RecallError, ReceiveError, SendError};
 use gantry_model::contract::metadata::MetadataError;
 use gantry_model::filter::FilterError;
 use gantry_model::handle::InvalidHandle;
@@ -119,6 +119,19 @@ impl From<RecallError> for Refusal {
     }
 }
 
+impl From<EndError> for Refusal {
+    fn from(error: EndError) -> Refusal {
+        let code = match &error {
+            // Whatever the client does, this transaction will not end so.
+            EndError::Contradicts { .. } | EndError::GivenUp | EndError::Unknown => Code::InvalidTransactionId,
+            EndError::Busy | EndError::DiskFull { .. } => Code::TooManyRequests,
+            EndError::NoWritableQueue => Code::Forbidden,
+            EndError::Failed { .. } => Code::InternalServerError,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
 /// A topic could not be made on first use.
 pub fn topic_creation(error: MetadataError) -> Refusal {
     creation(error, Code::IllegalTopic)
@@ -160,7 +173,9 @@ pub fn codes(rpc: Rpc) -> &'static [Code] {
         }
         Rpc::UpdateOffset | Rpc::GetOffset => &[IllegalTopic, IllegalConsumerGroup, ClientIdRequired, TooManyRequests, NotImplemented],
         Rpc::QueryOffset => &[BadRequest, IllegalTopic, ClientIdRequired, TooManyRequests, NotImplemented],
-        Rpc::EndTransaction => &[IllegalTopic, InvalidTransactionId, ClientIdRequired, TooManyRequests, NotImplemented],
+        Rpc::EndTransaction => {
+            &[Ok, IllegalTopic, InvalidTransactionId, ClientIdRequired, Forbidden, TooManyRequests, InternalServerError, ProxyTimeout]
+        }
         Rpc::RecallMessage => RECALL,
         Rpc::SyncLiteSubscription => &[IllegalTopic, IllegalConsumerGroup, ClientIdRequired, IllegalLiteTopic, TooManyRequests, NotImplemented],
     }

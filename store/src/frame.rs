@@ -57,12 +57,14 @@ pub enum Kind {
     Member = 27,
     /// Delayed messages that were overdue when a leader began are released beside those that fall due now, or all of them were.
     CatchUp = 28,
+    /// A message that is stored and not visible yet lies at a newer place.
+    Repark = 29,
     /// Written by a later version, and marked as safe to skip. Never written.
     Unknown = 255,
 }
 
 /// Every kind that is written, by number.
-const KINDS: [Kind; 28] = {
+const KINDS: [Kind; 29] = {
     use Kind::*;
     [
         EpochStart,
@@ -93,6 +95,7 @@ const KINDS: [Kind; 28] = {
         Gap,
         Member,
         CatchUp,
+        Repark,
     ]
 };
 

@@ -1,5 +1,4 @@
 //! What this broker answers to calls whose part of the shard is still being built.
 
-pub const TRANSACTIONS: &str = "transactions are not available in this version";
 pub const OFFSETS: &str = "positions are not available in this version";
 pub const LITE: &str = "lite topics are not available in this version";

@@ -2,6 +2,7 @@
 
 mod later;
 mod recall;
+pub(crate) mod transactions;
 
 use crate::admission::{Admission, Lane};
 use crate::alive::Alive;
@@ -10,13 +11,14 @@ use crate::post::{PostOffice, ReplyTo};
 use crate::read::Messages;
 use crate::shard::core::{After, Draft as _, Given, Token};
 use crate::shard::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
+use crate::shard::parked::is_parked;
 use crate::shard::thread::handle;
 use async_trait::async_trait;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{
-    Clients, Delivery, EndError, LeaseError, LetterError, LetterId, LifeEvent, LiteError, LiteSync, LiteTopic, LookupError, Moved, OffsetError,
-    OpenTransaction, PullError, PullRequest, Pulled, Query, QueueBounds, QueuePosition, RecallError, ReceiveError, ReceiveRequest, Resolution,
-    SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, VisibilityChange,
+    Clients, Delivery, EndError, EndedBy, LeaseError, LetterError, LetterId, LifeEvent, LiteError, LiteSync, LiteTopic, LookupError, Moved,
+    OffsetError, OpenTransaction, PullError, PullRequest, Pulled, Query, QueueBounds, QueuePosition, RecallError, ReceiveError, ReceiveRequest,
+    Resolution, SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, VisibilityChange,
 };
 use gantry_model::handle::{RecallHandle, TransactionHandle};
 use gantry_model::message::StoredMessage;
@@ -46,6 +48,7 @@ pub struct LocalBroker {
     pub(crate) clock: SharedClock,
     pub(crate) thread: Mutex<Option<tasks::Thread<bool>>>,
     pub(crate) watch: tasks::Task,
+    pub(crate) reach: transactions::Reach,
 }
 
 impl fmt::Debug for LocalBroker {
@@ -265,7 +268,8 @@ impl Broker for LocalBroker {
                 Query::Key(key) => message.message.keys.contains(key),
                 Query::Offset { .. } | Query::Stored { .. } => true,
             };
-            if meant && message.topic == topic.id {
+            let hidden = is_parked(QueueKey::new(message.topic, message.queue));
+            if meant && !hidden && message.topic == topic.id {
                 messages.push(message);
             }
         }
@@ -273,21 +277,25 @@ impl Broker for LocalBroker {
         Ok(messages)
     }
 
-    async fn end_transaction(&self, _topic: &Topic, _handle: TransactionHandle, _resolution: Resolution) -> Result<(), EndError> {
-        Err(EndError::Failed { why: later::TRANSACTIONS.into() })
+    async fn end_transaction(&self, topic: &Topic, handle: TransactionHandle, resolution: Resolution, by: EndedBy) -> Result<(), EndError> {
+        self.end(topic, handle, resolution, by).await
     }
 
-    async fn open_transactions(&self, _topic: &Topic, _limit: usize) -> Result<Vec<OpenTransaction>, LookupError> {
-        Err(LookupError::Failed { why: later::TRANSACTIONS.into() })
+    async fn open_transactions(&self, topic: &Topic, after: Option<TransactionHandle>, limit: usize) -> Result<Vec<OpenTransaction>, LookupError> {
+        self.list_transactions(topic.id, after, limit).await
     }
 
-    async fn resume_transaction(&self, _handle: TransactionHandle) -> Result<(), EndError> {
-        Err(EndError::Failed { why: later::TRANSACTIONS.into() })
+    async fn resume_transaction(&self, handle: TransactionHandle) -> Result<(), EndError> {
+        self.resume(handle).await
     }
 
-    fn attach(&self, _clients: Arc<dyn Clients>) {}
+    fn attach(&self, clients: Arc<dyn Clients>) {
+        self.reach.set(clients);
+    }
 
-    fn producer_ready(&self, _topics: &[TopicId]) {}
+    fn producer_ready(&self, topics: &[TopicId]) {
+        self.inbox.put(Request::ProducerReady { topics: topics.to_vec() });
+    }
 
     async fn recall(&self, topic: &Topic, handle: RecallHandle) -> Result<(), RecallError> {
         self.take_back(topic, handle).await
@@ -361,6 +369,7 @@ impl Broker for LocalBroker {
             timers_orphaned: number(&status.timers_orphaned),
             timers_damaged: number(&status.timers_damaged),
             timer_lateness_ms: number(&status.timer_lateness_ms),
+            transactions: transactions::counts(status),
         }]
     }
 

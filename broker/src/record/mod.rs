@@ -11,12 +11,14 @@ pub mod lease;
 pub mod member;
 pub mod dead;
 pub mod timer;
+pub mod transaction;
 pub mod upkeep;
 
 pub use dead::Dead;
 pub use lease::{Ack, Expire, Lease, LeasedQueue, SetVisible, Visibility};
 pub use member::Member;
 pub use timer::{CatchUp, Delayed, Moved, Recall, RecallCause, Release};
+pub use transaction::{CheckStep, Half, Outcome, Repark, TxnCheck, TxnEnd};
 pub use upkeep::{EpochStart, Forget, Trim};
 
 use crate::codec::{Reader, Writer};
@@ -37,6 +39,10 @@ pub enum Record {
     Release(Release),
     Recall(Recall),
     CatchUp(CatchUp),
+    Half(Half),
+    Repark(Repark),
+    TxnCheck(TxnCheck),
+    TxnEnd(TxnEnd),
     Trim(Trim),
     Forget(Forget),
     Member(Member),
@@ -69,6 +75,10 @@ impl Record {
             Record::Release(_) => Kind::Release,
             Record::Recall(_) => Kind::Recall,
             Record::CatchUp(_) => Kind::CatchUp,
+            Record::Half(_) => Kind::Half,
+            Record::Repark(_) => Kind::Repark,
+            Record::TxnCheck(_) => Kind::CheckSent,
+            Record::TxnEnd(_) => Kind::TxnEnd,
             Record::Trim(_) => Kind::Trim,
             Record::Forget(_) => Kind::Forget,
             Record::Member(_) => Kind::Member,
@@ -89,6 +99,10 @@ impl Record {
             Record::Release(release) => release.encode(&mut out),
             Record::Recall(recall) => recall.encode(&mut out),
             Record::CatchUp(catch_up) => catch_up.encode(&mut out),
+            Record::Half(half) => half.encode(&mut out),
+            Record::Repark(moved) => moved.encode(&mut out),
+            Record::TxnCheck(check) => check.encode(&mut out),
+            Record::TxnEnd(end) => end.encode(&mut out),
             Record::Trim(trim) => trim.encode(&mut out),
             Record::Forget(forget) => forget.encode(&mut out),
             Record::Member(member) => member.encode(&mut out),
@@ -111,6 +125,10 @@ impl Record {
             Kind::Release => Release::decode(&mut input).map(Record::Release),
             Kind::Recall => Recall::decode(&mut input).map(Record::Recall),
             Kind::CatchUp => CatchUp::decode(&mut input).map(Record::CatchUp),
+            Kind::Half => Half::decode(&mut input).map(Record::Half),
+            Kind::Repark => Repark::decode(&mut input).map(Record::Repark),
+            Kind::CheckSent => TxnCheck::decode(&mut input).map(Record::TxnCheck),
+            Kind::TxnEnd => TxnEnd::decode(&mut input).map(Record::TxnEnd),
             Kind::Trim => Trim::decode(&mut input).map(Record::Trim),
             Kind::Forget => Forget::decode(&mut input).map(Record::Forget),
             Kind::Member => Member::decode(&mut input).map(Record::Member),
@@ -128,6 +146,9 @@ impl Record {
             Record::Dead(dead) => Some((dead.dead_queue, dead.dead_offset)),
             Record::Delayed(delayed) => Some((delayed.queue, delayed.offset)),
             Record::Release(release) => Some((release.queue, release.offset)),
+            Record::Half(half) => Some((half.queue, Offset(half.id))),
+            Record::Repark(moved) => Some((moved.queue, moved.at)),
+            Record::TxnEnd(TxnEnd { outcome: Outcome::Committed(queue, offset), .. }) => Some((*queue, *offset)),
             _ => None,
         }
     }
@@ -140,6 +161,9 @@ pub fn head_len(kind: Kind, payload: &[u8]) -> Option<usize> {
         Kind::Dead => Some(Dead::HEAD),
         Kind::Delayed => Some(Delayed::HEAD),
         Kind::Release => Some(Release::HEAD),
+        Kind::Half => Half::head_len(payload),
+        Kind::Repark => Some(Repark::HEAD),
+        Kind::TxnEnd => TxnEnd::head_len(payload),
         _ => Some(payload.len()),
     }
 }
@@ -219,6 +243,37 @@ mod tests {
         }
         check(Record::CatchUp(CatchUp { until: None }));
         check(Record::CatchUp(CatchUp { until: Some(5) }));
+    }
+
+    #[test]
+    fn records_of_transactions_come_back() {
+        let (queue, offset) = (QueueKey(0x0007_0000_0100), Offset(70_000));
+        check(Record::Half(Half { queue, id: 7, time: 1, first_check: 6_001, sender: ClientId::new("host@1@0") }));
+        let moved = Record::Repark(Repark { queue, id: 7, at: offset });
+        assert_eq!(moved.encode().len(), Repark::HEAD);
+        check(moved);
+        for step in [CheckStep::Sent, CheckStep::GivenUp, CheckStep::Resumed] {
+            check(Record::TxnCheck(TxnCheck { topic: TopicId(7), id: 7, step, time: 2, next: u64::MAX }));
+        }
+        for outcome in [Outcome::Committed(queue, offset), Outcome::RolledBack] {
+            check(Record::TxnEnd(TxnEnd { topic: TopicId(7), id: 7, time: 3, outcome }));
+        }
+    }
+
+    #[test]
+    fn the_head_of_a_frame_ends_where_its_message_begins() {
+        let (queue, id) = (QueueKey(0x0007_0000_0100), 9);
+        let ends = [Outcome::Committed(queue, Offset(4)), Outcome::RolledBack].map(|outcome| TxnEnd { topic: TopicId(7), id, time: 3, outcome });
+        let half = Half { queue, id, time: 1, first_check: 2, sender: ClientId::new("p") };
+        for record in [Record::Half(half), Record::Repark(Repark { queue, id, at: Offset(11) }), Record::TxnEnd(ends[0])] {
+            let head = record.encode();
+            let payload = [&head[..], b"a message payload"].concat();
+            assert_eq!(head_len(record.kind(), &payload), Some(head.len()));
+            assert_eq!(Record::decode(record.kind(), &payload), Ok(Some(record)));
+        }
+        let rolled_back = Record::TxnEnd(ends[1]);
+        let longer = [&rolled_back.encode()[..], b"a message payload"].concat();
+        assert_eq!(Record::decode(Kind::TxnEnd, &longer), Err(Malformed { kind: Kind::TxnEnd }), "no message follows a rollback");
     }
 
     proptest! {

@@ -6,14 +6,19 @@
 
 use super::members::reading_for;
 use super::parked;
+use super::parked::is_parked;
 use super::polls::{Poll, Polls};
 use super::send::Class;
 use super::state::State;
+use super::state::transactions::{Open, TxnKey};
 use super::timers::Releases;
+use super::transactions::{Asked, Checks};
 use crate::record::{EpochStart, Forget, Record, Trim};
-use gantry_model::contract::broker::{AttemptCount, LeaseError, QueueBounds, QueuePosition, RecallError, SendError, Sent};
+use gantry_model::contract::broker::{
+    AttemptCount, EndError, EndedBy, LeaseError, QueueBounds, QueuePosition, RecallError, Resolution, SendError, Sent,
+};
 use gantry_model::filter::{Sql, Verdict};
-use gantry_model::handle::RecallHandle;
+use gantry_model::handle::{RecallHandle, TransactionHandle};
 use gantry_model::{ClientId, Group, GroupId, LeaseId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
 use gantry_store::index::{Due, Timer};
 use std::cell::Cell;
@@ -143,6 +148,38 @@ pub enum Event<D> {
         token: Token,
         handle: RecallHandle,
     },
+    EndTransaction {
+        token: Token,
+        topic: Arc<Topic>,
+        id: u64,
+        resolution: Resolution,
+        by: EndedBy,
+    },
+    ResumeTransaction {
+        token: Token,
+        key: TxnKey,
+    },
+    OpenTransactions {
+        token: Token,
+        topic: TopicId,
+        /// The lowest number to show.
+        from: u64,
+        limit: usize,
+    },
+    /// What became of an [`Action::Check`].
+    Asked {
+        key: TxnKey,
+        asked: Asked,
+    },
+    /// A producer of these topics can be reached.
+    ProducerReady {
+        topics: Vec<TopicId>,
+    },
+    /// Messages of open transactions must move, so that the part of the log where they are can go.
+    Repark {
+        topic: TopicId,
+        ids: Vec<u64>,
+    },
     /// A group's definition as the controller has it now.
     GroupKnown {
         group: Arc<Group>,
@@ -185,6 +222,12 @@ pub enum Action<D> {
         record: Record,
         from: Lsn,
     },
+    /// Ask a producer of the topic what became of its transaction, and report with [`Event::Asked`]. The message is parked at `at`.
+    Check {
+        handle: TransactionHandle,
+        sender: ClientId,
+        at: Offset,
+    },
     Reply {
         token: Token,
         reply: Reply,
@@ -222,6 +265,8 @@ pub enum Reply {
     Queues(Vec<QueueBounds>),
     Recalled(Result<(), RecallError>),
     TooManyPolls,
+    Ended(Result<(), EndError>),
+    OpenTransactions(Vec<(u64, Open)>),
 }
 
 /// One delivery, before the message itself is read.
@@ -247,12 +292,21 @@ pub struct Limits {
     pub scan: usize,
     /// Delayed messages that were overdue when the leader began are released at most this fast.
     pub overdue_per_s: u64,
+    /// Open transactions, those included that were given up.
+    pub transactions: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         use gantry_model::limits::{CURSOR_SPAN_MAX, LEASES_PER_CURSOR};
-        Limits { polls: 100_000, leases_per_cursor: LEASES_PER_CURSOR, cursor_span: CURSOR_SPAN_MAX, scan: 4_096, overdue_per_s: 20_000 }
+        Limits {
+            polls: 100_000,
+            leases_per_cursor: LEASES_PER_CURSOR,
+            cursor_span: CURSOR_SPAN_MAX,
+            scan: 4_096,
+            overdue_per_s: 20_000,
+            transactions: 100_000,
+        }
     }
 }
 
@@ -286,6 +340,7 @@ pub struct Core<D> {
     hidden: HashMap<QueueKey, (u64, u64)>,
     appended: u64,
     pub(super) rotation: HashMap<TopicId, u32>,
+    pub(super) checks: Checks,
     draining: bool,
     pub(super) out: Vec<Action<D>>,
 }
@@ -313,6 +368,7 @@ impl<D: Draft> Core<D> {
             hidden: HashMap::new(),
             appended: 0,
             rotation: HashMap::new(),
+            checks: Checks::default(),
             draining: false,
             out: Vec::new(),
         };
@@ -343,6 +399,12 @@ impl<D: Draft> Core<D> {
             Event::ClientGone { client } => self.client_gone(&client, entries),
             Event::Positions { token, group, topic } => self.positions(token, &group, &topic, entries),
             Event::Queues { token, topic } => self.queues(token, &topic),
+            Event::EndTransaction { token, topic, id, resolution, by } => self.end_transaction(token, &topic, id, (resolution, by), entries),
+            Event::ResumeTransaction { token, key } => self.resume_transaction(token, key),
+            Event::OpenTransactions { token, topic, from, limit } => self.open_transactions(token, topic, from, limit),
+            Event::Asked { key, asked } => self.asked(key, asked),
+            Event::ProducerReady { topics } => self.producer_ready(&topics),
+            Event::Repark { topic, ids } => self.repark_halves(topic, &ids, entries),
             Event::GroupKnown { group } => self.know(group),
             Event::TopicKnown { topic } => self.know_topic(topic),
             Event::TimerDue { timer, readable } => self.release_timer(timer, readable, entries),
@@ -362,7 +424,7 @@ impl<D: Draft> Core<D> {
     pub fn next_event(&self) -> Option<u64> {
         let timer = self.timers.first().map(|&(time, ..)| time);
         let timer = if self.scanning.is_empty() { timer } else { Some(self.now) };
-        timer.into_iter().chain(self.polls.next_deadline()).chain(self.next_timer()).min()
+        timer.into_iter().chain(self.polls.next_deadline()).chain(self.next_timer()).chain(self.checks.next_event()).min()
     }
 
     /// Whether something will end by itself: a lease, or the wait of a message.
@@ -453,6 +515,7 @@ impl<D: Draft> Core<D> {
             Forget::Topic(topic) => {
                 self.rotation.remove(&topic);
                 self.topics.remove(&topic);
+                self.checks.forget_topic(topic);
             }
             Forget::Group(group) => drop(self.groups.remove(&group)),
         }
@@ -488,12 +551,19 @@ impl<D: Draft> Core<D> {
         self.out.push(Action::Append { record });
     }
 
+    /// Appends a client's message that nobody sees yet, behind the record that parks it.
+    pub(super) fn append_parked(&mut self, queue: QueueKey, offset: Offset, record: Record, draft: D) {
+        self.state.apply(&record);
+        self.appended += 1;
+        self.out.push(Action::Store { queue, offset, batch: BatchPart::Alone, head: Some(record), draft });
+    }
+
     /// Appends a record that brings along the message in the frame at `from`.
     pub(super) fn append_copy(&mut self, record: Record, from: Lsn) {
         self.state.apply(&record);
         match record.placed() {
-            Some((queue, offset)) => self.hide(queue, offset),
-            None => self.appended += 1,
+            Some((queue, offset)) if !is_parked(queue) => self.hide(queue, offset),
+            _ => self.appended += 1,
         }
         self.out.push(Action::Copy { record, from });
     }
@@ -532,6 +602,7 @@ impl<D: Draft> Core<D> {
     fn rearm(&mut self) {
         self.timers.clear();
         self.owned.clear();
+        self.rearm_checks();
         for (queue, group, cursor) in self.state.cursors() {
             if let Some(time) = cursor.next_event(0) {
                 self.timers.insert((time, queue, group));

@@ -188,6 +188,7 @@ impl<D: Draft> Core<D> {
         }
         self.polls.overdue(self.now).into_iter().for_each(|token| self.end_poll(token));
         self.look_for_timers(entries);
+        self.look_at_transactions();
     }
 
     /// Ends what lapsed on one cursor, buries what used up its attempts, and wakes receivers for what is due.

@@ -1,13 +1,18 @@
 //! The way into a shard: requests with the channel for their answer, and the status that others may read at any time.
 
 use super::core::{After, Given, Token};
+use super::halves::Listed;
+use super::state::transactions::TxnKey;
+use super::transactions::Asked;
 use crate::admission::Permit;
 use crate::draft::Draft;
 use crate::post::ReplyTo;
 use crate::record::Forget;
-use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueueBounds, QueuePosition, RecallError, SendError, Sent, ShardCondition};
+use gantry_model::contract::broker::{
+    AttemptCount, EndError, EndedBy, LeaseError, LeaseTerm, QueueBounds, QueuePosition, RecallError, Resolution, SendError, Sent, ShardCondition,
+};
 use gantry_model::handle::RecallHandle;
-use gantry_model::{ClientId, Filter, Group, GroupId, Lsn, QueueKey, ReceiptHandle, Topic};
+use gantry_model::{ClientId, Filter, Group, GroupId, Lsn, QueueKey, ReceiptHandle, Topic, TopicId};
 use gantry_store::index::{Entry, Run, RunError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,6 +68,32 @@ pub enum Request {
     Queues {
         topic: Arc<Topic>,
         reply: ReplyTo<Vec<QueueBounds>>,
+    },
+    EndTransaction {
+        topic: Arc<Topic>,
+        id: u64,
+        resolution: Resolution,
+        by: EndedBy,
+        reply: ReplyTo<Result<(), EndError>>,
+    },
+    ResumeTransaction {
+        key: TxnKey,
+        reply: ReplyTo<Result<(), EndError>>,
+    },
+    OpenTransactions {
+        topic: TopicId,
+        /// The lowest number to show.
+        from: u64,
+        limit: usize,
+        reply: ReplyTo<Vec<Listed>>,
+    },
+    /// What became of a question about a transaction.
+    Asked {
+        key: TxnKey,
+        asked: Asked,
+    },
+    ProducerReady {
+        topics: Vec<TopicId>,
     },
     Find {
         find: Find,
@@ -179,6 +210,16 @@ impl Inbox {
     }
 }
 
+/// Numbers of transactions.
+#[derive(Debug, Default)]
+pub struct TransactionNumbers {
+    pub open: AtomicU64,
+    pub committed: AtomicU64,
+    pub rolled_back: AtomicU64,
+    pub given_up: AtomicU64,
+    pub checks: AtomicU64,
+}
+
 /// Numbers that others read while the shard works.
 #[derive(Debug, Default)]
 pub struct Status {
@@ -201,6 +242,7 @@ pub struct Status {
     pub timers_orphaned: AtomicU64,
     pub timers_damaged: AtomicU64,
     pub timer_lateness_ms: AtomicU64,
+    pub transactions: TransactionNumbers,
 }
 
 impl Status {

@@ -16,6 +16,8 @@ mod write;
 pub mod parked;
 pub mod timers;
 mod due;
+pub mod transactions;
+pub mod halves;
 pub mod upkeep;
 
 #[cfg(test)]
@@ -24,6 +26,8 @@ mod core_tests;
 mod order_tests;
 #[cfg(test)]
 mod members_tests;
+#[cfg(test)]
+mod transactions_tests;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]

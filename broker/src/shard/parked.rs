@@ -5,9 +5,8 @@
 
 use super::core::{Core, Draft};
 use super::send::Fate;
-use super::state::seen::Row;
-use gantry_model::contract::broker::{SendError, Sent, Ticket};
-use gantry_model::{ClientId, QueueId, QueueKey, Topic, TopicId};
+use gantry_model::contract::broker::SendError;
+use gantry_model::{QueueId, QueueKey, Topic, TopicId};
 
 /// The hidden queue of messages whose transaction is open.
 pub fn halves(topic: TopicId) -> QueueKey {
@@ -30,14 +29,6 @@ pub fn is_parked(queue: QueueKey) -> bool {
 }
 
 impl<D: Draft> Core<D> {
-    pub(super) fn store_half(&mut self, _topic: &Topic, _client: &ClientId, _draft: D) -> Result<Sent, SendError> {
-        Err(SendError::NoWritableQueue)
-    }
-
-    pub(super) fn half_ticket(&self, _topic: &Topic, _row: &Row) -> Option<Ticket> {
-        None
-    }
-
     pub(super) fn lite_fate(&mut self, _topic: &Topic, _draft: D) -> Fate<D> {
         Fate::Answered(Err(SendError::NoWritableQueue))
     }

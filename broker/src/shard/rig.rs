@@ -1,6 +1,7 @@
 //! A core without a world: a test plays the driver, commits when it wants to, and keeps the log to replay it.
 
 use super::core::{Action, After, Core, Draft, Entries, Entry, Event, Given, Limits, Reply, Token};
+use super::parked;
 use super::polls::{Poll, Wanted};
 use super::send::Class;
 use super::state::State;
@@ -9,6 +10,7 @@ use crate::record::Record;
 use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueuePosition, Sent};
 use gantry_model::filter::{Properties, Sql, Verdict};
 use gantry_model::group::{GroupSpec, Order};
+use gantry_model::handle::TransactionHandle;
 use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicType};
 use gantry_model::{
     ClientId, Filter, Group, GroupId, GroupName, Lsn, MessageKind, Offset, QueueKey, ReceiptHandle, RetryPolicy, ShardId, Topic, TopicId, TopicName,
@@ -37,6 +39,12 @@ impl Note {
     pub fn delayed(id: u128, deliver_ms: u64) -> Note {
         let plain = Note::plain(id, None);
         Note { class: Class { kind: MessageKind::Delay, deliver_ms: Some(deliver_ms), ..plain.class }, ..plain }
+    }
+
+    /// A message whose producer has yet to commit it.
+    pub fn half(id: u128) -> Note {
+        let plain = Note::plain(id, None);
+        Note { class: Class { kind: MessageKind::Transaction, ..plain.class }, ..plain }
     }
 }
 
@@ -155,6 +163,8 @@ pub struct Rig {
     pub replies: BTreeMap<Token, Reply>,
     /// Of the topic that sends and receives use.
     pub kind: TopicType,
+    /// Questions about transactions that nobody reported on yet.
+    pub checks: Vec<(TransactionHandle, ClientId)>,
     tokens: u64,
 }
 
@@ -196,7 +206,7 @@ impl Rig {
 
     pub fn over(state: State, notes: Notes, log: Vec<Logged>, now: u64) -> Rig {
         let core = Core::new(state, ShardId(0), Limits::default(), now);
-        let mut rig = Rig { core, notes, log, now, replies: BTreeMap::new(), kind: TopicType::Normal, tokens: 0 };
+        let mut rig = Rig { core, notes, log, now, replies: BTreeMap::new(), kind: TopicType::Normal, checks: Vec::new(), tokens: 0 };
         let actions = rig.core.start(0);
         rig.perform(actions);
         rig
@@ -263,6 +273,10 @@ impl Rig {
                     let (queue, offset) = record.placed().expect("a copy has a place");
                     self.notes.add(queue, offset, Entry { lsn, len: 0, tag_hash: 0, lane: 0, time: self.now });
                     self.log.push(Logged::Record(written(record)));
+                }
+                Action::Check { handle, sender, at } => {
+                    assert!(self.notes.entry(parked::halves(handle.topic), at.0).is_some(), "the message of the question is there");
+                    self.checks.push((handle, sender));
                 }
                 Action::Reply { token, reply } => assert!(self.replies.insert(token, reply).is_none(), "one answer per request"),
             }

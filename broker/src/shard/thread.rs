@@ -8,6 +8,7 @@
 
 use super::clock::ShardClock;
 use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
+use super::halves::{Listed, Question};
 use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
 use super::polls::{Poll, Wanted};
 use super::upkeep::Upkeep;
@@ -17,9 +18,9 @@ use crate::draft::{self, Draft};
 use crate::filter;
 use crate::post::{Letter, Post, ReplyTo};
 use crate::record::Forget;
-use gantry_model::contract::broker::{LeaseError, QueueBounds, QueuePosition, RecallError, SendError, Sent, ShardCondition};
+use gantry_model::contract::broker::{EndError, LeaseError, QueueBounds, QueuePosition, RecallError, SendError, Sent, ShardCondition};
 use gantry_model::filter::{Sql, Verdict};
-use gantry_model::{Lsn, Offset, QueueKey, ReceiptHandle, ShardId};
+use gantry_model::{Lsn, Offset, QueueKey, ReceiptHandle, ShardId, TopicId};
 use gantry_store::frame::{Flags, Kind};
 use gantry_store::index::{self, Due, Index, LookupError, Timer};
 use gantry_store::log::{AppendError, CommitLog, LogReader};
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
 
 /// Most requests of one round, and most bytes staged before a write; both only bound the latency of the first.
 const ROUND_REQUESTS: usize = 4_096;
@@ -46,6 +48,8 @@ enum Waiter {
     Positions(ReplyTo<Vec<QueuePosition>>),
     Queues(ReplyTo<Vec<QueueBounds>>),
     Recall(ReplyTo<Result<(), RecallError>>),
+    Ended(ReplyTo<Result<(), EndError>>),
+    OpenTransactions { reply: ReplyTo<Vec<Listed>>, topic: TopicId },
 }
 
 /// Everything a shard's thread owns.
@@ -59,6 +63,8 @@ pub struct Driver {
     pub requests: Receiver<Request>,
     pub status: Arc<Status>,
     pub upkeep: Upkeep,
+    /// To those who can reach producers; the core bounds how many are under way.
+    pub(super) questions: UnboundedSender<Question>,
     alive: Arc<Alive>,
     /// The segment that the index is being filled for.
     pub(super) indexed: Lsn,
@@ -66,7 +72,7 @@ pub struct Driver {
     /// Replies that rest on what is staged.
     pub(super) pending: Vec<(Token, Reply)>,
     /// Events that the driver itself brings, before the next request.
-    own: VecDeque<Event<Draft>>,
+    pub(super) own: VecDeque<Event<Draft>>,
     pub(super) actions: Vec<Action<Draft>>,
     /// The time of the last frame.
     pub(super) written: u64,
@@ -137,6 +143,7 @@ impl Driver {
         requests: Receiver<Request>,
         status: Arc<Status>,
         upkeep: Upkeep,
+        questions: UnboundedSender<Question>,
         alive: Arc<Alive>,
     ) -> Driver {
         let (reader, indexed) = (log.reader(), log.active_base());
@@ -150,6 +157,7 @@ impl Driver {
             requests,
             status,
             upkeep,
+            questions,
             alive,
             indexed,
             waiters: HashMap::new(),
@@ -287,6 +295,30 @@ impl Driver {
             Request::TopicKnown { topic } => self.step(now, Event::TopicKnown { topic }),
             Request::GroupKnown { group } => self.step(now, Event::GroupKnown { group }),
             Request::Forget { what } => self.step(now, Event::Forget { what }),
+            other => self.take_transaction(now, other),
+        }
+    }
+
+    fn take_transaction(&mut self, now: u64, request: Request) -> Result<(), AppendError> {
+        match request {
+            Request::EndTransaction { topic, id, resolution, by, reply } => {
+                if let Some(error) = self.why_not_commit((topic.id, id), resolution)? {
+                    let _ = reply.send(Err(error));
+                    return Ok(());
+                }
+                let token = self.wait_for(Waiter::Ended(reply));
+                self.step(now, Event::EndTransaction { token, topic, id, resolution, by })
+            }
+            Request::ResumeTransaction { key, reply } => {
+                let token = self.wait_for(Waiter::Ended(reply));
+                self.step(now, Event::ResumeTransaction { token, key })
+            }
+            Request::OpenTransactions { topic, from, limit, reply } => {
+                let token = self.wait_for(Waiter::OpenTransactions { reply, topic });
+                self.step(now, Event::OpenTransactions { token, topic, from, limit })
+            }
+            Request::Asked { key, asked } => self.step(now, Event::Asked { key, asked }),
+            Request::ProducerReady { topics } => self.step(now, Event::ProducerReady { topics }),
             other => self.take_chore(now, other),
         }
     }
@@ -389,6 +421,8 @@ impl Driver {
         self.own.extend(dead.into_iter().map(|client| Event::ClientGone { client }));
         self.upkeep.look_at_disk(&self.status);
         self.upkeep.make_spares(&self.log);
+        let movers: Vec<_> = self.upkeep.to_move().iter().filter_map(|&(queue, last)| self.movers(queue, last)).collect();
+        self.own.extend(movers);
         let removal = self.upkeep.retention(now, &self.core.state, &self.index, &self.log);
         self.leaving = removal.leave;
         if removal.start > self.log.start() || !removal.queues.is_empty() {
@@ -398,7 +432,8 @@ impl Driver {
     }
 
     fn publish(&self) {
-        let (status, head, timers) = (&self.status, &self.core.state.head, &self.core.state.timers);
+        let (status, state) = (&self.status, &self.core.state);
+        let (head, timers, transactions) = (&state.head, &state.timers, &state.transactions);
         let numbers = [
             (&status.epoch, u64::from(head.epoch)),
             (&status.start, self.log.start().0),
@@ -416,6 +451,11 @@ impl Driver {
             (&status.timers_orphaned, timers.counts.orphaned),
             (&status.timers_damaged, timers.counts.damaged),
             (&status.timer_lateness_ms, self.core.timer_lateness_ms()),
+            (&status.transactions.open, transactions.count() as u64),
+            (&status.transactions.committed, transactions.totals.committed),
+            (&status.transactions.rolled_back, transactions.totals.rolled_back),
+            (&status.transactions.given_up, transactions.totals.given_up),
+            (&status.transactions.checks, transactions.totals.checks),
         ];
         numbers.into_iter().for_each(|(place, number)| place.store(number, Ordering::Relaxed));
     }
@@ -434,6 +474,10 @@ impl Driver {
             (Waiter::Receive(reply), Reply::Delivered { lease, .. }) => {
                 let leased = Leased::Messages(self.places(lease));
                 Some(Letter::Leased { reply, leased, shard })
+            }
+            (Waiter::Ended(reply), Reply::Ended(answer)) => Some(Letter::Ended(reply, answer)),
+            (Waiter::OpenTransactions { reply, topic }, Reply::OpenTransactions(open)) => {
+                Some(Letter::OpenTransactions(reply, self.list(topic, open)))
             }
             _ => None,
         }

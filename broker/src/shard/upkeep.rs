@@ -113,6 +113,8 @@ pub struct Upkeep {
     no_segment: bool,
     used_percent: u8,
     next_queue: QueueKey,
+    /// Hidden queues with messages, up to the offset, that are all that keeps the oldest segment.
+    to_move: Vec<(QueueKey, Offset)>,
 }
 
 impl Upkeep {
@@ -138,6 +140,7 @@ impl Upkeep {
             no_segment: false,
             used_percent: 0,
             next_queue: QueueKey(0),
+            to_move: Vec::new(),
         })
     }
 
@@ -263,10 +266,15 @@ impl Upkeep {
         Removal { start, queues: moved.into_iter().collect(), leave }
     }
 
-    /// A slice of the queues: their messages that are older than their topic allows.
+    /// What the last look at retention found in the way, and must be stored again; see [`Upkeep::retention`].
+    pub fn to_move(&mut self) -> Vec<(QueueKey, Offset)> {
+        std::mem::take(&mut self.to_move)
+    }
+
+    /// A slice of the queues: their messages that are older than their topic allows; those of ended transactions in the hidden ones.
     fn by_age(&mut self, now: u64, state: &State, index: &Index, moved: &mut BTreeMap<QueueKey, u64>) {
         let mut keys: Vec<(QueueKey, super::state::Bounds)> =
-            state.queues().filter(|(queue, bounds)| *queue >= self.next_queue && bounds.min < bounds.next && !parked::is_parked(*queue)).collect();
+            state.queues().filter(|(queue, bounds)| *queue >= self.next_queue && bounds.min < bounds.next && !parked::is_timers(*queue)).collect();
         let more = keys.len() > RETENTION_SLICE;
         if more {
             keys.select_nth_unstable_by_key(RETENTION_SLICE, |(queue, _)| *queue);
@@ -275,6 +283,13 @@ impl Upkeep {
         let last = keys.iter().map(|(queue, _)| *queue).max();
         self.next_queue = last.filter(|_| more).map_or(QueueKey(0), |queue| QueueKey(queue.0 + 1));
         for (queue, bounds) in keys {
+            if parked::is_parked(queue) {
+                let oldest = || state.transactions.oldest_parked(queue.topic()).map_or(bounds.next, |at| at.0);
+                if queue == parked::halves(queue.topic()) && oldest() > bounds.min {
+                    moved.insert(queue, oldest());
+                }
+                continue;
+            }
             let topic = self.place.metadata.topic_by_id(queue.topic());
             let age = topic.map_or(self.place.retention.age_ms, |topic| self.place.retention.age_of(&topic));
             if let Ok(first) = index.first_at_or_after_time(queue, now.saturating_sub(age))
@@ -287,7 +302,14 @@ impl Upkeep {
 
     /// The oldest sealed segments that hold no kept message, and those that the size bound takes together with their messages.
     /// Answers where the log should begin, and the segment that only delayed messages keep.
-    fn removable(&self, now: u64, state: &State, index: &Index, log: &CommitLog, moved: &mut BTreeMap<QueueKey, u64>) -> (Lsn, Option<(Lsn, Lsn)>) {
+    fn removable(
+        &mut self,
+        now: u64,
+        state: &State,
+        index: &Index,
+        log: &CommitLog,
+        moved: &mut BTreeMap<QueueKey, u64>,
+    ) -> (Lsn, Option<(Lsn, Lsn)>) {
         let mut start = log.start();
         let end = log.end();
         for segment in log.segments().into_iter().filter(|segment| segment.sealed) {
@@ -299,6 +321,7 @@ impl Upkeep {
             let Ok(queues) = index.last_offsets(segment.base) else { break };
             let oversize = self.place.retention.bytes.is_some_and(|most| end.0 - next.0 >= most);
             let (delayed, queues): (Vec<_>, Vec<_>) = queues.into_iter().partition(|(queue, _)| parked::is_timers(*queue));
+            let (halves, queues): (Vec<_>, Vec<_>) = queues.into_iter().partition(|(queue, _)| parked::is_parked(*queue));
             let kept = queues.iter().any(|&(queue, last)| {
                 let min = moved.get(&queue).copied().unwrap_or(state.bounds(queue).min);
                 last.0 >= min && min < state.bounds(queue).next
@@ -313,6 +336,11 @@ impl Upkeep {
                     NextMove::Timer(_) if self.may_leave(now, index, &delayed, oversize) => return (start, Some(span)),
                     NextMove::Timer(_) | NextMove::Unreadable => break,
                 }
+            }
+            let waits = |&(queue, last): &(QueueKey, Offset)| last.0 >= moved.get(&queue).copied().unwrap_or(state.bounds(queue).min);
+            self.to_move = halves.into_iter().filter(waits).collect();
+            if !self.to_move.is_empty() {
+                break;
             }
             if oversize {
                 for (queue, last) in queues {

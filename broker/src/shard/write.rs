@@ -4,7 +4,7 @@ use super::core::{Action, BatchPart};
 use super::thread::Driver;
 use super::upkeep::Job;
 use crate::draft::{self, Draft};
-use crate::record::Record;
+use crate::record::{CheckStep, Record, TxnCheck};
 use bytes::Bytes;
 use gantry_model::{Lsn, Offset, QueueKey};
 use gantry_store::frame::{Flags, Kind};
@@ -21,6 +21,7 @@ impl Driver {
                 Action::Store { queue, offset, batch, head, draft } => self.store(queue, offset, batch, head.as_ref(), &draft)?,
                 Action::Append { record } => self.append(&record)?,
                 Action::Copy { record, from } => self.append_copy(&record, from)?,
+                Action::Check { handle, sender, at } => self.put_question(handle, sender, at),
                 Action::Reply { token, reply } => self.pending.push((token, reply)),
             }
         }
@@ -51,6 +52,9 @@ impl Driver {
         match record {
             Record::Trim(trim) => self.upkeep.trimmed(trim, &mut self.index, &mut self.log),
             Record::Forget(forget) => self.upkeep.forgotten(*forget, &mut self.index, &self.core.state),
+            Record::TxnCheck(TxnCheck { topic, id, step: CheckStep::GivenUp, .. }) => {
+                tracing::warn!(topic = topic.0, transaction = id, "nobody said what became of a transaction: it is given up; an operator can end it");
+            }
             _ => {}
         }
         Ok(())

@@ -76,6 +76,23 @@ async fn groups() {
 }
 
 #[tokio::test]
+async fn transactions() {
+    let fake = populated().await;
+    check(&fake, "transaction_list", "transaction list orders").await;
+    check(&fake, "transaction_list_json", "transaction list orders --given-up -o json").await;
+    check(&fake, "transaction_list_misspelt", "transaction list ordres").await;
+    check(&fake, "transaction_commit_unconfirmed", "transaction commit orders v1.1.transaction-1").await;
+    check(&fake, "transaction_resume", "transaction resume orders v1.1.transaction-1").await;
+    check(&fake, "transaction_foreign_id", "transaction commit orders x --yes").await;
+    check(&fake, "transaction_commit", "transaction commit orders v1.1.transaction-1 --yes").await;
+    check(&fake, "transaction_resume_ended", "transaction resume orders v1.1.transaction-1").await;
+    check(&fake, "transaction_rollback_json", "transaction rollback orders v1.1.transaction-2 --yes -o json").await;
+    check(&fake, "transaction_list_empty", "transaction list orders").await;
+    let ended: Vec<i32> = fake.state().ended.values().copied().collect();
+    assert_eq!(ended, [1, 2], "committed and rolled back");
+}
+
+#[tokio::test]
 async fn a_produced_message_carries_what_the_options_say() {
     let fake = populated().await;
     check(&fake, "produce_one", "produce orders --body hello").await;

@@ -47,6 +47,8 @@ pub struct Cluster {
     pub lookups: Vec<admin::LookupMessagesRequest>,
     pub client_ids: Vec<String>,
     pub fault: Fault,
+    /// Transactions by id, with their resolution.
+    pub ended: BTreeMap<String, i32>,
 }
 
 /// A running fake.
@@ -151,6 +153,23 @@ impl Cluster {
 
     fn group(&self, name: &str) -> Result<&Group, Status> {
         self.groups.get(name).ok_or_else(|| Status::not_found(format!("there is no group `{name}`")))
+    }
+}
+
+fn transaction_id(number: usize) -> String {
+    format!("v1.1.transaction-{number}")
+}
+
+fn transaction(number: usize) -> admin::Transaction {
+    let message = admin::StoredMessage { message_id: format!("message-{number}"), store_time: at(number), body_size: 100, ..Default::default() };
+    let (checks, state) = if number == 1 { (15, admin::TransactionState::GivenUp) } else { (2, admin::TransactionState::Open) };
+    admin::Transaction {
+        transaction_id: transaction_id(number),
+        message: Some(message),
+        sender: "shop@1@2".into(),
+        checks,
+        state: state as i32,
+        next_time: at(600 * number),
     }
 }
 
@@ -360,5 +379,36 @@ impl Admin for Service {
 
     async fn get_cluster_info(&self, _: Request<admin::GetClusterInfoRequest>) -> Result<Response<admin::GetClusterInfoResponse>, Status> {
         not_served()
+    }
+
+    /// One transaction a page; the first was given up.
+    async fn list_transactions(&self, request: Request<admin::ListTransactionsRequest>) -> Result<Response<admin::ListTransactionsResponse>, Status> {
+        let ask = request.into_inner();
+        let state = self.state();
+        state.topic(&ask.topic)?;
+        let open: Vec<usize> = (1..=2).filter(|number| !state.ended.contains_key(&transaction_id(*number))).collect();
+        let mut rest = open.into_iter().filter(|number| transaction_id(*number) > ask.page_token);
+        let transactions: Vec<admin::Transaction> = rest.next().into_iter().map(transaction).collect();
+        let next_page_token = rest.next().map(|_| transactions[0].transaction_id.clone()).unwrap_or_default();
+        Ok(Response::new(admin::ListTransactionsResponse { transactions, next_page_token }))
+    }
+
+    async fn end_transaction(&self, request: Request<admin::EndTransactionRequest>) -> Result<Response<admin::EndTransactionResponse>, Status> {
+        let ask = request.into_inner();
+        if !ask.transaction_id.starts_with("v1.1.") {
+            return Err(Status::invalid_argument(format!("the transaction id is not one of topic `{}`; list them to see their ids", ask.topic)));
+        }
+        self.state().ended.insert(ask.transaction_id, ask.resolution);
+        Ok(Response::new(admin::EndTransactionResponse {}))
+    }
+
+    async fn resume_transaction(
+        &self,
+        request: Request<admin::ResumeTransactionRequest>,
+    ) -> Result<Response<admin::ResumeTransactionResponse>, Status> {
+        match self.state().ended.get(&request.into_inner().transaction_id) {
+            Some(_) => Err(Status::failed_precondition("the transaction was committed before and can't be rolled back")),
+            None => Ok(Response::new(admin::ResumeTransactionResponse {})),
+        }
     }
 }

@@ -164,6 +164,11 @@ fn state(position: &QueuePosition, offset: Offset) -> DeliveryState {
     }
 }
 
+/// A message without its body and without what became of it.
+pub(super) fn outline(topic: &Topic, stored: Stored) -> StoredMessage {
+    to_wire(topic, stored, &LookupMessagesRequest { omit_body: true, ..Default::default() }, &States(Vec::new()))
+}
+
 fn to_wire(topic: &Topic, stored: Stored, request: &LookupMessagesRequest, states: &States) -> StoredMessage {
     let deliveries = states.deliveries(&stored);
     let Stored { message, queue, offset, store_ms, .. } = stored;

@@ -220,7 +220,7 @@ impl MessagingService for Messaging {
     }
 
     async fn end_transaction(&self, request: Request<EndTransactionRequest>) -> Result<Response<EndTransactionResponse>, tonic::Status> {
-        self.unary(Rpc::EndTransaction, request, end_transaction::answer).await
+        self.unary(Rpc::EndTransaction, request, |context, request| end_transaction::answer(&self.shared, context, request)).await
     }
 
     async fn telemetry(&self, request: Request<Streaming<TelemetryCommand>>) -> Result<Response<telemetry::Answers>, tonic::Status> {

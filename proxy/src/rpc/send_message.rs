@@ -27,6 +27,9 @@ pub async fn answer(edge: &Messaging, context: Context, request: SendMessageRequ
     }
     let topic = existing_topic(&*shared.metadata, &name)?;
     check_topic(&topic, &kinds)?;
+    if kinds.len() > 1 && kinds.contains(&MessageKind::Transaction) {
+        return Err(Refusal::new(Code::BadRequest, "a transaction has one message: send each in a request of its own"));
+    }
     context.session.produces(&name);
     let messages: Vec<Message> =
         request.messages.into_iter().zip(kinds).map(|(message, kind)| convert::from_wire(message, kind, now_ms, &edge.peer)).collect();
@@ -49,8 +52,7 @@ fn check_topic(topic: &Topic, kinds: &[MessageKind]) -> Result<(), Refusal> {
         let text = format!("topic `{}` is of type {:?} and does not accept a {kind:?} message", topic.name, topic.kind);
         return Err(Refusal::new(Code::MessagePropertyConflictWithType, text));
     }
-    let later = |kind: &&MessageKind| matches!(kind, MessageKind::Transaction | MessageKind::Lite);
-    match kinds.iter().find(later) {
+    match kinds.iter().find(|kind| matches!(kind, MessageKind::Lite)) {
         Some(kind) => Err(Refusal::not_implemented(&format!("sending {kind:?} messages"))),
         None => Ok(()),
     }
@@ -64,14 +66,14 @@ fn response(keys: &HandleKeys, ids: Vec<String>, results: Vec<Result<Sent, SendE
 }
 
 fn entry(keys: &HandleKeys, message_id: String, result: Result<Sent, SendError>) -> SendResultEntry {
-    match result {
-        Ok(sent) => {
-            let recall_handle = match &sent.ticket {
-                Some(Ticket::Recall(handle)) => keys.sign_recall(handle),
-                Some(Ticket::Transaction(_)) | None => String::new(),
-            };
-            SendResultEntry { status: Some(status::ok()), message_id, offset: sent.offset.0 as i64, recall_handle, ..Default::default() }
-        }
-        Err(error) => SendResultEntry { status: Some(Refusal::from(error).into()), ..Default::default() },
-    }
+    let sent = match result {
+        Ok(sent) => sent,
+        Err(error) => return SendResultEntry { status: Some(Refusal::from(error).into()), ..Default::default() },
+    };
+    let (transaction_id, recall_handle) = match &sent.ticket {
+        Some(Ticket::Transaction(handle)) => (keys.sign_transaction(handle), String::new()),
+        Some(Ticket::Recall(handle)) => (String::new(), keys.sign_recall(handle)),
+        None => Default::default(),
+    };
+    SendResultEntry { status: Some(status::ok()), message_id, transaction_id, offset: sent.offset.0 as i64, recall_handle }
 }

@@ -11,8 +11,8 @@ use crate::settings::{self, Surroundings};
 use crate::shared::Shared;
 use crate::status::{self, Refusal};
 use crate::validate;
-use gantry_model::{GroupName, TopicName};
-use gantry_platform::clock::timeout;
+use gantry_model::{GroupName, MessageKind, Topic, TopicId, TopicName};
+use gantry_platform::clock::{sleep, timeout};
 use gantry_platform::tasks;
 use gantry_proto::v2::settings::PubSub;
 use gantry_proto::v2::telemetry_command::Command;
@@ -31,6 +31,8 @@ const QUEUE: usize = 16;
 const SETTINGS_BYTES_MAX: usize = 256 * 1024;
 /// How long the reply may wait for a group that comes into being; clients give up after 3 s.
 const GROUP_PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long the stream of a producer that has said all stays open for questions about its transactions; it may be a short one on purpose.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// The commands to one client.
 pub type Answers = ReceiverStream<Outgoing>;
@@ -41,7 +43,7 @@ pub fn answer(edge: &Messaging, request: Request<Streaming<TelemetryCommand>>) -
     match edge.context(metadata) {
         Ok(context) => {
             context.session.attach(&commands);
-            let stream = Stream { shared: edge.shared.clone(), peer: edge.peer.clone(), context, commands };
+            let stream = Stream { shared: edge.shared.clone(), peer: edge.peer.clone(), context, commands, transactional: false };
             // It ends with the stream; if it fails, the stream ends.
             tasks::spawn("telemetry", stream.serve(incoming));
         }
@@ -60,6 +62,8 @@ struct Stream {
     peer: Arc<Peer>,
     context: Context,
     commands: mpsc::Sender<Outgoing>,
+    /// Whether its client was announced as a producer of transactions.
+    transactional: bool,
 }
 
 impl Stream {
@@ -79,7 +83,7 @@ impl Stream {
                         return;
                     }
                 }
-                Ok(None) => return,
+                Ok(None) => return self.linger().await,
                 Err(error) => {
                     // The reader may be gone already.
                     let _ = self.commands.try_send(Err(error));
@@ -100,14 +104,46 @@ impl Stream {
         self.shared.sessions.seen(&self.context.session);
     }
 
+    /// The client has nothing more to say, but may still be asked.
+    async fn linger(&self) {
+        if !self.transactional {
+            return;
+        }
+        tokio::select! {
+            () = sleep(LINGER) => {}
+            () = self.commands.closed() => {}
+            () = self.shared.drained() => {}
+        }
+    }
+
+    /// Tells the brokers that a producer of transactions can be reached.
+    fn announce(&mut self) {
+        let facts = self.context.session.facts();
+        if facts.client_type != ClientType::Producer {
+            return;
+        }
+        let topics = facts.topics.iter().filter_map(|topic| self.shared.metadata.topic(topic));
+        let takes_transactions = |topic: &Arc<Topic>| topic.kind.accepts().contains(&MessageKind::Transaction);
+        let topics: Vec<TopicId> = topics.filter(takes_transactions).map(|topic| topic.id).collect();
+        drop(facts);
+        if !topics.is_empty() {
+            self.transactional = true;
+            self.shared.broker.producer_ready(&topics);
+        }
+    }
+
     /// Answers one `settings` command; `false` ends the stream.
-    async fn settle(&self, sent: Settings) -> bool {
+    async fn settle(&mut self, sent: Settings) -> bool {
         let started = self.shared.clock.mono();
         let reply = accept(&self.shared, &self.context, sent).await;
         let code = reply.as_ref().map_or_else(|refusal| refusal.code, |_| Code::Ok);
         self.shared.metrics.answered(Rpc::Telemetry, code, self.shared.clock.mono().saturating_sub(started));
         match reply {
-            Ok(settings) => self.commands.send(Ok(settings_command(settings))).await.is_ok(),
+            Ok(settings) => {
+                let open = self.commands.send(Ok(settings_command(settings))).await.is_ok();
+                self.announce();
+                open
+            }
             // Properties are for the operator only; the client works without them.
             Err(refusal) if refusal.code == Code::InvalidClientProperties => self.commands.send(Ok(status_only(refusal))).await.is_ok(),
             Err(refusal) => {

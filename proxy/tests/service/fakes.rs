@@ -190,7 +190,7 @@ pub struct State {
     pub lease_error: Option<LeaseError>,
     pub send_takes: std::time::Duration,
     pub condition: ShardCondition,
-    pub ended: Vec<(TransactionHandle, Resolution)>,
+    pub ended: Vec<(TransactionHandle, Resolution, EndedBy)>,
     pub end_error: Option<EndError>,
     pub transactions: Vec<OpenTransaction>,
     pub clients: Option<Arc<dyn Clients>>,
@@ -363,15 +363,16 @@ impl Broker for FakeBroker {
         Ok(self.with(|state| state.stored.iter().filter(wanted).take(limit).cloned().collect()))
     }
 
-    async fn end_transaction(&self, _: &Topic, handle: TransactionHandle, resolution: Resolution) -> Result<(), EndError> {
+    async fn end_transaction(&self, _: &Topic, handle: TransactionHandle, resolution: Resolution, by: EndedBy) -> Result<(), EndError> {
         self.with(|state| {
-            state.ended.push((handle, resolution));
+            state.ended.push((handle, resolution, by));
             state.end_error.clone().map_or(Ok(()), Err)
         })
     }
 
-    async fn open_transactions(&self, _: &Topic, _: usize) -> Result<Vec<OpenTransaction>, LookupError> {
-        Ok(self.with(|state| state.transactions.clone()))
+    async fn open_transactions(&self, _: &Topic, after: Option<TransactionHandle>, limit: usize) -> Result<Vec<OpenTransaction>, LookupError> {
+        let shown = |open: &&OpenTransaction| after.is_none_or(|after| open.handle.id > after.id);
+        Ok(self.with(|state| state.transactions.iter().filter(shown).take(limit).cloned().collect()))
     }
 
     async fn resume_transaction(&self, _: TransactionHandle) -> Result<(), EndError> {

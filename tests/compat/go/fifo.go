@@ -66,9 +66,12 @@ func playOrder(run *Run, topic string, groups map[string]string, harsh bool) {
 	}
 }
 
-// inbox consumes everything and takes it down.
+// inbox consumes everything and takes it down. It takes longer for every other message: only if the client waits for it do they stay in order.
 func (ledger *Ledger) inbox(who string) *Inbox {
 	return &Inbox{decide: func(delivery Delivery) rmq.ConsumerResult {
+		if entry(who, delivery.body).number%2 == 0 {
+			time.Sleep(20 * time.Millisecond)
+		}
 		ledger.add(who, delivery.body)
 		return rmq.SUCCESS
 	}}

@@ -41,7 +41,7 @@ def fifo_order_heir(run):
 
 def play_order(run, topic, groups, harsh=False):
     ledger = Ledger(run)
-    inbox = Inbox(lambda delivery: ledger.add("push", delivery.body) or True)
+    inbox = Inbox(lambda delivery: ledger.consume("push", delivery.body))
     run.push_consumer(groups["push"], topic, inbox)
     simple = run.simple_consumer(groups["simple"], topic)
     producer = run.producer()

@@ -4,6 +4,7 @@ A note is `<consumer> <lane> <number>`. A lane is a stream whose messages have a
 """
 
 import threading
+import time
 
 from harness import require, say
 
@@ -21,6 +22,13 @@ class Ledger:
         with self._lock:
             self._run.note(f"{who} {body}")
             self._entries.append((who, *body.split()))
+
+    def consume(self, who, body):
+        """A listener that takes longer for every other message: only if the client waits for it do they stay in order."""
+        if int(body.split()[1]) % 2 == 0:
+            time.sleep(0.02)
+        self.add(who, body)
+        return True
 
     def numbers(self, who, lane):
         with self._lock:

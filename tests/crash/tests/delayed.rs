@@ -92,17 +92,19 @@ impl World {
                 wait: Duration::ZERO,
                 attempt_id: None,
                 ordered_batch: true,
+                member: String::new(),
             };
             let deliveries = self.broker.receive(request).await.expect("a shard that works");
             if deliveries.is_empty() {
                 return;
             }
             for delivery in deliveries {
-                let message = delivery.message.message;
-                if message.kind == MessageKind::Delay {
-                    assert!(message.deliver_ms.is_some_and(|due| due <= self.clock.wall_ms()), "never early: {message:?}");
-                    assert!(message.body.starts_with(message.id.as_bytes()), "the body is its own");
-                    *self.came.entry(message.id).or_insert(0) += 1;
+                let facts = delivery.message.facts();
+                if facts.kind == MessageKind::Delay {
+                    let id = delivery.message.message().id;
+                    assert!(facts.deliver_ms.is_some_and(|due| due <= self.clock.wall_ms()), "never early: {facts:?}");
+                    assert!(delivery.message.body().starts_with(id.as_bytes()), "the body is its own");
+                    *self.came.entry(id).or_insert(0) += 1;
                 }
                 assert_eq!(self.broker.ack(&self.catalogue.group, vec![delivery.handle]).await, [Ok(())]);
             }

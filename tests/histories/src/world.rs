@@ -6,7 +6,8 @@ use gantry_broker::shard::send::Class;
 use gantry_broker::shard::state::State;
 use gantry_broker::shard::state::seen::Row;
 use gantry_model::filter::{Sql, Verdict};
-use gantry_model::{Lsn, Offset, QueueKey, ShardId, Topic};
+use gantry_model::handle::TransactionHandle;
+use gantry_model::{ClientId, Lsn, Offset, QueueKey, ShardId, Topic};
 use gantry_store::index::{Due, Timer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -145,6 +146,8 @@ pub struct World {
     pending: Vec<(usize, Token, Reply)>,
     /// Answers that left.
     pub replies: BTreeMap<Token, Reply>,
+    /// Questions about transactions that nobody answered yet.
+    pub checks: Vec<(TransactionHandle, ClientId)>,
     tokens: u64,
     /// Tells what happens, for a person who looks for the reason of a failure.
     pub tell: bool,
@@ -163,6 +166,7 @@ impl World {
             committed: 0,
             pending: Vec::new(),
             replies: BTreeMap::new(),
+            checks: Vec::new(),
             tokens: 0,
             tell: false,
             topic,
@@ -205,6 +209,7 @@ impl World {
                     let placed = record.placed().map(|(queue, offset)| Placed { queue, offset, ..original });
                     self.append(Frame { time: self.now, record: Some(record), message: placed, id: None });
                 }
+                Action::Check { handle, sender, .. } => self.checks.push((handle, sender)),
                 Action::Reply { token, reply } => self.pending.push((self.log.len(), token, reply)),
             }
         }

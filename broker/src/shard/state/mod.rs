@@ -9,6 +9,8 @@ pub mod cursor;
 pub mod ranges;
 pub mod seen;
 pub mod timers;
+pub mod transactions;
+pub mod ended;
 pub mod snapshot;
 
 use crate::record::{Ack, Dead, Delayed, EpochStart, Expire, Forget, Lease, LeasedQueue, Member, Record, Release, SetVisible, Trim, Visibility};
@@ -19,6 +21,7 @@ use snapshot::Part;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use timers::Timers;
+use transactions::Transactions;
 
 /// How many buckets there are. A checkpoint writes the changed ones.
 pub const BUCKETS: usize = 4096;
@@ -78,6 +81,7 @@ pub struct State {
     pub timers: Arc<Timers>,
     /// Whether that changed since the last checkpoint.
     timers_changed: bool,
+    pub transactions: Transactions,
 }
 
 impl Default for State {
@@ -92,6 +96,7 @@ impl Default for State {
             seen: Seen::default(),
             timers: Arc::default(),
             timers_changed: false,
+            transactions: Transactions::default(),
         }
     }
 }
@@ -166,6 +171,10 @@ impl State {
             Record::Release(release) => self.apply_release(release),
             Record::Recall(recall) => self.timers_mut().taken_back(recall),
             Record::CatchUp(catch_up) => self.timers_mut().caught_up(catch_up),
+            Record::Half(half) => self.apply_half(half),
+            Record::Repark(moved) => self.apply_repark(moved),
+            Record::TxnCheck(check) => self.apply_txn_check(check),
+            Record::TxnEnd(end) => self.apply_txn_end(end),
             Record::Trim(trim) => self.apply_trim(trim),
             Record::Forget(forget) => self.apply_forget(forget),
             Record::Member(member) => self.apply_member(member),
@@ -317,6 +326,7 @@ impl State {
             Forget::Topic(topic) => {
                 self.groups_of.remove(topic);
                 self.timers_mut().forget(*topic);
+                self.transactions.forget(*topic);
             }
             Forget::Group(group) => {
                 for groups in self.groups_of.values_mut() {
@@ -355,6 +365,9 @@ impl State {
         parts.push((snapshot::HEAD, Some(Part::Head(Box::new(self.head.clone()), self.seen.span()))));
         parts.push((snapshot::TIMERS, Some(Part::Timers(self.timers.clone()))));
         parts.extend(self.seen.freeze().into_iter().map(|(number, chunk)| (snapshot::SEEN + number, chunk.map(Part::Seen))));
+        parts.push((snapshot::TRANSACTIONS, Some(Part::Transactions(self.transactions.freeze()))));
+        let ended = self.transactions.ended.freeze();
+        parts.extend(ended.into_iter().map(|(number, chunk)| (snapshot::ENDED + number, chunk.map(Part::Ended))));
         parts
     }
 
@@ -362,6 +375,7 @@ impl State {
     pub fn touch_all(&mut self) {
         self.dirty = (0..BUCKETS as u16).filter(|&index| !self.buckets[index as usize].is_empty()).collect();
         self.seen.touch_all();
+        self.transactions.ended.touch_all();
     }
 
     /// Whether anything changed since the last [`State::freeze`].
@@ -370,8 +384,8 @@ impl State {
     }
 
     /// Puts back what a checkpoint kept.
-    pub(super) fn assemble(head: Head, seen: Seen, timers: Timers, buckets: Vec<(u16, Bucket)>) -> State {
-        let mut state = State { head, seen, timers: Arc::new(timers), ..State::default() };
+    pub(super) fn assemble(head: Head, seen: Seen, timers: Timers, transactions: Transactions, buckets: Vec<(u16, Bucket)>) -> State {
+        let mut state = State { head, seen, timers: Arc::new(timers), transactions, ..State::default() };
         for (index, bucket) in buckets {
             for (queue, group) in bucket.cursors.keys() {
                 state.groups_of.entry(queue.topic()).or_default().insert(*group);
@@ -406,7 +420,8 @@ impl Bucket {
 
 impl PartialEq for State {
     fn eq(&self, other: &State) -> bool {
-        self.head == other.head && self.buckets == other.buckets && self.seen == other.seen && self.timers == other.timers
+        let same = self.head == other.head && self.buckets == other.buckets && self.seen == other.seen;
+        same && self.timers == other.timers && self.transactions == other.transactions
     }
 }
 

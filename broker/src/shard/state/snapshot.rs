@@ -2,8 +2,10 @@
 //! that the state is computed from the log again.
 
 use super::cursor::{Cursor, Lease, Waiting};
+use super::ended;
 use super::seen::{Chunk, Seen, decode_chunk, encode_chunk};
 use super::timers::{self, Timers};
+use super::transactions;
 use super::{BUCKETS, Bounds, Bucket, Head, State};
 use crate::codec::{Reader, Writer};
 use crate::record::Member;
@@ -16,6 +18,10 @@ const VERSION: u8 = 2;
 pub const SLOTS: u16 = BUCKETS as u16;
 pub const HEAD: u16 = SLOTS + 1;
 pub const TIMERS: u16 = SLOTS + 3;
+pub const TRANSACTIONS: u16 = SLOTS + 16;
+/// Chunks of transactions that ended; 64 numbers.
+pub const ENDED: u16 = SLOTS + 128;
+const ENDED_LAST: u16 = ENDED + ended::CHUNK_NUMBERS as u16 - 1;
 pub const SEEN: u16 = SLOTS + 256;
 
 /// A part of the state as it was at one moment.
@@ -25,6 +31,8 @@ pub enum Part {
     Bucket(Arc<Bucket>),
     Seen(Arc<Chunk>),
     Timers(Arc<Timers>),
+    Transactions(transactions::Frozen),
+    Ended(Arc<ended::Chunk>),
 }
 
 impl Part {
@@ -34,6 +42,8 @@ impl Part {
             Part::Bucket(bucket) => encode_bucket(bucket),
             Part::Seen(chunk) => encode_chunk(chunk),
             Part::Timers(timers) => encode_timers(timers),
+            Part::Transactions(open) => encode_transactions(open),
+            Part::Ended(chunk) => ended::encode_chunk(chunk),
         }
     }
 }
@@ -41,17 +51,22 @@ impl Part {
 /// The state that these parts are; `None` if one of them is missing or not readable by this version.
 pub fn restore<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = (u16, B)>) -> Option<State> {
     let (mut head, mut buckets, mut chunks, mut timers) = (None, Vec::new(), Vec::new(), Timers::default());
+    let (mut open, mut ends) = (None, Vec::new());
     for (number, bytes) in parts {
         match number {
             HEAD => head = Some(decode_head(bytes.as_ref())?),
             bucket if bucket < SLOTS => buckets.push((number, decode_bucket(bytes.as_ref())?)),
             TIMERS => timers = timers::decode(&mut versioned(bytes.as_ref())?)?,
+            TRANSACTIONS => open = Some(decode_transactions(bytes.as_ref())?),
+            ENDED..=ENDED_LAST => ends.push((number - ENDED, ended::decode_chunk(bytes.as_ref())?)),
             SEEN.. => chunks.push((number - SEEN, decode_chunk(bytes.as_ref())?)),
             _ => return None,
         }
     }
     let (head, span) = head?;
-    Some(State::assemble(head, Seen::restore(span, chunks)?, timers, buckets))
+    // A checkpoint from before there were transactions has none.
+    let transactions = open.unwrap_or_default().thaw(ends)?;
+    Some(State::assemble(head, Seen::restore(span, chunks)?, timers, transactions, buckets))
 }
 
 fn encode_head(head: &Head, seen: (u64, u64)) -> Vec<u8> {
@@ -179,6 +194,16 @@ fn decode_cursor(input: &mut Reader<'_>) -> Option<Cursor> {
         cursor.pass(input.varint()?, input.varint32()?);
     }
     Some(cursor)
+}
+
+fn encode_transactions(open: &transactions::Frozen) -> Vec<u8> {
+    let mut out = Writer(vec![VERSION]);
+    open.encode(&mut out);
+    out.0
+}
+
+fn decode_transactions(bytes: &[u8]) -> Option<transactions::Frozen> {
+    transactions::Frozen::decode(&mut versioned(bytes)?)
 }
 
 fn versioned(bytes: &[u8]) -> Option<Reader<'_>> {

@@ -19,8 +19,8 @@ pub use lite::{LiteChange, LiteError, LiteStart, LiteSync, LiteTopic};
 pub use lookup::{LifeEvent, LifeStep, LookupError, Query, QueueBounds, QueuePosition};
 pub use offsets::{LetterError, LetterId, Moved, OffsetError, PullError, PullRequest, Pulled, SeekRequest, SeekTarget};
 pub use receive::{AttemptCount, Delivery, LeaseError, LeaseTerm, ReceiveError, ReceiveRequest, VisibilityChange};
-pub use send::{EndError, RecallError, Resolution, SendError, SendRequest, Sent, Ticket};
-pub use status::{ShardCondition, ShardStatus};
+pub use send::{EndError, EndedBy, RecallError, Resolution, SendError, SendRequest, Sent, Ticket};
+pub use status::{ShardCondition, ShardStatus, TransactionCounts};
 pub use transactions::{Check, Clients, OpenTransaction};
 
 use crate::handle::{RecallHandle, TransactionHandle};
@@ -66,11 +66,11 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Finds stored messages, newest last, at most `limit` of them.
     async fn find(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError>;
 
-    /// Ends a transaction. `Ok` also if it was ended the same way before.
-    async fn end_transaction(&self, topic: &Topic, handle: TransactionHandle, resolution: Resolution) -> Result<(), EndError>;
+    /// Ends a transaction. `Ok` also if it was ended the same way before, within a day.
+    async fn end_transaction(&self, topic: &Topic, handle: TransactionHandle, resolution: Resolution, by: EndedBy) -> Result<(), EndError>;
 
-    /// Transactions of a topic that are not ended, oldest first, those that were given up included.
-    async fn open_transactions(&self, topic: &Topic, limit: usize) -> Result<Vec<OpenTransaction>, LookupError>;
+    /// Transactions of a topic that are not ended, oldest first, those that were given up included; the first after `after`.
+    async fn open_transactions(&self, topic: &Topic, after: Option<TransactionHandle>, limit: usize) -> Result<Vec<OpenTransaction>, LookupError>;
 
     /// Has a transaction that was given up checked again.
     async fn resume_transaction(&self, handle: TransactionHandle) -> Result<(), EndError>;

@@ -68,6 +68,14 @@ pub enum Resolution {
     Rollback = 2,
 }
 
+/// Who ends a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedBy {
+    Producer,
+    /// May also end one that was given up.
+    Operator,
+}
+
 /// Why a transaction was not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndError {

@@ -31,6 +31,18 @@ pub struct ShardStatus {
     pub timers_damaged: u64,
     /// How late delayed messages were released, at most, in the last minute or two.
     pub timer_lateness_ms: u64,
+    pub transactions: TransactionCounts,
+}
+
+/// Transactions of a shard: those open now, those that were given up included, and what happened since the shard began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransactionCounts {
+    pub open: u64,
+    pub committed: u64,
+    pub rolled_back: u64,
+    pub given_up: u64,
+    /// Questions that reached a producer.
+    pub checks: u64,
 }
 
 /// What a shard can still do.
