@@ -28,11 +28,11 @@ const (
 	startTime = 20 * time.Second
 )
 
-// failed is what a scenario panics with when it does not hold. As with a test's Fatal, only the scenario's own goroutine may.
+// failed is what a scenario panics with when it does not hold. As with a test's Fatal, only the scenario's own goroutine may, and tasks.
 type failed struct{ reason string }
 
 // Run is one play of one scenario: its names, its runner, the clients it opened, its verdict. A scenario that returns held. (There is no
-// scenario this client cannot play.)
+// scenario this client cannot play at least in part.)
 //
 // Lines that start with `@gantry ` are for the runner; everything else a scenario prints is its log.
 type Run struct {
@@ -114,10 +114,31 @@ func (run *Run) nameIn(otherScenario, suffix string) string {
 	return fmt.Sprintf("%s-%s-%s", otherScenario, run.id, suffix)
 }
 
-func (run *Run) topic() string {
-	name := run.name("topic")
-	run.ask("topic %s", name)
+func (run *Run) topic(options ...string) string {
+	return run.topicNamed("topic", options...)
+}
+
+func (run *Run) topicNamed(suffix string, options ...string) string {
+	name := run.name(suffix)
+	run.ask("%s", strings.Join(slices.Concat([]string{"topic", name}, options), " "))
 	return name
+}
+
+// note is kept by the runner for the heirs of this program.
+func (run *Run) note(format string, values ...any) {
+	say("@gantry note %s", fmt.Sprintf(format, values...))
+}
+
+func (run *Run) notes() []string {
+	return strings.FieldsFunc(strings.Join(run.ask("notes"), " "), func(letter rune) bool { return letter == ';' })
+}
+
+// middle is the middle of the scenario: the runner may kill the server or this program. It tells whether the server was restarted.
+func (run *Run) middle(heir string) bool {
+	run.step("the middle")
+	answer := strings.Join(run.ask("middle %s", heir), " ")
+	require(answer == "calm" || answer == "restarted", "`ask middle` was answered `%s`", answer)
+	return answer == "restarted"
 }
 
 func (run *Run) group(suffix string, options ...string) string {
@@ -127,10 +148,10 @@ func (run *Run) group(suffix string, options ...string) string {
 }
 
 // expectNoLag waits a little for zero: acks travel apart from the deliveries a scenario sees.
-func (run *Run) expectNoLag(group, topic string) {
+func (run *Run) expectNoLag(group, topic string, options ...string) {
 	waiting := newDeadline(10 * time.Second)
 	for {
-		lag := run.ask("lag %s %s", group, topic)
+		lag := run.ask("lag %s %s %s", group, topic, strings.Join(options, " "))
 		require(len(lag) == 3, "the runner answered `ask lag` with %d numbers instead of 3", len(lag))
 		if slices.Equal(lag, []string{"0", "0", "0"}) {
 			return
@@ -150,8 +171,13 @@ func (d deadline) over() bool { return time.Now().After(d.at) }
 // ---- clients
 
 // producer needs the topic at its start: without one the client waits for settings that it never asks for.
-func (run *Run) producer(topic string) rmq.Producer {
-	producer, err := rmq.NewProducer(&rmq.Config{Endpoint: run.endpoint}, rmq.WithTopics(topic))
+func (run *Run) producer(topic string, options ...rmq.ProducerOption) rmq.Producer {
+	return run.producerIn("", topic, options...)
+}
+
+func (run *Run) producerIn(namespace, topic string, options ...rmq.ProducerOption) rmq.Producer {
+	config := &rmq.Config{Endpoint: run.endpoint, NameSpace: namespace}
+	producer, err := rmq.NewProducer(config, append(options, rmq.WithTopics(topic))...)
 	check(err)
 	check(run.started(producer))
 	return producer
@@ -164,20 +190,36 @@ func (run *Run) simpleConsumer(group, topic, expression string) rmq.SimpleConsum
 }
 
 func (run *Run) trySimpleConsumer(group, topic, expression string) (rmq.SimpleConsumer, error) {
-	consumer, err := rmq.NewSimpleConsumer(&rmq.Config{Endpoint: run.endpoint, ConsumerGroup: group}, rmq.WithSimpleAwaitDuration(await),
-		rmq.WithSimpleSubscriptionExpressions(map[string]*rmq.FilterExpression{topic: rmq.NewFilterExpression(expression)}))
+	return run.trySimpleConsumerIn("", group, topic, rmq.NewFilterExpression(expression))
+}
+
+func (run *Run) trySimpleConsumerIn(namespace, group, topic string, filter *rmq.FilterExpression) (rmq.SimpleConsumer, error) {
+	consumer, err := rmq.NewSimpleConsumer(&rmq.Config{Endpoint: run.endpoint, NameSpace: namespace, ConsumerGroup: group},
+		rmq.WithSimpleAwaitDuration(await),
+		rmq.WithSimpleSubscriptionExpressions(map[string]*rmq.FilterExpression{topic: filter}))
 	if err != nil {
 		return nil, err
 	}
 	return consumer, run.started(consumer)
 }
 
-func (run *Run) pushConsumer(group, topic string, inbox *Inbox) {
-	consumer, err := rmq.NewPushConsumer(&rmq.Config{Endpoint: run.endpoint, ConsumerGroup: group},
+func (run *Run) pushConsumer(group, topic string, inbox *Inbox, options ...rmq.PushConsumerOption) {
+	options = append(options,
 		rmq.WithPushSubscriptionExpressions(map[string]*rmq.FilterExpression{topic: rmq.SUB_ALL}),
+		rmq.WithPushMessageListener(&rmq.FuncMessageListener{Consume: inbox.consume}))
+	consumer, err := rmq.NewPushConsumer(&rmq.Config{Endpoint: run.endpoint, ConsumerGroup: group}, options...)
+	check(err)
+	check(run.started(consumer))
+}
+
+// litePushConsumer holds what it receives for `short`: this client does not renew on lite topics.
+func (run *Run) litePushConsumer(group, topic string, inbox *Inbox) rmq.LitePushConsumer {
+	consumer, err := rmq.NewLitePushConsumer(&rmq.Config{Endpoint: run.endpoint, ConsumerGroup: group},
+		rmq.NewLitePushConsumerConfig(topic, short),
 		rmq.WithPushMessageListener(&rmq.FuncMessageListener{Consume: inbox.consume}))
 	check(err)
 	check(run.started(consumer))
+	return consumer
 }
 
 type client interface {

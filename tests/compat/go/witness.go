@@ -23,7 +23,7 @@ var acknowledged sync.Map
 func watchAcknowledgements(folder string) {
 	options := rmq.WithRpcClientConnOption(
 		rmq.WithZapLogger(zaplog.New(zaplog.WithFileName(filepath.Join(folder, "calls.log")))),
-		rmq.WithDialOptions(grpc.WithChainUnaryInterceptor(witness)),
+		rmq.WithDialOptions(grpc.WithChainUnaryInterceptor(witness, sends.intercept)),
 	)
 	open := rmq.NewRpcClient
 	rmq.NewRpcClient = func(target string, given ...rmq.RpcClientOption) (rmq.RpcClient, error) {

@@ -72,9 +72,13 @@ export class Run {
     return `${scenario}-${this.id}-${suffix}`;
   }
 
-  async topic(suffix = 'topic') {
+  async topic(...options) {
+    return await this.topicNamed('topic', ...options);
+  }
+
+  async topicNamed(suffix, ...options) {
     const name = this.name(suffix);
-    await this.ask(`topic ${name}`);
+    await this.ask([ 'topic', name, ...options ].join(' '));
     return name;
   }
 
@@ -84,11 +88,28 @@ export class Run {
     return name;
   }
 
+  /** The runner keeps the text for the heirs of this program. */
+  note(text) {
+    say(`@gantry note ${text}`);
+  }
+
+  async notes() {
+    return (await this.ask('notes')).join(' ').split(';').filter(note => note);
+  }
+
+  /** The middle of the scenario: the runner may kill the server or this program. Tells whether the server was restarted. */
+  async middle(heir) {
+    this.step('the middle');
+    const answer = (await this.ask(`middle ${heir}`)).join(' ');
+    require(answer === 'calm' || answer === 'restarted', `\`ask middle\` was answered \`${answer}\``);
+    return answer === 'restarted';
+  }
+
   /** Acks travel apart from the deliveries a scenario sees, so the lag may take a moment to reach zero. */
-  async expectNoLag(group, topic, seconds = 10) {
+  async expectNoLag(group, topic, namespace = '', seconds = 10) {
     const deadline = now() + seconds;
     for (;;) {
-      const lag = (await this.ask(`lag ${group} ${topic}`)).map(Number);
+      const lag = (await this.ask(`lag ${group} ${topic}${namespace && ` namespace=${namespace}`}`)).map(Number);
       require(lag.length === 3, `the runner answered \`ask lag\` with ${lag.length} numbers instead of 3`);
       if (lag.every(count => count === 0)) return;
       require(now() < deadline, `lag of group \`${group}\` is ready=${lag[0]} in_flight=${lag[1]} waiting=${lag[2]} instead of 0`);
@@ -103,7 +124,8 @@ export class Run {
   /** The client's own log goes to a file: its default would be one under the home directory. */
   #logger() {
     const at = level => (...args) => appendFileSync(this.logFile, `${new Date().toISOString()} ${level} ${format(...args)}\n`);
-    return { info: at('INFO'), warn: at('WARN'), error: at('ERROR') };
+    // Without `debug` the client throws when a listener fails on a FIFO topic, and goes on with the next message.
+    return { debug: at('DEBUG'), info: at('INFO'), warn: at('WARN'), error: at('ERROR') };
   }
 
   async #started(client) {
@@ -112,21 +134,31 @@ export class Run {
     return client;
   }
 
-  async producer() {
+  /** `more` are further options of the client, such as `namespace` or `checker`. */
+  async producer(more = {}) {
     const { Producer } = await import('rocketmq-client-nodejs');
-    return await this.#started(new Producer(this.#options()));
+    return await this.#started(new Producer({ ...this.#options(), ...more }));
   }
 
-  async simpleConsumer(group, topic, expression = '*') {
+  async simpleConsumer(group, topic, expression = '*', more = {}) {
     const { SimpleConsumer } = await import('rocketmq-client-nodejs');
     const subscriptions = new Map([[ topic, expression ]]);
-    return await this.#started(new SimpleConsumer({ ...this.#options(), consumerGroup: group, subscriptions, awaitDuration: AWAIT_MS }));
+    const options = { ...this.#options(), consumerGroup: group, subscriptions, awaitDuration: AWAIT_MS, ...more };
+    return await this.#started(new SimpleConsumer(options));
   }
 
-  async pushConsumer(group, topic, messageListener, expression = '*') {
+  async pushConsumer(group, topic, messageListener, more = {}) {
     const { PushConsumer } = await import('rocketmq-client-nodejs');
-    const subscriptions = new Map([[ topic, expression ]]);
-    return await this.#started(new PushConsumer({ ...this.#options(), consumerGroup: group, subscriptions, messageListener }));
+    const subscriptions = new Map([[ topic, '*' ]]);
+    return await this.#started(new PushConsumer({ ...this.#options(), consumerGroup: group, subscriptions, messageListener, ...more }));
+  }
+
+  async litePushConsumer(group, topic, listener) {
+    const { LitePushConsumerBuilder } = await import('rocketmq-client-nodejs');
+    const builder = new LitePushConsumerBuilder().setClientConfiguration(this.#options()).setConsumerGroup(group);
+    const consumer = await builder.bindTopic(topic).setMessageListener(listener).build();
+    this.#open.push({ shutdown: () => consumer.close() });
+    return consumer;
   }
 
   /** Shuts the clients down, newest first, without waiting too long: a push consumer first waits for its long polls. */

@@ -6,7 +6,7 @@ const LARGEST_BODY = 4 * 1024 * 1024;
 const RESOURCE_EXHAUSTED = 8;
 
 /** `call` must be refused, either by the client itself (`codes` is then not looked at) or by the server with one of the codes. */
-async function expectRefused(what, codes, call) {
+export async function expectRefused(what, codes, call) {
   try {
     await call();
   } catch (refusal) {

@@ -16,6 +16,7 @@ async function scenarios() {
     import('./send.js'), import('./push.js'), import('./simple.js'), import('./filter.js'), import('./limits.js'), import('./faults.js'),
   ]);
   return {
+    ...await messageKinds(),
     send_sync: send.sendSync,
     send_async: send.sendAsync,
     push_success: push.pushSuccess,
@@ -37,6 +38,38 @@ async function scenarios() {
     consumer_killed: faults.consumerKilled,
     consumer_killed_heir: faults.consumerKilledHeir,
     producer_restart_handle: faults.producerRestartHandle,
+  };
+}
+
+async function messageKinds() {
+  const [ fifo, delay, transactions, sql, priority, lite, identity, letters ] = await Promise.all([
+    import('./fifo.js'), import('./delay.js'), import('./transactions.js'), import('./sql.js'), import('./priority.js'), import('./lite.js'),
+    import('./identity.js'), import('./letters.js'),
+  ]);
+  return {
+    'fifo-order': fifo.fifoOrder,
+    'fifo-order-heir': fifo.fifoOrderHeir,
+    'fifo-retry': fifo.fifoRetry,
+    'fifo-dead': fifo.fifoDead,
+    delay: delay.delay,
+    'delay-heir': delay.delayHeir,
+    'delay-recall': delay.delayRecall,
+    'txn-commit': transactions.txnCommit,
+    'txn-rollback': transactions.txnRollback,
+    'txn-check': transactions.txnCheck,
+    'txn-check-heir': transactions.txnCheckHeir,
+    'txn-check-other': transactions.txnCheckOther,
+    'txn-check-other-heir': transactions.txnCheckOtherHeir,
+    'sql-filter': sql.sqlFilter,
+    'sql-filter-heir': sql.sqlFilterHeir,
+    priority: priority.priority,
+    'priority-heir': priority.priorityHeir,
+    lite: lite.lite,
+    'lite-heir': lite.liteHeir,
+    dedup: identity.dedup,
+    'trace-context': identity.traceContext,
+    namespace: identity.namespace,
+    'nack-dlq-redrive': letters.nackDlqRedrive,
   };
 }
 

@@ -26,9 +26,14 @@ class Unsupported(Exception):
     """This client cannot play the scenario."""
 
 
+_printing = threading.Lock()
+
+
 def say(text):
-    """A line of the program's own log."""
-    print(text.replace("\n", " "), flush=True)
+    """A line of the program's own log. Whole, whoever else prints."""
+    with _printing:
+        sys.stdout.write(text.replace("\n", " ") + "\n")
+        sys.stdout.flush()
 
 
 def require(condition, reason):
@@ -56,7 +61,7 @@ class Run:
 
     def ask(self, text):
         """Asks the runner and returns the rest of its `done` line as words."""
-        print(f"@gantry ask {text}", flush=True)
+        say(f"@gantry ask {text}")
         answer = sys.stdin.readline()
         if not answer:
             raise Failed(f"the runner closed standard input instead of answering `ask {text}`")
@@ -68,9 +73,9 @@ class Run:
     def name(self, suffix, scenario=None):
         return f"{scenario or self.scenario}-{self.run_id}-{suffix}"
 
-    def topic(self, suffix="topic"):
+    def topic(self, suffix="topic", *options):
         name = self.name(suffix)
-        self.ask(f"topic {name}")
+        self.ask(" ".join(["topic", name, *options]))
         return name
 
     def group(self, suffix="group", *options):
@@ -78,16 +83,30 @@ class Run:
         self.ask(" ".join(["group", name, *options, "start=earliest"]))
         return name
 
-    def lag(self, group, topic):
-        words = self.ask(f"lag {group} {topic}")
+    def note(self, text):
+        """The runner keeps the text for the heirs of this program."""
+        say(f"@gantry note {text}")
+
+    def notes(self):
+        return [note for note in " ".join(self.ask("notes")).split(";") if note]
+
+    def middle(self, heir):
+        """The middle of the scenario: the runner may kill the server or this program. Tells whether the server was restarted."""
+        self.step("the middle")
+        answer = self.ask(f"middle {heir}")
+        require(answer in (["calm"], ["restarted"]), f"`ask middle` was answered {answer}")
+        return answer == ["restarted"]
+
+    def lag(self, group, topic, namespace=""):
+        words = self.ask(f"lag {group} {topic}" + (f" namespace={namespace}" if namespace else ""))
         require(len(words) == 3, f"the runner answered `ask lag` with {len(words)} numbers instead of 3")
         return tuple(int(word) for word in words)
 
-    def expect_no_lag(self, group, topic, seconds=10):
+    def expect_no_lag(self, group, topic, namespace="", seconds=10):
         """Acks travel apart from the deliveries a scenario sees, so the lag may take a moment to reach zero."""
         deadline = time.monotonic() + seconds
         while True:
-            lag = self.lag(group, topic)
+            lag = self.lag(group, topic, namespace)
             if lag == (0, 0, 0):
                 return
             if time.monotonic() > deadline:
@@ -96,36 +115,45 @@ class Run:
 
     # -- clients --------------------------------------------------------------------------------------------------------------------
 
-    def _configuration(self):
+    def _configuration(self, namespace=""):
         from rocketmq import ClientConfiguration, Credentials
 
-        return ClientConfiguration(self.endpoint, Credentials())
+        return ClientConfiguration(self.endpoint, Credentials(), namespace)
 
-    def producer(self):
+    def opened(self, client):
+        client.startup()
+        self._open.append(client)
+        return client
+
+    def producer(self, topic=None, checker=None, namespace=""):
+        """The topic is only needed by a checker: the server asks producers that named the topic when they started."""
         from rocketmq import Producer
 
-        client = Producer(self._configuration(), tls_enable=self.tls)
-        client.startup()
-        self._open.append(client)
-        return client
+        return self.opened(Producer(self._configuration(namespace), {topic} if topic else None, checker, tls_enable=self.tls))
 
-    def simple_consumer(self, group, topic, expression="*"):
-        from rocketmq import FilterExpression, SimpleConsumer
+    def simple_consumer(self, group, topic, expression="*", namespace=""):
+        from rocketmq import SimpleConsumer
 
-        client = SimpleConsumer(
-            self._configuration(), group, {topic: FilterExpression(expression)}, await_duration=AWAIT_S, tls_enable=self.tls
+        return self.opened(
+            SimpleConsumer(
+                self._configuration(namespace), group, {topic: as_filter(expression)}, await_duration=AWAIT_S, tls_enable=self.tls
+            )
         )
-        client.startup()
-        self._open.append(client)
-        return client
 
     def push_consumer(self, group, topic, listener, expression="*"):
-        from rocketmq import FilterExpression, PushConsumer
+        from rocketmq import PushConsumer
 
-        client = PushConsumer(self._configuration(), group, listener, {topic: FilterExpression(expression)}, tls_enable=self.tls)
-        client.startup()
-        self._open.append(client)
-        return client
+        return self.opened(PushConsumer(self._configuration(), group, listener, {topic: as_filter(expression)}, tls_enable=self.tls))
+
+    def lite_push_consumer(self, group, topic, listener):
+        from rocketmq import LitePushConsumer
+
+        return self.opened(LitePushConsumer(self._configuration(), group, topic, listener, tls_enable=self.tls))
+
+    def lite_simple_consumer(self, group, topic):
+        from rocketmq import LiteSimpleConsumer
+
+        return self.opened(LiteSimpleConsumer(topic, self._configuration(), group, await_duration=AWAIT_S, tls_enable=self.tls))
 
     def goodbye(self):
         """Shuts the clients down, newest first, on a thread nobody waits for too long."""
@@ -144,10 +172,57 @@ class Run:
             say(f"note: the clients did not shut down within {GOODBYE_S} s")
 
 
+def as_filter(expression):
+    from rocketmq import FilterExpression
+
+    return expression if isinstance(expression, FilterExpression) else FilterExpression(expression)
+
+
+class Task:
+    """Work beside the scenario. What goes wrong in it is raised where the scenario looks at it."""
+
+    def __init__(self, work):
+        self._failure = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work):
+        try:
+            work(self._stopping)
+        except Exception as failure:
+            self._failure = failure
+
+    def look(self):
+        if self._failure:
+            raise self._failure
+
+    def end(self, seconds=20):
+        """Waits for its end. Without `stop` before, the work must end by itself."""
+        self._thread.join(seconds)
+        self.look()
+        require(not self._thread.is_alive(), f"a task did not end within {seconds} s")
+
+    def stop(self):
+        self._stopping.set()
+        self.end()
+
+
+def wait_until(what, holds, seconds, tasks=()):
+    """Looks often until `holds`; fails when the time is over or one of the tasks failed."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        for task in tasks:
+            task.look()
+        require(time.monotonic() < deadline, f"not within {seconds} s: {what()}")
+        time.sleep(0.05)
+
+
 # -- messages -----------------------------------------------------------------------------------------------------------------------
 
 
-def message(topic, body, tag=None):
+def message(topic, body, tag=None, **fields):
+    """`fields` are further attributes of the client's message, such as `message_group`."""
     from rocketmq import Message
 
     built = Message()
@@ -155,7 +230,54 @@ def message(topic, body, tag=None):
     built.body = body if isinstance(body, bytes) else body.encode()
     if tag:
         built.tag = tag
+    for name, value in fields.items():
+        setattr(built, name, value)
     return built
+
+
+def refused(error):
+    """Whether the server answered, and said something that will not change by itself. (42900: too many requests.)"""
+    code = getattr(error, "code", None)
+    return isinstance(code, int) and (40000 <= code < 50000 or code == 50100) and code != 42900
+
+
+def send_surely(producer, build, seconds=30):
+    """Sends what `build` makes until it is acknowledged: the server may be away."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return producer.send(build())
+        except Exception as error:
+            require(not refused(error), f"a send was refused: {error}")
+            require(time.monotonic() < deadline, f"no send was acknowledged within {seconds} s: {error}")
+            say(f"a send failed and is repeated: {' '.join(str(error).split())[:120]}")
+            time.sleep(0.2)
+
+
+def ack_surely(consumer, delivered, seconds=20):
+    """Acknowledges until there is an answer. Tells whether it was OK; after a restart a handle may have ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            consumer.ack(delivered)
+            return True
+        except Exception as error:
+            if isinstance(getattr(error, "code", None), int):
+                say(f"an acknowledgement was refused: {error}")
+                return False
+            require(time.monotonic() < deadline, f"no acknowledgement got through within {seconds} s: {error}")
+            time.sleep(0.2)
+
+
+def receive_surely(consumer, most, invisible_s):
+    """Receives; a call that breaks while the server is away brought nothing."""
+    try:
+        return consumer.receive(most, invisible_s)
+    except Exception as error:
+        require(not isinstance(getattr(error, "code", None), int), f"a receive was refused: {error}")
+        say(f"a receive broke: {' '.join(str(error).split())[:120]}")
+        time.sleep(0.2)
+        return []
 
 
 def send_all(producer, topic, bodies, tag=None):
@@ -209,7 +331,7 @@ def expect_once(bodies, expected):
 
 def leave(line, code):
     """Ends the process at once: the client's threads would keep it alive."""
-    print(f"@gantry {line}", flush=True)
+    say(f"@gantry {line}")
     sys.stderr.flush()
     os._exit(code)
 

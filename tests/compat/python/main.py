@@ -13,12 +13,19 @@ from harness import Run, play
 
 def scenarios():
     """Name to function. Imported late: the client opens its log file and gRPC reads its roots when they are imported."""
+    import delay
     import faults
+    import fifo
     import filters
+    import identity
+    import letters
     import limits
+    import lite
+    import priority
     import push
     import send
     import simple
+    import transactions
 
     return {
         "send_sync": send.send_sync,
@@ -42,6 +49,29 @@ def scenarios():
         "consumer_killed": faults.consumer_killed,
         "consumer_killed_heir": faults.consumer_killed_heir,
         "producer_restart_handle": faults.producer_restart_handle,
+        "fifo-order": fifo.fifo_order,
+        "fifo-order-heir": fifo.fifo_order_heir,
+        "fifo-retry": fifo.fifo_retry,
+        "fifo-dead": fifo.fifo_dead,
+        "delay": delay.delay,
+        "delay-heir": delay.delay_heir,
+        "delay-recall": delay.delay_recall,
+        "txn-commit": transactions.txn_commit,
+        "txn-rollback": transactions.txn_rollback,
+        "txn-check": transactions.txn_check,
+        "txn-check-heir": transactions.txn_check_heir,
+        "txn-check-other": transactions.txn_check_other,
+        "txn-check-other-heir": transactions.txn_check_other_heir,
+        "sql-filter": filters.sql_filter,
+        "sql-filter-heir": filters.sql_filter_heir,
+        "priority": priority.priority,
+        "priority-heir": priority.priority_heir,
+        "lite": lite.lite,
+        "lite-heir": lite.lite_heir,
+        "dedup": identity.dedup,
+        "trace-context": identity.trace_context,
+        "nack-dlq-redrive": letters.nack_dlq_redrive,
+        "namespace": identity.namespace,
     }
 
 

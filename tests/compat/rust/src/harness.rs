@@ -12,6 +12,7 @@ use rocketmq::conf::{ClientOption, ProducerOption, SimpleConsumerOption};
 use rocketmq::error::ClientError;
 use rocketmq::model::common::{FilterExpression, FilterType};
 use rocketmq::model::message::{Message, MessageBuilder, MessageView};
+use rocketmq::model::transaction::TransactionChecker;
 use rocketmq::{Producer, SimpleConsumer};
 use tokio::time::Instant;
 
@@ -46,6 +47,11 @@ impl From<ClientError> for Verdict {
 /// A line of the program's own log.
 pub fn say(text: impl AsRef<str>) {
     println!("{}", text.as_ref().replace('\n', " "));
+}
+
+/// The runner keeps the text for the heirs of this program.
+pub fn note(text: &str) {
+    say(format!("@gantry note {text}"));
 }
 
 pub fn require(condition: bool, reason: impl FnOnce() -> String) -> Outcome {
@@ -104,15 +110,37 @@ impl Run {
     }
 
     pub async fn topic(&self) -> Outcome<String> {
-        let name = self.name("topic");
-        self.ask(&format!("topic {name}")).await?;
+        self.topic_with("topic", "").await
+    }
+
+    pub async fn topic_with(&self, suffix: &str, options: &str) -> Outcome<String> {
+        let name = self.name(suffix);
+        self.ask(&format!("topic {name} {options}")).await?;
         Ok(name)
     }
 
     pub async fn group(&self, suffix: &str) -> Outcome<String> {
+        self.group_with(suffix, "").await
+    }
+
+    pub async fn group_with(&self, suffix: &str, options: &str) -> Outcome<String> {
         let name = self.name(suffix);
-        self.ask(&format!("group {name} start=earliest")).await?;
+        self.ask(&format!("group {name} {options} start=earliest")).await?;
         Ok(name)
+    }
+
+    /// What this program and its predecessors noted.
+    pub async fn notes(&self) -> Outcome<Vec<String>> {
+        let notes = self.ask("notes").await?.join(" ");
+        Ok(notes.split(';').filter(|note| !note.is_empty()).map(str::to_owned).collect())
+    }
+
+    /// The middle of the scenario: the runner may kill the server or this program. Tells whether the server was restarted.
+    pub async fn middle(&self, heir: &str) -> Outcome<bool> {
+        self.step("the middle");
+        let answer = self.ask(&format!("middle {heir}")).await?;
+        require(answer == ["calm"] || answer == ["restarted"], || format!("`ask middle` was answered {answer:?}"))?;
+        Ok(answer == ["restarted"])
     }
 
     /// Acks travel apart from the deliveries a scenario sees, so the lag may take a moment to reach zero.
@@ -136,6 +164,15 @@ impl Run {
         option.set_enable_tls(self.tls);
         option.set_long_polling_timeout(AWAIT);
         option
+    }
+
+    /// A producer that the server may ask about transactions of the topic.
+    pub async fn transaction_producer(&self, topic: &str, checker: Box<TransactionChecker>) -> Outcome<Producer> {
+        let mut option = ProducerOption::default();
+        option.set_topics(vec![topic]);
+        let mut producer = Producer::new_transaction_producer(option, self.client_option(), checker)?;
+        producer.start().await?;
+        Ok(producer)
     }
 
     pub async fn producer(&self) -> Outcome<Arc<Producer>> {
@@ -194,9 +231,17 @@ impl<'a> Source<'a> {
         Self::new(consumer, topic, "*")
     }
 
+    pub fn sql(consumer: &'a SimpleConsumer, topic: &'a str, expression: &str) -> Self {
+        Source { consumer, topic, expression: FilterExpression::new(FilterType::Sql, expression) }
+    }
+
     pub async fn receive(&self, batch: usize, invisible: Duration) -> Outcome<Vec<MessageView>> {
+        Ok(self.try_receive(batch, invisible).await?)
+    }
+
+    pub async fn try_receive(&self, batch: usize, invisible: Duration) -> Result<Vec<MessageView>, ClientError> {
         let batch = i32::try_from(batch).expect("batches are small");
-        Ok(self.consumer.receive_with(self.topic, &self.expression, batch, invisible).await?)
+        self.consumer.receive_with(self.topic, &self.expression, batch, invisible).await
     }
 
     /// Receives until `wanted` messages have come, without acknowledging; fails when the time is over.

@@ -37,7 +37,7 @@ async fn refusal<T: Send + 'static>(what: &str, call: impl Future<Output = Resul
 }
 
 /// Refused by the client itself, or by the server with one of the codes.
-async fn expect_refused<T: Send + 'static>(
+pub async fn expect_refused<T: Send + 'static>(
     what: &str,
     codes: &[&str],
     call: impl Future<Output = Result<T, ClientError>> + Send + 'static,

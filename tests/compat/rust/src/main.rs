@@ -3,13 +3,22 @@
 //! Read `harness.rs` next (how scenarios talk to the runner), then one file per family of scenarios.
 
 mod client_log;
+mod delay;
 mod faults;
+mod fifo;
 mod filter;
 mod harness;
+mod identity;
+mod ledger;
+mod letters;
 mod limits;
 mod push;
 mod send;
 mod simple;
+mod sql;
+mod surely;
+mod task;
+mod transactions;
 mod trust;
 
 use std::process::ExitCode;
@@ -38,6 +47,33 @@ async fn scenario(run: Arc<Run>) -> Outcome {
         "consumer_killed" => faults::consumer_killed(&run).await,
         "consumer_killed_heir" => faults::consumer_killed_heir(&run).await,
         "producer_restart_handle" => faults::producer_restart_handle(&run).await,
+        other => message_kind(&run, other).await,
+    }
+}
+
+async fn message_kind(run: &Run, scenario: &str) -> Outcome {
+    match scenario {
+        "fifo-order" => fifo::order(run).await,
+        "fifo-order-heir" => fifo::order_heir(run).await,
+        "fifo-retry" => fifo::retry(run).await,
+        "fifo-dead" => fifo::dead(run).await,
+        "delay" => delay::delay(run).await,
+        "delay-heir" => delay::delay_heir(run).await,
+        "delay-recall" => delay::recall(),
+        "txn-commit" => transactions::commit(run).await,
+        "txn-rollback" => transactions::rollback(run).await,
+        "txn-check" => transactions::check(run).await,
+        "txn-check-heir" => transactions::check_heir(run).await,
+        "txn-check-other" => transactions::check_other(run).await,
+        "txn-check-other-heir" => transactions::check_other_heir(run).await,
+        "sql-filter" => sql::filter(run).await,
+        "sql-filter-heir" => sql::filter_heir(run).await,
+        "priority" => Err(Verdict::Unsupported("release 5.0.0 of the crate cannot send a priority".into())),
+        "lite" => Err(Verdict::Unsupported("release 5.0.0 of the crate knows no lite topics".into())),
+        "dedup" => identity::dedup(run).await,
+        "trace-context" => identity::trace_context(),
+        "namespace" => identity::namespace(),
+        "nack-dlq-redrive" => letters::nack_dlq_redrive(run).await,
         unknown => Err(Verdict::Failed(format!("this program has no scenario `{unknown}`"))),
     }
 }

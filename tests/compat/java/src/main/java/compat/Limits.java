@@ -39,7 +39,7 @@ final class Limits {
     }
 
     /** The call must be refused, by the client's own checks or by the server with one of the codes. */
-    private static void expectRefused(String what, List<Integer> codes, Run.Work call) {
+    static void expectRefused(String what, List<Integer> codes, Run.Work call) {
         Exception refusal = refusal(call);
         require(refusal != null, what + ": accepted");
         OptionalInt code = Run.code(refusal);
@@ -57,7 +57,7 @@ final class Limits {
         say(what + ": refused by the client itself: " + Run.oneLine(refusal));
     }
 
-    private static Exception refusal(Run.Work call) {
+    static Exception refusal(Run.Work call) {
         try {
             call.run();
             return null;
@@ -163,7 +163,7 @@ final class Limits {
 
     private static void refuseGroup(Run run, String topic, String what, String group) {
         expectRefused(what, List.of(ILLEGAL_CONSUMER_GROUP),
-            () -> run.simpleConsumerThatStartsOnce(group, topic).receive(1, Duration.ofSeconds(10)));
+            () -> run.simpleConsumerThatStartsOnce(group, topic, Run.tags("*")).receive(1, Duration.ofSeconds(10)));
     }
 
     static void unknownTopic(Run run) throws Exception {

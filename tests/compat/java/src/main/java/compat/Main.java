@@ -41,7 +41,34 @@ final class Main {
         byName.put("consumer_killed", Faults::consumerKilled);
         byName.put("consumer_killed_heir", Faults::consumerKilledHeir);
         byName.put("producer_restart_handle", Faults::producerRestartHandle);
+        addMessageKinds(byName);
         return byName;
+    }
+
+    private static void addMessageKinds(Map<String, Run.Scenario> byName) {
+        byName.put("fifo-order", Fifo::order);
+        byName.put("fifo-order-heir", Fifo::orderHeir);
+        byName.put("fifo-retry", Fifo::retry);
+        byName.put("fifo-dead", Fifo::dead);
+        byName.put("delay", Delay::delay);
+        byName.put("delay-heir", Delay::delayHeir);
+        byName.put("delay-recall", Delay::recall);
+        byName.put("txn-commit", Transactions::commit);
+        byName.put("txn-rollback", Transactions::rollback);
+        byName.put("txn-check", Transactions::check);
+        byName.put("txn-check-heir", Transactions::checkHeir);
+        byName.put("txn-check-other", Transactions::checkOther);
+        byName.put("txn-check-other-heir", Transactions::checkOtherHeir);
+        byName.put("sql-filter", Sql::filter);
+        byName.put("sql-filter-heir", Sql::filterHeir);
+        byName.put("priority", Priority::priority);
+        byName.put("priority-heir", Priority::priorityHeir);
+        byName.put("lite", Lite::lite);
+        byName.put("lite-heir", Lite::liteHeir);
+        byName.put("dedup", Identity::dedup);
+        byName.put("trace-context", Identity::traceContext);
+        byName.put("namespace", Identity::namespace);
+        byName.put("nack-dlq-redrive", Letters::nackDlqRedrive);
     }
 
     public static void main(String[] arguments) throws IOException {

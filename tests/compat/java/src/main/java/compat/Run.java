@@ -18,19 +18,22 @@ import java.util.OptionalInt;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.apache.rocketmq.client.apis.ClientConfiguration;
+import org.apache.rocketmq.client.apis.ClientConfigurationBuilder;
 import org.apache.rocketmq.client.apis.ClientServiceProvider;
 import org.apache.rocketmq.client.apis.consumer.FilterExpression;
 import org.apache.rocketmq.client.apis.consumer.FilterExpressionType;
+import org.apache.rocketmq.client.apis.consumer.LitePushConsumer;
 import org.apache.rocketmq.client.apis.consumer.MessageListener;
 import org.apache.rocketmq.client.apis.consumer.PushConsumer;
 import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
 import org.apache.rocketmq.client.apis.producer.Producer;
+import org.apache.rocketmq.client.apis.producer.TransactionChecker;
 
 /**
  * One play of one scenario: its names, its runner, the clients it opened, its verdict.
  *
- * <p>A scenario that returns held; {@link Failed} says otherwise. (There is no scenario this client cannot play.) Lines that start with
- * {@code @gantry } are for the runner; everything else a scenario prints is its log.
+ * <p>A scenario that returns held; {@link Failed} and {@link Unsupported} say otherwise. Lines that start with {@code @gantry } are for the
+ * runner; everything else a scenario prints is its log.
  */
 final class Run {
     /** The runner gives a scenario 90 s; ending a little earlier lets the program say where it got stuck. */
@@ -48,9 +51,9 @@ final class Run {
     private final BufferedReader answers = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
     private final Deque<Closeable> open = new ArrayDeque<>();
     private final String scenario;
+    private final String endpoint;
+    private final boolean tls;
     private final String id;
-    private final ClientConfiguration configuration;
-    private final ClientConfiguration startingOnce;
     private volatile String doing = "starting";
 
     /** What the registry maps names to. */
@@ -67,11 +70,20 @@ final class Run {
         }
     }
 
+    /** This client cannot play the scenario. */
+    static final class Unsupported extends Exception {
+        private static final long serialVersionUID = 1;
+
+        Unsupported(String reason) {
+            super(reason);
+        }
+    }
+
     Run(String scenario, String endpoint, boolean tls, String id) {
         this.scenario = scenario;
+        this.endpoint = endpoint;
+        this.tls = tls;
         this.id = id;
-        this.configuration = ClientConfiguration.newBuilder().setEndpoints(endpoint).enableSsl(tls).build();
-        this.startingOnce = ClientConfiguration.newBuilder().setEndpoints(endpoint).enableSsl(tls).setMaxStartupAttempts(1).build();
     }
 
     // ---- the log and the runner
@@ -112,9 +124,21 @@ final class Run {
         return otherScenario + "-" + id + "-" + suffix;
     }
 
-    String topic() throws IOException {
-        String name = name("topic");
-        ask("topic " + name);
+    String id() {
+        return id;
+    }
+
+    String endpoint() {
+        return endpoint;
+    }
+
+    String topic(String... options) throws IOException {
+        return topicNamed("topic", options);
+    }
+
+    String topicNamed(String suffix, String... options) throws IOException {
+        String name = name(suffix);
+        ask(("topic " + name + " " + String.join(" ", options)).trim());
         return name;
     }
 
@@ -129,11 +153,32 @@ final class Run {
         return name;
     }
 
-    /** Acks travel apart from the deliveries a scenario sees, so the lag may take a moment to reach zero. */
+    /** The runner keeps the text for the heirs of this program. */
+    static void note(String text) {
+        say("@gantry note " + text);
+    }
+
+    List<String> notes() throws IOException {
+        return Arrays.stream(String.join(" ", ask("notes")).split(";")).filter(note -> !note.isBlank()).toList();
+    }
+
+    /** The middle of the scenario: the runner may kill the server or this program. Tells whether the server was restarted. */
+    boolean middle(String heir) throws IOException {
+        step("the middle");
+        List<String> answer = ask("middle " + heir);
+        require(answer.equals(List.of("calm")) || answer.equals(List.of("restarted")), "`ask middle` was answered " + answer);
+        return answer.equals(List.of("restarted"));
+    }
+
     void expectNoLag(String group, String topic) throws IOException, InterruptedException {
+        expectNoLag(group, topic, "");
+    }
+
+    /** Acks travel apart from the deliveries a scenario sees, so the lag may take a moment to reach zero. */
+    void expectNoLag(String group, String topic, String namespace) throws IOException, InterruptedException {
         Clock waiting = new Clock(Duration.ofSeconds(10));
         while (true) {
-            List<String> lag = ask("lag " + group + " " + topic);
+            List<String> lag = ask("lag " + group + " " + topic + (namespace.isEmpty() ? "" : " namespace=" + namespace));
             require(lag.size() == 3, "the runner answered `ask lag` with " + lag.size() + " numbers instead of 3");
             if (lag.stream().allMatch("0"::equals)) {
                 return;
@@ -146,8 +191,21 @@ final class Run {
 
     // ---- clients
 
+    ClientConfigurationBuilder configuration() {
+        return ClientConfiguration.newBuilder().setEndpoints(endpoint).enableSsl(tls);
+    }
+
     Producer producer(String topic) throws Exception {
-        return opened(PROVIDER.newProducerBuilder().setClientConfiguration(configuration).setTopics(topic).build());
+        return producer(configuration(), topic);
+    }
+
+    Producer producer(ClientConfigurationBuilder with, String topic) throws Exception {
+        return opened(PROVIDER.newProducerBuilder().setClientConfiguration(with.build()).setTopics(topic).build());
+    }
+
+    Producer producer(String topic, TransactionChecker checker) throws Exception {
+        return opened(PROVIDER.newProducerBuilder().setClientConfiguration(configuration().build()).setTopics(topic)
+            .setTransactionChecker(checker).build());
     }
 
     SimpleConsumer simpleConsumer(String group, String topic) throws Exception {
@@ -155,28 +213,34 @@ final class Run {
     }
 
     SimpleConsumer simpleConsumer(String group, String topic, String expression) throws Exception {
-        return simpleConsumer(configuration, group, topic, expression);
+        return simpleConsumer(configuration(), group, topic, tags(expression));
     }
 
     /**
      * A consumer whose start may be refused. By default the client tries three times, and from the second time on it writes to the stream
      * that the refusal has ended and reports only that.
      */
-    SimpleConsumer simpleConsumerThatStartsOnce(String group, String topic) throws Exception {
-        return simpleConsumer(startingOnce, group, topic, "*");
+    SimpleConsumer simpleConsumerThatStartsOnce(String group, String topic, FilterExpression expression) throws Exception {
+        return simpleConsumer(configuration().setMaxStartupAttempts(1), group, topic, expression);
     }
 
-    private SimpleConsumer simpleConsumer(ClientConfiguration with, String group, String topic, String expression) throws Exception {
-        return opened(PROVIDER.newSimpleConsumerBuilder().setClientConfiguration(with).setConsumerGroup(group)
-            .setAwaitDuration(AWAIT).setSubscriptionExpressions(Map.of(topic, tags(expression))).build());
+    SimpleConsumer simpleConsumer(ClientConfigurationBuilder with, String group, String topic, FilterExpression expression) throws Exception {
+        return opened(PROVIDER.newSimpleConsumerBuilder().setClientConfiguration(with.build()).setConsumerGroup(group)
+            .setAwaitDuration(AWAIT).setSubscriptionExpressions(Map.of(topic, expression)).build());
     }
 
+    /** On a FIFO topic the client consumes message groups side by side; without the accelerator they wait for each other in the client. */
     PushConsumer pushConsumer(String group, String topic, MessageListener listener) throws Exception {
-        return opened(PROVIDER.newPushConsumerBuilder().setClientConfiguration(configuration).setConsumerGroup(group)
-            .setSubscriptionExpressions(Map.of(topic, tags("*"))).setMessageListener(listener).build());
+        return opened(PROVIDER.newPushConsumerBuilder().setClientConfiguration(configuration().build()).setConsumerGroup(group)
+            .setEnableFifoConsumeAccelerator(true).setSubscriptionExpressions(Map.of(topic, tags("*"))).setMessageListener(listener).build());
     }
 
-    private static FilterExpression tags(String expression) {
+    LitePushConsumer litePushConsumer(String group, String topic, MessageListener listener) throws Exception {
+        return opened(PROVIDER.newLitePushConsumerBuilder().setClientConfiguration(configuration().build()).setConsumerGroup(group)
+            .bindTopic(topic).setMessageListener(listener).build());
+    }
+
+    static FilterExpression tags(String expression) {
         return new FilterExpression(expression, FilterExpressionType.TAG);
     }
 
@@ -224,6 +288,8 @@ final class Run {
         try {
             require(played != null, "this program has no scenario `" + scenario + "`");
             played.play(this);
+        } catch (Unsupported reason) {
+            verdict = "unsupported " + reason.getMessage();
         } catch (Exception | LinkageError | AssertionError error) {
             error.printStackTrace();
             verdict = "fail " + oneLine(error) + " (while: " + doing + ")";
