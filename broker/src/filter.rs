@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use gantry_model::filter::{Properties, Sql, Verdict};
+use gantry_model::{Filter, Message};
 use gantry_store::record::MessageView;
 use std::borrow::Cow;
 
@@ -25,6 +26,24 @@ impl Properties for Stored<'_> {
                 (!keys.is_empty()).then(|| Cow::Owned(keys.join(" ")))
             }
             _ => self.0.user_properties().find(|(known, _)| *known == name).map(|(_, value)| Cow::Borrowed(value)),
+        }
+    }
+}
+
+/// Whether a filter wants a message that was read.
+pub fn wants(filter: &Filter, message: &Message) -> bool {
+    filter.matches(message.tag.as_deref(), &Read(message)).is_match()
+}
+
+/// The same names, of a message that was read.
+struct Read<'a>(&'a Message);
+
+impl Properties for Read<'_> {
+    fn get(&self, name: &str) -> Option<Cow<'_, str>> {
+        match name {
+            "TAGS" => self.0.tag.as_deref().map(Cow::Borrowed),
+            "KEYS" => (!self.0.keys.is_empty()).then(|| Cow::Owned(self.0.keys.join(" "))),
+            _ => self.0.properties.iter().find(|(known, _)| known == name).map(|(_, value)| Cow::Borrowed(value.as_str())),
         }
     }
 }

@@ -36,6 +36,8 @@ use std::time::Duration;
 /// Bytes that may be under way into a shard.
 const INBOX_BYTES: usize = 64 * 1024 * 1024;
 const MIB: u64 = 1024 * 1024;
+/// Lives of messages that are read from the log at the same time.
+const LIVES: usize = 2;
 /// Topics and groups looked at in one go while the catalogue is read.
 const PAGE: usize = 1_000;
 /// Changes of the catalogue are gathered for this long.
@@ -119,6 +121,7 @@ impl LocalBroker {
             inbox,
             posts: PostOffice::default(),
             messages,
+            lives: tokio::sync::Semaphore::new(LIVES),
             admission: Admission::new(INBOX_BYTES),
             alive,
             status,

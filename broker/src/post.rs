@@ -5,6 +5,7 @@
 //! CPU a send (`docs/benchmarks.md`).
 
 use crate::shard::halves::Listed;
+use crate::shard::asks::Told;
 use crate::shard::inbox::{Inbox, Leased, Request};
 use gantry_model::contract::broker::{EndError, LeaseError, QueueBounds, QueuePosition, RecallError, SendError, Sent};
 use gantry_model::{ReceiptHandle, ShardId};
@@ -54,6 +55,7 @@ pub enum Letter {
     Positions(ReplyTo<Vec<QueuePosition>>, Vec<QueuePosition>),
     Queues(ReplyTo<Vec<QueueBounds>>, Vec<QueueBounds>),
     Recalled(ReplyTo<Result<(), RecallError>>, Result<(), RecallError>),
+    Told(ReplyTo<Told>, Told),
     Leased { reply: ReplyTo<Leased>, leased: Leased, shard: ShardId },
     Ended(ReplyTo<Result<(), EndError>>, Result<(), EndError>),
     OpenTransactions(ReplyTo<Vec<Listed>>, Vec<Listed>),
@@ -70,6 +72,7 @@ impl Letter {
             Letter::Recalled(reply, _) => &reply.post,
             Letter::Ended(reply, _) => &reply.post,
             Letter::OpenTransactions(reply, _) => &reply.post,
+            Letter::Told(reply, _) => &reply.post,
             Letter::Leased { reply, .. } => &reply.post,
         }
     }
@@ -85,6 +88,7 @@ impl Letter {
             Letter::Recalled(reply, answer) => drop(reply.send(answer)),
             Letter::Ended(reply, answer) => drop(reply.send(answer)),
             Letter::OpenTransactions(reply, answer) => drop(reply.send(answer)),
+            Letter::Told(reply, answer) => drop(reply.send(answer)),
             Letter::Leased { reply, leased, shard } => {
                 if let Err(Leased::Messages(messages)) = reply.send(leased)
                     && !messages.is_empty()

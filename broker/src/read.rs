@@ -28,6 +28,14 @@ impl Messages {
         Messages { reader, metadata, cold: Arc::new(Semaphore::new(COLD_READS)), waiting: Arc::new(Semaphore::new(COLD_WAITING)) }
     }
 
+    pub fn reader(&self) -> &LogReader {
+        &self.reader
+    }
+
+    pub fn metadata(&self) -> &dyn Metadata {
+        &*self.metadata
+    }
+
     /// The message at a place; `None` if retention took it meanwhile, or if nobody may see it yet.
     pub async fn read(&self, found: Found) -> Result<Option<RawMessage>, LookupError> {
         let failed = |error: &dyn std::fmt::Display| LookupError::Failed { why: format!("message {:?}/{}: {error}", found.queue, found.offset) };

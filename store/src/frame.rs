@@ -59,12 +59,18 @@ pub enum Kind {
     CatchUp = 28,
     /// A message that is stored and not visible yet lies at a newer place.
     Repark = 29,
+    /// A group is finished with messages that were skipped by hand.
+    Skip = 30,
+    /// A dead letter is sent again.
+    Redrive = 31,
+    /// Dead letters are removed.
+    Purge = 32,
     /// Written by a later version, and marked as safe to skip. Never written.
     Unknown = 255,
 }
 
 /// Every kind that is written, by number.
-const KINDS: [Kind; 29] = {
+const KINDS: [Kind; 32] = {
     use Kind::*;
     [
         EpochStart,
@@ -96,6 +102,9 @@ const KINDS: [Kind; 29] = {
         Member,
         CatchUp,
         Repark,
+        Skip,
+        Redrive,
+        Purge,
     ]
 };
 

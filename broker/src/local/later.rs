@@ -1,4 +1,3 @@
 //! What this broker answers to calls whose part of the shard is still being built.
 
-pub const OFFSETS: &str = "positions are not available in this version";
 pub const LITE: &str = "lite topics are not available in this version";

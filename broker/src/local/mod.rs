@@ -3,6 +3,10 @@
 mod later;
 mod recall;
 pub(crate) mod transactions;
+mod offsets;
+mod pull;
+mod letters;
+mod life;
 
 use crate::admission::{Admission, Lane};
 use crate::alive::Alive;
@@ -16,9 +20,9 @@ use crate::shard::thread::handle;
 use async_trait::async_trait;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{
-    Clients, Delivery, EndError, EndedBy, LeaseError, LetterError, LetterId, LifeEvent, LiteError, LiteSync, LiteTopic, LookupError, Moved,
+    Clients, Delivery, EndError, EndedBy, LeaseError, LetterError, LetterId, Life, LiteError, LiteSync, LiteTopic, LookupError, Moved,
     OffsetError, OpenTransaction, PullError, PullRequest, Pulled, Query, QueueBounds, QueuePosition, RecallError, ReceiveError, ReceiveRequest,
-    Resolution, SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, VisibilityChange,
+    Resolution, SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, Standing, VisibilityChange,
 };
 use gantry_model::handle::{RecallHandle, TransactionHandle};
 use gantry_model::message::StoredMessage;
@@ -42,6 +46,8 @@ pub struct LocalBroker {
     pub(crate) inbox: Inbox,
     pub(crate) posts: PostOffice,
     pub(crate) messages: Messages,
+    /// Lives that may be read at the same time.
+    pub(crate) lives: tokio::sync::Semaphore,
     pub(crate) admission: Admission,
     pub(crate) alive: Arc<Alive>,
     pub(crate) status: Arc<Status>,
@@ -97,6 +103,7 @@ impl LocalBroker {
         self.inbox.put(Request::Receive { token, wish, reply });
         let leased = match answer.await {
             Ok(Leased::Messages(leased)) => leased,
+            Ok(Leased::GroupPulls) => return Err(withdraw.done(ReceiveError::GroupPulls)),
             Ok(Leased::TooManyPolls) => return Err(withdraw.done(ReceiveError::TooManyPolls)),
             Err(_) => return Err(withdraw.done(ReceiveError::Failed { why: "the shard has stopped".into() })),
         };
@@ -258,6 +265,14 @@ impl Broker for LocalBroker {
         self.ask(|reply| Request::Queues { topic, reply }).await.ok_or_else(|| LookupError::Failed { why: "the shard has stopped".into() })
     }
 
+    async fn topics_of(&self, group: &Group) -> Result<Vec<TopicId>, LookupError> {
+        self.read_topics(group).await
+    }
+
+    async fn standing(&self, group: &Group, topic: &Topic, messages: Vec<(QueueId, Offset)>) -> Result<Vec<Standing>, LookupError> {
+        self.standings(group, topic, messages).await
+    }
+
     async fn find(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError> {
         let mut messages = Vec::new();
         for found in self.find_places(topic, &query, limit).await? {
@@ -272,6 +287,9 @@ impl Broker for LocalBroker {
             if meant && !hidden && message.topic == topic.id {
                 messages.push(message);
             }
+        }
+        if matches!(query, Query::MessageId(_) | Query::Key(_)) && topic.name.is_system() {
+            self.hide_gone(&mut messages).await?;
         }
         messages.sort_by_key(|message| (message.store_ms, message.queue, message.offset));
         Ok(messages)
@@ -301,40 +319,40 @@ impl Broker for LocalBroker {
         self.take_back(topic, handle).await
     }
 
-    async fn pull(&self, _request: PullRequest) -> Result<Pulled, PullError> {
-        Err(PullError::Failed { why: later::OFFSETS.into() })
+    async fn pull(&self, request: PullRequest) -> Result<Pulled, PullError> {
+        self.read_on(&request).await
     }
 
-    async fn committed(&self, _group: &Group, _topic: &Topic, _queue: QueueId) -> Result<Option<Offset>, LookupError> {
-        Err(LookupError::Failed { why: later::OFFSETS.into() })
+    async fn committed(&self, group: &Group, topic: &Topic, queue: QueueId) -> Result<Option<Offset>, LookupError> {
+        self.committed_offset(group, topic, queue).await
     }
 
-    async fn commit_offset(&self, _group: &Group, _topic: &Topic, _queue: QueueId, _offset: Offset) -> Result<(), OffsetError> {
-        Err(OffsetError::Failed { why: later::OFFSETS.into() })
+    async fn commit_offset(&self, group: &Group, topic: &Topic, queue: QueueId, offset: Offset) -> Result<(), OffsetError> {
+        self.commit(group, topic, queue, offset).await
     }
 
-    async fn offset_at(&self, _topic: &Topic, _queue: QueueId, _time_ms: u64) -> Result<Offset, LookupError> {
-        Err(LookupError::Failed { why: later::OFFSETS.into() })
+    async fn offset_at(&self, topic: &Topic, queue: QueueId, time_ms: u64) -> Result<Offset, LookupError> {
+        self.first_at(topic, queue, time_ms).await
     }
 
-    async fn seek(&self, _request: SeekRequest) -> Result<Vec<Moved>, OffsetError> {
-        Err(OffsetError::Failed { why: later::OFFSETS.into() })
+    async fn seek(&self, request: SeekRequest) -> Result<Vec<Moved>, OffsetError> {
+        self.move_position(request).await
     }
 
-    async fn skip(&self, _group: &Group, _topic: &Topic, _queue: QueueId, _offsets: Vec<Offset>) -> Result<u64, OffsetError> {
-        Err(OffsetError::Failed { why: later::OFFSETS.into() })
+    async fn skip(&self, group: &Group, topic: &Topic, queue: QueueId, offsets: Vec<Offset>) -> Result<u64, OffsetError> {
+        self.skip_messages(group, topic, queue, offsets).await
     }
 
-    async fn redrive(&self, _group: &Group, letters: Vec<LetterId>, _to: Option<Arc<Topic>>) -> Vec<Result<Sent, LetterError>> {
-        letters.iter().map(|_| Err(LetterError::Failed { why: later::OFFSETS.into() })).collect()
+    async fn redrive(&self, group: &Group, letters: Vec<LetterId>, to: Option<Arc<Topic>>) -> Vec<Result<Sent, LetterError>> {
+        self.send_again(group, letters, to.as_ref()).await
     }
 
-    async fn purge(&self, _group: &Group, letters: Vec<LetterId>) -> Vec<Result<(), LetterError>> {
-        letters.iter().map(|_| Err(LetterError::Failed { why: later::OFFSETS.into() })).collect()
+    async fn purge(&self, group: &Group, letters: Vec<LetterId>) -> Vec<Result<(), LetterError>> {
+        self.remove_letters(group, letters).await
     }
 
-    async fn life(&self, _topic: &Topic, _queue: QueueId, _offset: Offset) -> Result<Vec<LifeEvent>, LookupError> {
-        Err(LookupError::Failed { why: later::OFFSETS.into() })
+    async fn life(&self, topic: &Topic, queue: QueueId, offset: Offset) -> Result<Life, LookupError> {
+        self.read_life(topic, queue, offset).await
     }
 
     async fn sync_lite(&self, _sync: LiteSync) -> Result<(), LiteError> {

@@ -12,13 +12,17 @@ pub mod member;
 pub mod dead;
 pub mod timer;
 pub mod transaction;
+pub mod position;
+pub mod letters;
 pub mod upkeep;
 
 pub use dead::Dead;
 pub use lease::{Ack, Expire, Lease, LeasedQueue, SetVisible, Visibility};
+pub use letters::{Purge, Redrive};
 pub use member::Member;
 pub use timer::{CatchUp, Delayed, Moved, Recall, RecallCause, Release};
 pub use transaction::{CheckStep, Half, Outcome, Repark, TxnCheck, TxnEnd};
+pub use position::{OffsetCommit, Seek, SeekQueue, Skip};
 pub use upkeep::{EpochStart, Forget, Trim};
 
 use crate::codec::{Reader, Writer};
@@ -46,6 +50,11 @@ pub enum Record {
     Trim(Trim),
     Forget(Forget),
     Member(Member),
+    Seek(Seek),
+    Skip(Skip),
+    OffsetCommit(OffsetCommit),
+    Redrive(Redrive),
+    Purge(Purge),
 }
 
 /// A payload that is not what its kind says. The frame's checksum was right, so this is a defect, not damage.
@@ -82,6 +91,11 @@ impl Record {
             Record::Trim(_) => Kind::Trim,
             Record::Forget(_) => Kind::Forget,
             Record::Member(_) => Kind::Member,
+            Record::Seek(_) => Kind::Seek,
+            Record::Skip(_) => Kind::Skip,
+            Record::OffsetCommit(_) => Kind::OffsetCommit,
+            Record::Redrive(_) => Kind::Redrive,
+            Record::Purge(_) => Kind::Purge,
         }
     }
 
@@ -106,6 +120,11 @@ impl Record {
             Record::Trim(trim) => trim.encode(&mut out),
             Record::Forget(forget) => forget.encode(&mut out),
             Record::Member(member) => member.encode(&mut out),
+            Record::Seek(seek) => seek.encode(&mut out),
+            Record::Skip(skip) => skip.encode(&mut out),
+            Record::OffsetCommit(commit) => commit.encode(&mut out),
+            Record::Redrive(redrive) => redrive.encode(&mut out),
+            Record::Purge(purge) => purge.encode(&mut out),
         }
         out.0
     }
@@ -132,6 +151,11 @@ impl Record {
             Kind::Trim => Trim::decode(&mut input).map(Record::Trim),
             Kind::Forget => Forget::decode(&mut input).map(Record::Forget),
             Kind::Member => Member::decode(&mut input).map(Record::Member),
+            Kind::Seek => Seek::decode(&mut input).map(Record::Seek),
+            Kind::Skip => Skip::decode(&mut input).map(Record::Skip),
+            Kind::OffsetCommit => OffsetCommit::decode(&mut input).map(Record::OffsetCommit),
+            Kind::Redrive => Redrive::decode(&mut input).map(Record::Redrive),
+            Kind::Purge => Purge::decode(&mut input).map(Record::Purge),
             _ => return Ok(None),
         };
         match record {
@@ -149,6 +173,7 @@ impl Record {
             Record::Half(half) => Some((half.queue, Offset(half.id))),
             Record::Repark(moved) => Some((moved.queue, moved.at)),
             Record::TxnEnd(TxnEnd { outcome: Outcome::Committed(queue, offset), .. }) => Some((*queue, *offset)),
+            Record::Redrive(redrive) => Some((redrive.queue, redrive.offset)),
             _ => None,
         }
     }
@@ -164,6 +189,7 @@ pub fn head_len(kind: Kind, payload: &[u8]) -> Option<usize> {
         Kind::Half => Half::head_len(payload),
         Kind::Repark => Some(Repark::HEAD),
         Kind::TxnEnd => TxnEnd::head_len(payload),
+        Kind::Redrive => Some(Redrive::HEAD),
         _ => Some(payload.len()),
     }
 }
@@ -225,6 +251,15 @@ mod tests {
             Dead { group, queue, offset, attempts: 16, reason: DeadReason::Forwarded, dead_queue: queue, dead_offset: Offset(0), original: Lsn(64) };
         assert_eq!(Record::Dead(dead.clone()).encode().len(), Dead::HEAD);
         check(Record::Dead(dead));
+        let done = vec![(70_001, 70_002), (80_000, 90_000)];
+        let far = SeekQueue { queue: QueueKey(9), to: Offset(0), done: Vec::new() };
+        check(Record::Seek(Seek { group, queues: vec![SeekQueue { queue, to: offset, done }, far] }));
+        check(Record::Skip(Skip { group, queue, start: Offset(3), offsets: vec![3, 5, 70_000] }));
+        check(Record::OffsetCommit(OffsetCommit { group, queue, offset }));
+        let redrive = Redrive { group, dead_queue: queue, dead_offset: offset, queue: QueueKey(1), offset: Offset(8) };
+        assert_eq!(Record::Redrive(redrive).encode().len(), Redrive::HEAD);
+        check(Record::Redrive(redrive));
+        check(Record::Purge(Purge { dead_queue: queue, offsets: vec![0, 1, 900] }));
         check_timers(queue, offset);
     }
 

@@ -4,10 +4,12 @@
 //! what is committed. The rule that keeps clients safe: nothing leaves before what it rests on is committed. Messages become visible to
 //! receivers with [`Event::Committed`]; a reply is sent by the driver once everything appended before it is committed.
 
+use super::asks::{Ask, Told};
 use super::members::reading_for;
 use super::parked;
 use super::parked::is_parked;
 use super::polls::{Poll, Polls};
+use super::pulls::Pulls;
 use super::send::Class;
 use super::state::State;
 use super::state::transactions::{Open, TxnKey};
@@ -180,6 +182,11 @@ pub enum Event<D> {
         topic: TopicId,
         ids: Vec<u64>,
     },
+    /// Something about positions or dead letters.
+    Ask {
+        token: Token,
+        ask: Ask,
+    },
     /// A group's definition as the controller has it now.
     GroupKnown {
         group: Arc<Group>,
@@ -265,8 +272,10 @@ pub enum Reply {
     Queues(Vec<QueueBounds>),
     Recalled(Result<(), RecallError>),
     TooManyPolls,
+    GroupPulls,
     Ended(Result<(), EndError>),
     OpenTransactions(Vec<(u64, Open)>),
+    Told(Told),
 }
 
 /// One delivery, before the message itself is read.
@@ -317,6 +326,7 @@ pub struct Core<D> {
     pub limits: Limits,
     pub(super) now: u64,
     pub(super) polls: Polls,
+    pub(super) pulls: Pulls,
     pub(super) groups: HashMap<GroupId, Arc<Group>>,
     /// When members of broadcasting groups last asked.
     pub(super) member_seen: HashMap<GroupId, u64>,
@@ -354,6 +364,7 @@ impl<D: Draft> Core<D> {
             limits,
             now,
             polls: Polls::default(),
+            pulls: Pulls::default(),
             groups: HashMap::new(),
             member_seen: HashMap::new(),
             topics: HashMap::new(),
@@ -391,7 +402,10 @@ impl<D: Draft> Core<D> {
         match event {
             Event::Send { token, topic, client, drafts } => self.send(token, &topic, &client, drafts),
             Event::Receive { token, poll } => self.receive(token, poll, entries),
-            Event::Cancel { token } => self.polls.cancel(token),
+            Event::Cancel { token } => {
+                self.polls.cancel(token);
+                self.pulls.cancel(token);
+            }
             Event::Ack { token, group, handles } => self.ack(token, group, &handles),
             Event::Change { token, group, handle, after, attempt } => self.change(token, group, handle, after, attempt),
             Event::Dead { token, group, handle } => self.dead(token, group, handle, entries),
@@ -405,6 +419,7 @@ impl<D: Draft> Core<D> {
             Event::Asked { key, asked } => self.asked(key, asked),
             Event::ProducerReady { topics } => self.producer_ready(&topics),
             Event::Repark { topic, ids } => self.repark_halves(topic, &ids, entries),
+            Event::Ask { token, ask } => self.tell(token, ask, entries),
             Event::GroupKnown { group } => self.know(group),
             Event::TopicKnown { topic } => self.know_topic(topic),
             Event::TimerDue { timer, readable } => self.release_timer(timer, readable, entries),
@@ -424,7 +439,8 @@ impl<D: Draft> Core<D> {
     pub fn next_event(&self) -> Option<u64> {
         let timer = self.timers.first().map(|&(time, ..)| time);
         let timer = if self.scanning.is_empty() { timer } else { Some(self.now) };
-        timer.into_iter().chain(self.polls.next_deadline()).chain(self.next_timer()).chain(self.checks.next_event()).min()
+        let deadlines = self.polls.next_deadline().into_iter().chain(self.pulls.next_deadline());
+        timer.into_iter().chain(deadlines).chain(self.next_timer()).chain(self.checks.next_event()).min()
     }
 
     /// Whether something will end by itself: a lease, or the wait of a message.
@@ -442,13 +458,13 @@ impl<D: Draft> Core<D> {
         self.appended
     }
 
-    /// Whether a receive is waiting and nothing was granted to it yet.
+    /// Whether a receive or a pull is waiting and nothing was granted to it yet.
     pub fn is_waiting(&self, token: Token) -> bool {
-        self.polls.get(token).is_some()
+        self.polls.get(token).is_some() || self.pulls.contains(token)
     }
 
     pub fn open_polls(&self) -> usize {
-        self.polls.count()
+        self.polls.count() + self.pulls.count()
     }
 
     pub fn now(&self) -> u64 {
@@ -487,6 +503,7 @@ impl<D: Draft> Core<D> {
                 }
             }
             self.polls.arrived(queue);
+            self.wake_pulls(queue);
             topics.insert(queue.topic());
         }
         for topic in topics {
@@ -516,6 +533,8 @@ impl<D: Draft> Core<D> {
                 self.rotation.remove(&topic);
                 self.topics.remove(&topic);
                 self.checks.forget_topic(topic);
+                let over = self.pulls.of_topic(topic);
+                self.end_pulls(over);
             }
             Forget::Group(group) => drop(self.groups.remove(&group)),
         }
@@ -529,6 +548,8 @@ impl<D: Draft> Core<D> {
     fn drain(&mut self) {
         self.draining = true;
         self.polls.drain().into_iter().for_each(|token| self.end_poll(token));
+        let over = self.pulls.overdue(u64::MAX);
+        self.end_pulls(over);
     }
 
     pub(super) fn draining(&self) -> bool {

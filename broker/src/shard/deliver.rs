@@ -30,10 +30,13 @@ impl<D: Draft> Core<D> {
         if self.draining() {
             return self.end_poll(token);
         }
-        if self.polls.count() >= self.limits.polls {
+        if self.open_polls() >= self.limits.polls {
             return self.reply(token, Reply::TooManyPolls);
         }
         self.know(poll.group.clone());
+        if self.state.pulls(poll.group.id, poll.topic.id) {
+            return self.reply(token, Reply::GroupPulls);
+        }
         poll.group = self.reader(&poll.group, &poll.member);
         self.know(poll.group.clone());
         if self.repeat(token, &poll) {
@@ -186,7 +189,7 @@ impl<D: Draft> Core<D> {
         let cursor = match self.state.cursor(poll.group.id, queue) {
             Some(cursor) => cursor,
             None => {
-                absent = Cursor::starting_at(Offset(self.start_of(&poll.group, queue, entries)));
+                absent = self.state.cursor_at(queue, self.start_of(&poll.group, queue, entries));
                 &absent
             }
         };
@@ -368,6 +371,11 @@ impl<D: Draft> Picker<'_, D> {
         let mut scanned = 0;
         let mut next = self.cursor.next;
         while next < end && !self.full(want) && scanned < self.core.limits.scan && next - self.cursor.base < self.core.limits.cursor_span {
+            if self.cursor.done.contains(next) {
+                // Finished before its delivery: skipped, or a dead letter that is gone.
+                next = self.cursor.done.behind(next);
+                continue;
+            }
             let entry = if self.looks() { self.entry(next) } else { None };
             let lane = entry.as_ref().map_or(0, |entry| self.core.lane_of(self.poll, entry));
             let busy = lane != 0 && (self.cursor.is_busy(lane) || blocked.contains(&lane) || taken.contains(&lane) && !self.poll.ordered_batch);

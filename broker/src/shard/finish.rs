@@ -2,6 +2,7 @@
 
 use super::core::{After, Core, Draft, Entries, Reply, Token};
 use super::state::cursor::Found;
+use super::state::offsets::Mode;
 use crate::record::{Ack, Dead, Expire, Record, SetVisible, Visibility};
 use gantry_model::contract::broker::{AttemptCount, LeaseError, QueuePosition};
 use gantry_model::group::Exhausted;
@@ -189,6 +190,8 @@ impl<D: Draft> Core<D> {
         self.polls.overdue(self.now).into_iter().for_each(|token| self.end_poll(token));
         self.look_for_timers(entries);
         self.look_at_transactions();
+        let over = self.pulls.overdue(self.now);
+        self.end_pulls(over);
     }
 
     /// Ends what lapsed on one cursor, buries what used up its attempts, and wakes receivers for what is due.
@@ -251,24 +254,27 @@ impl<D: Draft> Core<D> {
 
     fn position(&self, group: &Group, queue: QueueKey, entries: &dyn Entries) -> QueuePosition {
         let end = self.visible_end(queue);
-        let (base, next, in_flight, due, waiting) = match self.state.cursor(group.id, queue) {
-            Some(cursor) => {
-                let due = cursor.due(self.now).count() as u64;
-                let passed = cursor.passed.len() as u64;
-                (cursor.base, cursor.next, cursor.leases.len() as u64, due + passed, cursor.waiting.len() as u64 - due)
+        let absent;
+        let cursor = match (self.state.mode(group.id, queue), self.state.cursor(group.id, queue)) {
+            (Some(Mode::Pulls(committed)), _) => {
+                absent = self.state.cursor_at(queue, committed.max(self.state.bounds(queue).min));
+                &absent
             }
-            None => {
-                let start = self.start_of(group, queue, entries).min(end);
-                (start, start, 0, 0, 0)
+            (_, Some(cursor)) => cursor,
+            (_, None) => {
+                absent = self.state.cursor_at(queue, self.start_of(group, queue, entries).min(end));
+                &absent
             }
         };
+        let (base, due) = (cursor.base, cursor.due(self.now).count() as u64);
+        let untouched = end.saturating_sub(cursor.next) - cursor.done.count_between(cursor.next, end);
         QueuePosition {
             queue: queue.queue(),
             committed: Offset(base),
             end: Offset(end),
-            ready: end.saturating_sub(next) + due,
-            in_flight,
-            waiting,
+            ready: untouched + due + cursor.passed.len() as u64,
+            in_flight: cursor.leases.len() as u64,
+            waiting: cursor.waiting.len() as u64 - due,
             oldest_ms: (base < end).then(|| entries.entry(queue, base)).flatten().map(|entry| entry.time),
         }
     }

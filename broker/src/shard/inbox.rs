@@ -1,5 +1,6 @@
 //! The way into a shard: requests with the channel for their answer, and the status that others may read at any time.
 
+use super::asks::{Ask, Told};
 use super::core::{After, Given, Token};
 use super::halves::Listed;
 use super::state::transactions::TxnKey;
@@ -95,6 +96,11 @@ pub enum Request {
     ProducerReady {
         topics: Vec<TopicId>,
     },
+    Ask {
+        token: Token,
+        ask: Ask,
+        reply: ReplyTo<Told>,
+    },
     Find {
         find: Find,
         limit: usize,
@@ -150,6 +156,7 @@ pub struct Wish {
 pub enum Leased {
     Messages(Vec<(Given, Found)>),
     TooManyPolls,
+    GroupPulls,
 }
 
 /// A stored message: which one, and where its frame is.
@@ -159,11 +166,12 @@ pub struct Found {
     pub offset: u64,
     pub lsn: Lsn,
     pub len: u32,
+    pub tag_hash: u32,
 }
 
 impl From<Entry> for Found {
     fn from(entry: Entry) -> Found {
-        Found { queue: entry.queue, offset: entry.offset.0, lsn: entry.position, len: entry.len }
+        Found { queue: entry.queue, offset: entry.offset.0, lsn: entry.position, len: entry.len, tag_hash: entry.tag_hash }
     }
 }
 
@@ -175,6 +183,11 @@ pub enum Find {
         hash: u64,
     },
     From {
+        queue: QueueKey,
+        offset: u64,
+    },
+    /// This one, whatever became of it.
+    Place {
         queue: QueueKey,
         offset: u64,
     },

@@ -10,13 +10,13 @@ use gantry_model::{ClientId, Filter, Group, GroupId, ReceiptHandle, ShardId};
 use std::sync::Arc;
 use std::time::Duration;
 
-fn broadcasting(id: u32) -> Arc<Group> {
+pub fn broadcasting(id: u32) -> Arc<Group> {
     let mut broadcasting = Group::clone(&group(id, 2));
     broadcasting.options.sharing = Sharing::Broadcasting;
     Arc::new(broadcasting)
 }
 
-fn receive(rig: &mut Rig, group: &Arc<Group>, member: &str) -> Vec<Given> {
+pub fn receive(rig: &mut Rig, group: &Arc<Group>, member: &str) -> Vec<Given> {
     let token = rig.token();
     let poll = Poll {
         group: group.clone(),
@@ -39,7 +39,7 @@ fn handles(given: &[Given]) -> Vec<ReceiptHandle> {
     given.iter().map(|one| super::thread::handle(ShardId(0), one)).collect()
 }
 
-fn ack(rig: &mut Rig, group: &Arc<Group>, given: &[Given]) -> Vec<Result<(), LeaseError>> {
+pub fn ack(rig: &mut Rig, group: &Arc<Group>, given: &[Given]) -> Vec<Result<(), LeaseError>> {
     let token = rig.token();
     rig.step(Event::Ack { token, group: group.id, handles: handles(given) });
     rig.settle();

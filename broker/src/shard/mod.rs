@@ -8,6 +8,10 @@ pub mod send;
 mod deliver;
 mod finish;
 mod members;
+pub mod asks;
+mod offsets;
+pub mod letters;
+mod pulls;
 pub mod polls;
 pub mod clock;
 pub mod inbox;
@@ -28,6 +32,10 @@ mod order_tests;
 mod members_tests;
 #[cfg(test)]
 mod transactions_tests;
+#[cfg(test)]
+mod offsets_tests;
+#[cfg(test)]
+mod letters_tests;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]

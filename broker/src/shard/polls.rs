@@ -210,6 +210,13 @@ impl Polls {
         theirs
     }
 
+    /// The polls of a group on a topic, taken out.
+    pub fn of_group(&mut self, topic: TopicId, group: GroupId) -> Vec<Token> {
+        let waiting: Vec<Token> = self.subscription(topic, group).map(|held| held.waiting.iter().copied().collect()).unwrap_or_default();
+        waiting.iter().for_each(|&token| drop(self.take(token)));
+        waiting
+    }
+
     pub fn drain(&mut self) -> Vec<Token> {
         self.overdue(u64::MAX)
     }

@@ -1,5 +1,6 @@
 //! A core without a world: a test plays the driver, commits when it wants to, and keeps the log to replay it.
 
+use super::asks::{Ask, Told};
 use super::core::{Action, After, Core, Draft, Entries, Entry, Event, Given, Limits, Reply, Token};
 use super::parked;
 use super::polls::{Poll, Wanted};
@@ -381,6 +382,17 @@ impl Rig {
         match self.replies.remove(&token) {
             Some(Reply::Changed(answer)) => answer,
             other => panic!("expected a change, got {other:?}"),
+        }
+    }
+
+    /// Asks something that is answered at once.
+    pub fn ask(&mut self, ask: Ask) -> Told {
+        let token = self.token();
+        self.step(Event::Ask { token, ask });
+        self.settle();
+        match self.replies.remove(&token) {
+            Some(Reply::Told(told)) => told,
+            other => panic!("expected an answer, got {other:?}"),
         }
     }
 

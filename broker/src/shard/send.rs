@@ -162,14 +162,14 @@ impl<D: Draft> Core<D> {
     }
 
     /// All messages of a group go to one queue, which changes for few groups when the number of queues does.
-    fn queue_of_group(&self, topic: &Topic, group: u64) -> Option<QueueId> {
+    pub(super) fn queue_of_group(&self, topic: &Topic, group: u64) -> Option<QueueId> {
         let queues: Vec<QueueId> = self.open_queues(topic).collect();
         let count = u32::try_from(queues.len()).ok().filter(|&count| count > 0)?;
         queues.get(jump(group, count) as usize).copied()
     }
 
     /// Queue `n` holds priority `n`; what is above the highest queue goes there.
-    fn queue_of_priority(&self, topic: &Topic, priority: u8) -> Option<QueueId> {
+    pub(super) fn queue_of_priority(&self, topic: &Topic, priority: u8) -> Option<QueueId> {
         let queues: Vec<QueueId> = self.open_queues(topic).collect();
         queues.get(usize::from(priority)).or(queues.last()).copied()
     }

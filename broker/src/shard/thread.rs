@@ -6,6 +6,7 @@
 //! Nothing here waits but the inbox and the disk. A disk that fails ends the thread: nothing more is acknowledged (a second sync after a failed
 //! one proves nothing), the status says so, and the process is to restart.
 
+use super::asks::Told;
 use super::clock::ShardClock;
 use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
 use super::halves::{Listed, Question};
@@ -40,7 +41,7 @@ const IDLE: Duration = Duration::from_millis(1_000);
 const HEARTBEAT_MS: u64 = 1_000;
 
 /// Who waits for an answer.
-enum Waiter {
+pub(super) enum Waiter {
     Send { reply: ReplyTo<Vec<Result<Sent, SendError>>>, _permit: Permit },
     Receive(ReplyTo<Leased>),
     Ack(ReplyTo<Vec<Result<(), LeaseError>>>),
@@ -50,6 +51,7 @@ enum Waiter {
     Recall(ReplyTo<Result<(), RecallError>>),
     Ended(ReplyTo<Result<(), EndError>>),
     OpenTransactions { reply: ReplyTo<Vec<Listed>>, topic: TopicId },
+    Ask(ReplyTo<Told>),
 }
 
 /// Everything a shard's thread owns.
@@ -68,7 +70,7 @@ pub struct Driver {
     alive: Arc<Alive>,
     /// The segment that the index is being filled for.
     pub(super) indexed: Lsn,
-    waiters: HashMap<Token, Waiter>,
+    pub(super) waiters: HashMap<Token, Waiter>,
     /// Replies that rest on what is staged.
     pub(super) pending: Vec<(Token, Reply)>,
     /// Events that the driver itself brings, before the next request.
@@ -293,6 +295,7 @@ impl Driver {
                 self.step(now, Event::Recall { token, handle })
             }
             Request::TopicKnown { topic } => self.step(now, Event::TopicKnown { topic }),
+            Request::Ask { token, ask, reply } => self.take_ask(now, token, ask, reply),
             Request::GroupKnown { group } => self.step(now, Event::GroupKnown { group }),
             Request::Forget { what } => self.step(now, Event::Forget { what }),
             other => self.take_transaction(now, other),
@@ -470,6 +473,8 @@ impl Driver {
             (Waiter::Positions(reply), Reply::Positions(positions)) => Some(Letter::Positions(reply, positions)),
             (Waiter::Recall(reply), Reply::Recalled(answer)) => Some(Letter::Recalled(reply, answer)),
             (Waiter::Queues(reply), Reply::Queues(bounds)) => Some(Letter::Queues(reply, bounds)),
+            (Waiter::Ask(reply), Reply::Told(told)) => Some(Letter::Told(reply, told)),
+            (Waiter::Receive(reply), Reply::GroupPulls) => Some(Letter::Leased { reply, leased: Leased::GroupPulls, shard }),
             (Waiter::Receive(reply), Reply::TooManyPolls) => Some(Letter::Leased { reply, leased: Leased::TooManyPolls, shard }),
             (Waiter::Receive(reply), Reply::Delivered { lease, .. }) => {
                 let leased = Leased::Messages(self.places(lease));
@@ -527,16 +532,32 @@ impl Driver {
         let entries = match find {
             Find::Key { hash } => {
                 let places = self.index.by_key(*hash, limit).unwrap_or_default();
-                return places.into_iter().map(|lsn| Found { queue: QueueKey(0), offset: 0, lsn, len: 0 }).collect();
+                return places.into_iter().map(|lsn| Found { queue: QueueKey(0), offset: 0, lsn, len: 0, tag_hash: 0 }).collect();
             }
-            Find::From { queue, offset } => {
-                let mut entries = self.index.range(*queue, Offset(*offset), limit).unwrap_or_default();
-                entries.retain(|entry| entry.offset.0 < self.core.visible_end(*queue));
-                entries
+            Find::From { queue, offset } => self.readable(*queue, *offset, limit),
+            Find::Place { queue, offset } if *offset < self.core.visible_end(*queue) => {
+                self.index.lookup(*queue, Offset(*offset)).ok().flatten().into_iter().collect()
             }
+            Find::Place { .. } => Vec::new(),
             Find::Stored { topic, from_ms, to_ms } => self.find_stored(topic, *from_ms, *to_ms, limit),
         };
         entries.into_iter().map(Found::from).collect()
+    }
+
+    /// What clients may see of a queue from an offset on: committed, and not a dead letter that is gone.
+    fn readable(&self, queue: QueueKey, from: u64, limit: usize) -> Vec<index::Entry> {
+        let end = self.core.visible_end(queue);
+        let gone = self.core.state.gone(queue);
+        let mut found: Vec<index::Entry> = Vec::new();
+        let mut next = from;
+        while found.len() < limit {
+            next = gone.map_or(next, |gone| gone.behind(next));
+            let entries = self.index.range(queue, Offset(next), limit - found.len()).unwrap_or_default();
+            let Some(last) = entries.last().filter(|_| next < end) else { break };
+            next = last.offset.0 + 1;
+            found.extend(entries.into_iter().filter(|entry| entry.offset.0 < end && gone.is_none_or(|gone| !gone.contains(entry.offset.0))));
+        }
+        found
     }
 
     fn find_stored(&self, topic: &gantry_model::Topic, from_ms: u64, to_ms: u64, limit: usize) -> Vec<index::Entry> {
@@ -544,9 +565,7 @@ impl Driver {
         for (queue, _) in topic.queues() {
             let key = QueueKey::new(topic.id, queue);
             let Ok(first) = self.index.first_at_or_after_time(key, from_ms) else { continue };
-            let end = self.core.visible_end(key);
-            let entries = self.index.range(key, first, limit).unwrap_or_default();
-            found.extend(entries.into_iter().filter(|entry| entry.time < to_ms && entry.offset.0 < end));
+            found.extend(self.readable(key, first.0, limit).into_iter().filter(|entry| entry.time < to_ms));
         }
         found.sort_unstable_by_key(|entry| (entry.time, entry.queue, entry.offset));
         found.truncate(limit);

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Every offset in `base..next` is in exactly one of `done`, `leases`, `waiting` and `passed`; `check` asserts it. A message is passed over when
-//! somebody else's filter wants it, or when its message group is busy.
+//! somebody else's filter wants it, or when its message group is busy. What was finished before it was ever delivered (skipped by hand, or
+//! copied from another group) lies in `done` behind `next`, and deliveries go past it.
 //!
 //! # Order
 //!
@@ -96,6 +97,20 @@ impl Cursor {
         Cursor::between(offset.0, offset.0, 0)
     }
 
+    /// Begins at an offset, with what of `done` lies behind it finished.
+    pub fn begin(&mut self, start: u64, done: &Ranges) {
+        (self.base, self.next) = (start, start);
+        self.done = done.clone();
+        self.done.drop_below(start);
+        self.advance();
+    }
+
+    /// Begins anew: what was held is dropped, and handles from before are void.
+    pub fn reset(&mut self, to: u64, done: &Ranges) {
+        *self = Cursor { reset: self.reset + 1, ..Cursor::default() };
+        self.begin(to, done);
+    }
+
     /// A cursor as a checkpoint begins to restore it: nothing held, nothing finished.
     pub fn between(base: u64, next: u64, reset: u32) -> Cursor {
         Cursor { base, next, reset, ..Cursor::default() }
@@ -140,7 +155,7 @@ impl Cursor {
 
     /// Finishes an offset, whatever state it is in.
     pub fn finish(&mut self, offset: u64) {
-        if offset < self.base || offset >= self.next {
+        if offset < self.base {
             return;
         }
         self.end_lease(offset);
@@ -183,10 +198,11 @@ impl Cursor {
         if min <= self.base {
             return 0;
         }
+        let untouched = min.saturating_sub(self.next) - self.done.count_between(self.next, min);
         let (leases, waiting, passed) = (self.leases.range(..min), self.waiting.range(..min), self.passed.range(..min));
         let gone: Vec<u64> =
             leases.map(|(&offset, _)| offset).chain(waiting.map(|(&offset, _)| offset)).chain(passed.map(|(&offset, _)| offset)).collect();
-        let unfinished = gone.len() as u64 + min.saturating_sub(self.next);
+        let unfinished = gone.len() as u64 + untouched;
         for offset in gone {
             self.end_lease(offset);
             self.end_waiting(offset);
@@ -272,7 +288,8 @@ impl Cursor {
         assert!(self.base <= self.next);
         assert!(!self.done.contains(self.base), "base moves over everything finished");
         let held = self.leases.len() + self.waiting.len() + self.passed.len();
-        assert_eq!(held as u64 + self.done.count(), self.next - self.base, "every offset that was looked at is in one state");
+        let finished = self.done.count_between(self.base, self.next);
+        assert_eq!(held as u64 + finished, self.next - self.base, "every offset that was looked at is in one state");
         assert_eq!(self.deadlines.len(), self.leases.len());
         let laned = |lane: &u32| *lane != 0;
         let in_lanes = self.leases.values().map(|lease| lease.lane).chain(self.waiting.values().map(|waiting| waiting.lane));
@@ -365,7 +382,7 @@ impl Cursor {
 
     fn advance(&mut self) {
         self.base = self.done.drain_prefix(self.base);
-        self.next = self.next.max(self.base);
+        self.next = self.done.behind(self.next.max(self.base));
     }
 }
 
@@ -469,6 +486,32 @@ mod tests {
         cursor.shift_deadlines(1_000);
         assert_eq!(cursor.next_event(450), Some(500));
         cursor.check();
+    }
+
+    #[test]
+    fn what_is_finished_before_its_delivery_is_passed_over() {
+        let mut cursor = cursor_with_three_leased();
+        [13, 15].into_iter().for_each(|offset| cursor.finish(offset));
+        cursor.check();
+        assert_eq!((cursor.base, cursor.next), (10, 14));
+        cursor.lease(14, lease(2, 200));
+        cursor.pass_to(15, &[]);
+        cursor.check();
+        assert_eq!(cursor.next, 16);
+        assert_eq!(cursor.trim(20), 4 + 4);
+    }
+
+    #[test]
+    fn a_reset_drops_everything_but_what_is_said_to_be_finished() {
+        let mut cursor = cursor_with_three_leased();
+        cursor.give_back(10, 0, 1);
+        let mut done = Ranges::default();
+        [(2, 6), (8, 9)].into_iter().for_each(|(from, to)| done.insert(from, to));
+        cursor.reset(5, &done);
+        cursor.check();
+        assert_eq!((cursor.base, cursor.next, cursor.reset), (6, 6, 1));
+        assert!(cursor.leases.is_empty() && cursor.waiting.is_empty() && cursor.done.contains(8));
+        assert_eq!(cursor.next_event(0), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! It lives in buckets behind `Arc`, so that a checkpoint can take all of it by cloning pointers while the shard goes on.
 
 pub mod cursor;
+pub mod offsets;
 pub mod ranges;
 pub mod seen;
 pub mod timers;
@@ -16,6 +17,8 @@ pub mod snapshot;
 use crate::record::{Ack, Dead, Delayed, EpochStart, Expire, Forget, Lease, LeasedQueue, Member, Record, Release, SetVisible, Trim, Visibility};
 use cursor::Cursor;
 use gantry_model::{ClientId, GroupId, LeaseId, Offset, QueueKey, TopicId};
+use offsets::Mode;
+use ranges::Ranges;
 use seen::Seen;
 use snapshot::Part;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +44,10 @@ const SWEEP_EVERY: u64 = 1_024;
 pub struct Bucket {
     pub queues: BTreeMap<QueueKey, Bounds>,
     pub cursors: BTreeMap<(QueueKey, GroupId), Cursor>,
+    /// How groups use queues on which they don't receive.
+    pub modes: BTreeMap<(QueueKey, GroupId), Mode>,
+    /// Dead letters that were sent again or removed.
+    pub gone: BTreeMap<QueueKey, Ranges>,
 }
 
 /// A receive that can be repeated: the client, its group and topic, and its own name for the receive.
@@ -75,6 +82,8 @@ pub struct State {
     holes: bool,
     /// Which groups have a cursor on which topic; derived.
     pub groups_of: BTreeMap<TopicId, BTreeSet<GroupId>>,
+    /// The queues that groups pull; derived.
+    pulling: BTreeSet<(TopicId, GroupId, QueueKey)>,
     /// Message ids of the last minutes.
     pub seen: Seen,
     /// Which delayed messages wait.
@@ -93,6 +102,7 @@ impl Default for State {
             dirty: BTreeSet::new(),
             holes: false,
             groups_of: BTreeMap::new(),
+            pulling: BTreeSet::new(),
             seen: Seen::default(),
             timers: Arc::default(),
             timers_changed: false,
@@ -178,6 +188,11 @@ impl State {
             Record::Trim(trim) => self.apply_trim(trim),
             Record::Forget(forget) => self.apply_forget(forget),
             Record::Member(member) => self.apply_member(member),
+            Record::Seek(seek) => self.apply_seek(seek),
+            Record::Skip(skip) => self.apply_skip(skip),
+            Record::OffsetCommit(commit) => self.apply_commit(commit),
+            Record::Redrive(redrive) => self.apply_redrive(redrive),
+            Record::Purge(purge) => self.apply_purge(purge),
         }
     }
 
@@ -202,7 +217,13 @@ impl State {
         for part in &lease.queues {
             let LeasedQueue { queue, start, next, leased, passed, skipped } = part;
             self.groups_of.entry(queue.topic()).or_default().insert(lease.group);
-            let cursor = self.bucket_mut(*queue).cursors.entry((*queue, lease.group)).or_insert_with(|| Cursor::starting_at(*start));
+            self.receives(lease.group, *queue);
+            let bucket = self.bucket_mut(*queue);
+            if !bucket.cursors.contains_key(&(*queue, lease.group)) {
+                let fresh = bucket.cursor_at(*queue, start.0);
+                bucket.cursors.insert((*queue, lease.group), fresh);
+            }
+            let cursor = bucket.cursors.entry((*queue, lease.group)).or_default();
             for &(offset, attempt, lane) in leased {
                 if holes {
                     cursor.forget(offset);
@@ -294,6 +315,9 @@ impl State {
             let Some(bounds) = bucket.queues.get_mut(&queue) else { continue };
             bounds.min = bounds.min.max(min.min(bounds.next));
             let min = bounds.min;
+            if let Some(gone) = bucket.gone.get_mut(&queue) {
+                gone.drop_below(min);
+            }
             let lost: u64 = bucket.cursors.range_mut((queue, GroupId(0))..=(queue, GroupId(u32::MAX))).map(|(_, cursor)| cursor.trim(min)).sum();
             self.head.expired_unfinished += lost;
         }
@@ -311,13 +335,17 @@ impl State {
         };
         for index in 0..BUCKETS {
             let bucket = &self.buckets[index];
-            if bucket.queues.keys().any(|queue| goes(queue, None)) || bucket.cursors.keys().any(|(queue, group)| goes(queue, Some(group))) {
+            let held = bucket.cursors.keys().chain(bucket.modes.keys());
+            if bucket.queues.keys().any(|queue| goes(queue, None)) || held.into_iter().any(|(queue, group)| goes(queue, Some(group))) {
                 self.dirty.insert(index as u16);
                 let bucket = Arc::make_mut(&mut self.buckets[index]);
                 bucket.queues.retain(|queue, _| !goes(queue, None));
                 bucket.cursors.retain(|(queue, group), _| !goes(queue, Some(group)));
+                bucket.modes.retain(|(queue, group), _| !goes(queue, Some(group)));
+                bucket.gone.retain(|queue, _| !goes(queue, None));
             }
         }
+        self.pulling.retain(|(_, group, queue)| !goes(queue, Some(group)));
         self.head.attempts.retain(|(group, topic, ..), _| match forget {
             Forget::Topic(gone) => topic != gone,
             Forget::Group(gone) => group != gone,
@@ -390,6 +418,8 @@ impl State {
             for (queue, group) in bucket.cursors.keys() {
                 state.groups_of.entry(queue.topic()).or_default().insert(*group);
             }
+            let pulled = bucket.modes.iter().filter(|(_, mode)| matches!(mode, Mode::Pulls(_)));
+            state.pulling.extend(pulled.map(|(&(queue, group), _)| (queue.topic(), group, queue)));
             state.buckets[index as usize % BUCKETS] = Arc::new(bucket);
         }
         state
@@ -414,7 +444,7 @@ impl State {
 
 impl Bucket {
     pub fn is_empty(&self) -> bool {
-        self.queues.is_empty() && self.cursors.is_empty()
+        self.queues.is_empty() && self.cursors.is_empty() && self.modes.is_empty()
     }
 }
 

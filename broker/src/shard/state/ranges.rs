@@ -60,6 +60,27 @@ impl Ranges {
         }
     }
 
+    /// The first value at or above `value` that is not in the set.
+    pub fn behind(&self, value: u64) -> u64 {
+        self.ends.range(..=value).next_back().map_or(value, |(_, &end)| end.max(value))
+    }
+
+    /// How many values of `from..to` are in the set.
+    pub fn count_between(&self, from: u64, to: u64) -> u64 {
+        let first = self.ends.range(..=from).next_back().map_or(from, |(&start, _)| start);
+        self.ends.range(first..to.max(first)).map(|(&start, &end)| end.min(to).saturating_sub(start.max(from))).sum()
+    }
+
+    /// Takes out everything below `min`.
+    pub fn drop_below(&mut self, min: u64) {
+        let kept = self.ends.split_off(&min);
+        let cut = self.ends.last_key_value().map(|(_, &end)| end).filter(|&end| end > min);
+        self.ends = kept;
+        if let Some(end) = cut {
+            self.insert(min, end);
+        }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.ends.iter().map(|(&start, &end)| (start, end))
     }
@@ -93,6 +114,11 @@ mod tests {
                 prop_assert_eq!(ranges.contains(value), set.contains(&value));
             }
             prop_assert_eq!(ranges.count(), set.len() as u64);
+            prop_assert_eq!(ranges.behind(base), (base..).find(|value| !set.contains(value)).expect("the set ends"));
+            prop_assert_eq!(ranges.count_between(base, base + 7), (base..base + 7).filter(|value| set.contains(value)).count() as u64);
+            let mut upper = ranges.clone();
+            upper.drop_below(base);
+            prop_assert!((0..70).all(|value| upper.contains(value) == (value >= base && set.contains(&value))));
             let touching = ranges.iter().zip(ranges.iter().skip(1)).any(|(a, b)| a.1 >= b.0);
             prop_assert!(!touching, "{:?}", ranges);
             let expected = (base..).find(|value| !set.contains(value)).expect("the set ends");

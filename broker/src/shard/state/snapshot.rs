@@ -3,6 +3,8 @@
 
 use super::cursor::{Cursor, Lease, Waiting};
 use super::ended;
+use super::offsets::Mode;
+use super::ranges::Ranges;
 use super::seen::{Chunk, Seen, decode_chunk, encode_chunk};
 use super::timers::{self, Timers};
 use super::transactions;
@@ -12,7 +14,7 @@ use crate::record::Member;
 use gantry_model::{ClientId, GroupId, LeaseId, QueueKey, TopicId};
 use std::sync::Arc;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// Numbers of the parts of a checkpoint: the buckets come first, and the index's slots stand between them and the rest.
 pub const SLOTS: u16 = BUCKETS as u16;
@@ -137,12 +139,40 @@ fn encode_bucket(bucket: &Bucket) -> Vec<u8> {
         out.varints([queue.0, u64::from(group.0)]);
         encode_cursor(&mut out, cursor);
     }
+    out.varint(bucket.modes.len() as u64);
+    for ((queue, group), mode) in &bucket.modes {
+        // Zero is undecided, so an offset stands one higher.
+        let number = match mode {
+            Mode::Undecided => 0,
+            Mode::Pulls(offset) => offset + 1,
+        };
+        out.varints([queue.0, u64::from(group.0), number]);
+    }
+    out.varint(bucket.gone.len() as u64);
+    for (queue, gone) in &bucket.gone {
+        out.varint(queue.0);
+        encode_ranges(&mut out, gone);
+    }
     out.0
 }
 
+fn encode_ranges(out: &mut Writer, ranges: &Ranges) {
+    out.varint(ranges.iter().count() as u64);
+    ranges.iter().for_each(|(start, end)| out.varints([start, end]));
+}
+
+fn decode_ranges(input: &mut Reader<'_>) -> Option<Ranges> {
+    let mut ranges = Ranges::default();
+    for _ in 0..input.varint()? {
+        let (start, end) = (input.varint()?, input.varint()?);
+        ranges.insert(start, end);
+    }
+    Some(ranges)
+}
+
 fn encode_cursor(out: &mut Writer, cursor: &Cursor) {
-    out.varints([cursor.base, cursor.next, u64::from(cursor.reset), cursor.done.iter().count() as u64]);
-    cursor.done.iter().for_each(|(start, end)| out.varints([start, end]));
+    out.varints([cursor.base, cursor.next, u64::from(cursor.reset)]);
+    encode_ranges(out, &cursor.done);
     out.varint(cursor.leases.len() as u64);
     for (offset, lease) in &cursor.leases {
         out.varints([*offset, lease.id.0, u64::from(lease.attempt), lease.deadline, u64::from(lease.lane)]);
@@ -170,15 +200,21 @@ fn decode_bucket(bytes: &[u8]) -> Option<Bucket> {
         let key = (QueueKey(input.varint()?), GroupId(input.varint32()?));
         bucket.cursors.insert(key, decode_cursor(&mut input)?);
     }
+    for _ in 0..input.varint()? {
+        let key = (QueueKey(input.varint()?), GroupId(input.varint32()?));
+        let mode = input.varint()?.checked_sub(1).map_or(Mode::Undecided, Mode::Pulls);
+        bucket.modes.insert(key, mode);
+    }
+    for _ in 0..input.varint()? {
+        let queue = QueueKey(input.varint()?);
+        bucket.gone.insert(queue, decode_ranges(&mut input)?);
+    }
     input.is_empty().then_some(bucket)
 }
 
 fn decode_cursor(input: &mut Reader<'_>) -> Option<Cursor> {
     let mut cursor = Cursor::between(input.varint()?, input.varint()?, input.varint32()?);
-    for _ in 0..input.varint()? {
-        let (start, end) = (input.varint()?, input.varint()?);
-        cursor.done.insert(start, end);
-    }
+    cursor.done = decode_ranges(input)?;
     for _ in 0..input.varint()? {
         let (offset, id, attempt, deadline) = (input.varint()?, LeaseId(input.varint()?), input.varint32()?, input.varint()?);
         let lane = input.varint32()?;

@@ -1,8 +1,9 @@
 //! Looking: where groups stand, what queues hold, stored messages, and what became of one.
 
 use super::error_text;
+use super::offsets::LetterId;
 use crate::message::DeadReason;
-use crate::{ClientId, GroupId, LeaseId, Lsn, Offset, QueueId};
+use crate::{ClientId, GroupId, LeaseId, Lsn, Offset, QueueId, TopicId};
 use std::fmt;
 
 /// Where a group stands on one queue.
@@ -52,8 +53,35 @@ pub enum Query {
 /// Why a look-up failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookupError {
+    NoSuchQueue,
     Busy,
     Failed { why: String },
+}
+
+/// Where a message stands for one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It can be delivered, or waits its turn.
+    Ready { attempts: u32 },
+    InFlight {
+        /// Known only of a delivery that lasts as long as its client lives.
+        client: Option<ClientId>,
+        attempt: u32,
+        /// When it ends by itself, ms since the Unix epoch; absent if it lasts as long as the client lives.
+        until_ms: Option<u64>,
+    },
+    /// Between two deliveries.
+    Waiting { attempts: u32, visible_ms: u64 },
+    /// Nothing more comes of it: acknowledged, skipped, dead, or before the group's beginning.
+    Done,
+}
+
+/// What happened to a message, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    pub events: Vec<LifeEvent>,
+    /// Whether the log was read to its end; a long one is read only so far.
+    pub complete: bool,
 }
 
 /// One thing that happened to a message.
@@ -97,14 +125,28 @@ pub enum LifeStep {
         group: GroupId,
     },
     /// The group's filter did not want it.
+    Filtered {
+        group: GroupId,
+    },
+    /// Somebody finished it for the group by hand.
     Skipped {
         group: GroupId,
     },
+    /// It went to the group's dead letter queue, to the place named.
     Dead {
         group: GroupId,
         reason: DeadReason,
         attempts: u32,
+        letter: LetterId,
     },
+    /// A dead letter was sent again, to the place named.
+    Redriven {
+        topic: TopicId,
+        queue: QueueId,
+        offset: Offset,
+    },
+    /// A dead letter was removed.
+    Purged,
     /// The group's position was moved.
     Reset {
         group: GroupId,
@@ -113,6 +155,7 @@ pub enum LifeStep {
 }
 
 error_text!(LookupError {
+    NoSuchQueue => "the topic has no queue of that number",
     Busy => "too many look-ups at once, try again after a pause",
     Failed { why } => why.clone(),
 });

@@ -16,7 +16,7 @@ pub mod lookup;
 pub mod status;
 
 pub use lite::{LiteChange, LiteError, LiteStart, LiteSync, LiteTopic};
-pub use lookup::{LifeEvent, LifeStep, LookupError, Query, QueueBounds, QueuePosition};
+pub use lookup::{Life, LifeEvent, LifeStep, LookupError, Query, QueueBounds, QueuePosition, Standing};
 pub use offsets::{LetterError, LetterId, Moved, OffsetError, PullError, PullRequest, Pulled, SeekRequest, SeekTarget};
 pub use receive::{AttemptCount, Delivery, LeaseError, LeaseTerm, ReceiveError, ReceiveRequest, VisibilityChange};
 pub use send::{EndError, EndedBy, RecallError, Resolution, SendError, SendRequest, Sent, Ticket};
@@ -62,6 +62,12 @@ pub trait Broker: Send + Sync + fmt::Debug {
 
     /// The bounds of each queue of a topic.
     async fn queues(&self, topic: &Topic) -> Result<Vec<QueueBounds>, LookupError>;
+
+    /// Topics on which a group has a position.
+    async fn topics_of(&self, group: &Group) -> Result<Vec<TopicId>, LookupError>;
+
+    /// Where messages stand for a group, in the order given.
+    async fn standing(&self, group: &Group, topic: &Topic, messages: Vec<(QueueId, Offset)>) -> Result<Vec<Standing>, LookupError>;
 
     /// Finds stored messages, newest last, at most `limit` of them.
     async fn find(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError>;
@@ -109,8 +115,8 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Removes dead letters of a group.
     async fn purge(&self, group: &Group, letters: Vec<LetterId>) -> Vec<Result<(), LetterError>>;
 
-    /// What happened to one message, oldest first, as far back as the log is kept.
-    async fn life(&self, topic: &Topic, queue: QueueId, offset: Offset) -> Result<Vec<LifeEvent>, LookupError>;
+    /// What happened to one message since it was stored; nothing if it is not stored any more.
+    async fn life(&self, topic: &Topic, queue: QueueId, offset: Offset) -> Result<Life, LookupError>;
 
     /// Changes which lite topics a client wants, or repeats it, which keeps the subscription alive.
     async fn sync_lite(&self, sync: LiteSync) -> Result<(), LiteError>;

@@ -56,6 +56,10 @@ pub enum OffsetError {
     },
     /// The group receives with leases; its position moves by acknowledging.
     GroupReceives,
+    /// The group pulls; its position moves by commits, or by a reset.
+    GroupPulls,
+    /// Every member of the group to copy from has a position of its own.
+    GroupBroadcasts,
     NoSuchQueue,
     Busy,
     Failed {
@@ -132,6 +136,8 @@ error_text!(OffsetError {
     OutOfRange { min, max } => format!("the offset lies outside of the queue, which goes from {min} to {max}"),
     Backwards { committed } => format!("the group committed {committed} already; a reset moves it back"),
     GroupReceives => "the group receives with leases on this queue: its position moves by acknowledging, or by a reset",
+    GroupBroadcasts => "every member of a broadcasting group has a position of its own: there is none to copy",
+    GroupPulls => "the group pulls this queue: its position moves by commits, or by a reset",
     NoSuchQueue => "the topic has no queue of that number",
     Busy => "too much is being written, try again after a pause",
     Failed { why } => why.clone(),
