@@ -1,4 +1,4 @@
-//! The administration service on port 8083: topics, groups, lag, clients, stored messages, the cluster.
+//! The administration service on port 8083: topics, groups, positions, lag, dead letters, clients, stored messages, the cluster.
 //!
 //! It reads from what this process knows and changes through the controller. Unlike the messaging service it answers errors as gRPC statuses,
 //! whose message says what, why and what to do next. One file per noun below; here is what they share.
@@ -9,6 +9,10 @@ mod clients;
 mod lookup;
 mod cluster;
 mod transactions;
+mod offsets;
+mod letters;
+mod life;
+mod progress;
 
 use crate::shared::Shared;
 use base64::Engine;
@@ -115,6 +119,38 @@ impl Admin for Administration {
     async fn resume_transaction(&self, request: Request<ResumeTransactionRequest>) -> Answer<ResumeTransactionResponse> {
         transactions::resume(&self.shared, request.into_inner()).await.map(Response::new)
     }
+
+    async fn reset_group_offsets(&self, request: Request<ResetGroupOffsetsRequest>) -> Answer<ResetGroupOffsetsResponse> {
+        offsets::reset(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn copy_group_offsets(&self, request: Request<CopyGroupOffsetsRequest>) -> Answer<CopyGroupOffsetsResponse> {
+        offsets::copy(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn skip_messages(&self, request: Request<SkipMessagesRequest>) -> Answer<SkipMessagesResponse> {
+        offsets::skip(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_dead_letters(&self, request: Request<ListDeadLettersRequest>) -> Answer<ListDeadLettersResponse> {
+        letters::list(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    type RedriveDeadLettersStream = progress::Progress<letters::Redrive>;
+
+    async fn redrive_dead_letters(&self, request: Request<RedriveDeadLettersRequest>) -> Answer<Self::RedriveDeadLettersStream> {
+        letters::redrive(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    type PurgeDeadLettersStream = progress::Progress<letters::Purge>;
+
+    async fn purge_dead_letters(&self, request: Request<PurgeDeadLettersRequest>) -> Answer<Self::PurgeDeadLettersStream> {
+        letters::purge(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_message_life(&self, request: Request<GetMessageLifeRequest>) -> Answer<GetMessageLifeResponse> {
+        life::get(&self.shared, request.into_inner()).await.map(Response::new)
+    }
 }
 
 fn bad_name(error: NameError) -> Status {
@@ -132,7 +168,10 @@ fn metadata_error(error: MetadataError) -> Status {
 }
 
 fn lookup_error(error: LookupError) -> Status {
-    Status::unavailable(error.to_string())
+    match error {
+        LookupError::NoSuchQueue => Status::invalid_argument(error.to_string()),
+        LookupError::Busy | LookupError::Failed { .. } => Status::unavailable(error.to_string()),
+    }
 }
 
 /// A topic that is there.

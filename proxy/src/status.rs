@@ -5,7 +5,7 @@
 //! status makes some clients drop a connection on which everything else works.
 
 use crate::metrics::Rpc;
-use gantry_model::contract::broker::{EndError, LeaseError, RecallError, ReceiveError, SendError};
+use gantry_model::contract::broker::{EndError, LeaseError, LookupError, OffsetError, PullError, RecallError, ReceiveError, SendError};
 use gantry_model::contract::metadata::MetadataError;
 use gantry_model::filter::FilterError;
 use gantry_model::handle::InvalidHandle;
@@ -96,6 +96,43 @@ impl From<ReceiveError> for Refusal {
     }
 }
 
+impl From<PullError> for Refusal {
+    fn from(error: PullError) -> Refusal {
+        let code = match &error {
+            PullError::OutOfRange { .. } => Code::IllegalOffset,
+            PullError::NoSuchQueue => Code::BadRequest,
+            PullError::NoReadableQueue => Code::Forbidden,
+            PullError::TooManyPolls | PullError::Busy => Code::TooManyRequests,
+            PullError::Failed { .. } => Code::InternalServerError,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
+impl From<OffsetError> for Refusal {
+    fn from(error: OffsetError) -> Refusal {
+        let code = match &error {
+            OffsetError::OutOfRange { .. } | OffsetError::Backwards { .. } => Code::IllegalOffset,
+            OffsetError::GroupReceives | OffsetError::GroupPulls | OffsetError::GroupBroadcasts => Code::PreconditionFailed,
+            OffsetError::NoSuchQueue => Code::BadRequest,
+            OffsetError::Busy => Code::TooManyRequests,
+            OffsetError::Failed { .. } => Code::InternalServerError,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
+impl From<LookupError> for Refusal {
+    fn from(error: LookupError) -> Refusal {
+        let code = match &error {
+            LookupError::NoSuchQueue => Code::BadRequest,
+            LookupError::Busy => Code::TooManyRequests,
+            LookupError::Failed { .. } => Code::InternalServerError,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
 impl From<LeaseError> for Refusal {
     fn from(error: LeaseError) -> Refusal {
         let code = match &error {
@@ -168,11 +205,10 @@ pub fn codes(rpc: Rpc) -> &'static [Code] {
             &[Ok, BadRequest, IllegalTopic, IllegalConsumerGroup, IllegalFilterExpression, ClientIdRequired, InvalidClientProperties, TooManyRequests]
         }
         Rpc::NotifyClientTermination => &[Ok, ClientIdRequired, TooManyRequests, ProxyTimeout],
-        Rpc::PullMessage => {
-            &[BadRequest, IllegalTopic, IllegalConsumerGroup, IllegalFilterExpression, ClientIdRequired, TooManyRequests, NotImplemented]
-        }
-        Rpc::UpdateOffset | Rpc::GetOffset => &[IllegalTopic, IllegalConsumerGroup, ClientIdRequired, TooManyRequests, NotImplemented],
-        Rpc::QueryOffset => &[BadRequest, IllegalTopic, ClientIdRequired, TooManyRequests, NotImplemented],
+        Rpc::PullMessage => PULL,
+        Rpc::UpdateOffset => UPDATE_OFFSET,
+        Rpc::GetOffset => GET_OFFSET,
+        Rpc::QueryOffset => &[Ok, BadRequest, IllegalTopic, ClientIdRequired, TopicNotFound, TooManyRequests, InternalServerError, ProxyTimeout],
         Rpc::EndTransaction => {
             &[Ok, IllegalTopic, InvalidTransactionId, ClientIdRequired, Forbidden, TooManyRequests, InternalServerError, ProxyTimeout]
         }
@@ -284,6 +320,52 @@ const CHANGE: &[Code] = &[
     Code::IllegalInvisibleTime,
     Code::InvalidReceiptHandle,
     Code::ClientIdRequired,
+    Code::TooManyRequests,
+    Code::InternalServerError,
+    Code::ProxyTimeout,
+];
+
+const PULL: &[Code] = &[
+    Code::Ok,
+    Code::BadRequest,
+    Code::IllegalTopic,
+    Code::IllegalConsumerGroup,
+    Code::IllegalFilterExpression,
+    Code::ClientIdRequired,
+    Code::IllegalPollingTime,
+    Code::IllegalOffset,
+    Code::Forbidden,
+    Code::MessageNotFound,
+    Code::TopicNotFound,
+    Code::ConsumerGroupNotFound,
+    Code::TooManyRequests,
+    Code::InternalServerError,
+];
+
+const UPDATE_OFFSET: &[Code] = &[
+    Code::Ok,
+    Code::BadRequest,
+    Code::IllegalTopic,
+    Code::IllegalConsumerGroup,
+    Code::ClientIdRequired,
+    Code::IllegalOffset,
+    Code::TopicNotFound,
+    Code::ConsumerGroupNotFound,
+    Code::PreconditionFailed,
+    Code::TooManyRequests,
+    Code::InternalServerError,
+    Code::ProxyTimeout,
+];
+
+const GET_OFFSET: &[Code] = &[
+    Code::Ok,
+    Code::BadRequest,
+    Code::IllegalTopic,
+    Code::IllegalConsumerGroup,
+    Code::ClientIdRequired,
+    Code::TopicNotFound,
+    Code::ConsumerGroupNotFound,
+    Code::OffsetNotFound,
     Code::TooManyRequests,
     Code::InternalServerError,
     Code::ProxyTimeout,

@@ -9,7 +9,7 @@ use gantry_model::limits::{
     ACK_ENTRIES_MAX, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_MAX, INVISIBLE_MAX_MS, INVISIBLE_MIN_MS, MESSAGE_GROUP_BYTES, MESSAGE_ID_MAX,
     PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
 };
-use gantry_model::{Filter, GroupName, MessageKind, TopicName};
+use gantry_model::{Filter, GroupName, MessageKind, QueueId, QueueKey, TopicName};
 use gantry_proto::v2::{self, Code, FilterType, MessageType, Resource, SystemProperties};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -355,6 +355,20 @@ pub fn filter(expression: Option<&v2::FilterExpression>) -> Result<Filter, Refus
         Ok(FilterType::Sql) => Ok(Filter::sql(&expression.expression)?),
         Err(_) => refuse(Code::IllegalFilterExpression, format!("filter type {} is unknown, known are TAG (1) and SQL (2)", expression.r#type)),
     }
+}
+
+/// The number of a queue where it matters.
+pub fn queue(queue: Option<&v2::MessageQueue>) -> Result<QueueId, Refusal> {
+    let id = queue.map_or(0, |queue| queue.id);
+    match u32::try_from(id) {
+        Ok(id) if id <= QueueKey::MAX_QUEUE => Ok(QueueId(id)),
+        _ => refuse(Code::BadRequest, format!("the topic has no queue {id}")),
+    }
+}
+
+/// How many messages are wanted.
+pub fn batch_size(size: i32) -> Result<u32, Refusal> {
+    u32::try_from(size).or_else(|_| refuse(Code::BadRequest, format!("batch size {size} is negative")))
 }
 
 /// Checks how many deliveries are acknowledged at once.

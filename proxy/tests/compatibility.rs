@@ -429,10 +429,10 @@ fn a_changed_number_or_word_is_named_with_its_line() {
     check_changed("| SendMessage | partly |", replaced("partly", "works"), "SendMessage cannot be `works`");
     check_changed("| ListTopics | works |", replaced("works", "fine"), "`fine` is no state");
     check_changed("| `SystemProperties.queue_id` |", replaced("ignored", "lost"), "`lost` is no verdict");
-    check_changed("| `PullMessageRequest.group` |", replaced("`40003`", "refused"), "name the code that is answered");
+    check_changed("| `SyncLiteSubscriptionRequest.group` |", replaced("`40003`", "refused"), "name the code that is answered");
     check_changed("| `Address.host` |", replaced("`40001`", "`40100`"), "no rpc answers 40100");
     check_changed("| `UA.platform` |", replaced("information only", ""), "or why nothing does");
-    check_changed("| 40019 |", replaced("not answered in this version", "a negative offset"), "begin with `not answered`");
+    check_changed("| 40100 |", replaced("not answered", "a wrong password"), "begin with `not answered`");
     check_changed("| 40402 |", |_| "| 40402 | TOPIC_NOT_FOUND | not answered |".to_owned(), "say when it is answered");
     check_changed("| 42800 |", replaced("PRECONDITION_FAILED", "PRECONDITION"), "42800 is called PRECONDITION_FAILED");
     check_changed("| FIFO | works |", replaced("works", "soon"), "`soon` is no state");

@@ -11,6 +11,7 @@ use gantry_model::{Group, GroupName, RetryPolicy, Topic, TopicName};
 use gantry_proto::admin::{self, retry_policy::Policy, *};
 use gantry_proto::v2::{CustomizedBackoff, ExponentialBackoff};
 use prost_types::Duration;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tonic::Status;
 
@@ -106,31 +107,24 @@ pub async fn lag(shared: &Shared, request: GetGroupLagRequest) -> Result<GetGrou
     Ok(GetGroupLagResponse { total: Some(total.to_wire()), queues: shown.iter().map(Row::to_wire).collect(), next_page_token })
 }
 
-/// Every topic that the group has to do with: subscribed now, or with a position that only reading can have left.
+/// Every topic that the group has to do with: one on which it has a position, or that a member subscribes.
 async fn rows_of_all(shared: &Shared, group: &Group) -> Result<Vec<Row>, Status> {
-    let sessions = shared.sessions.all();
-    let subscribed = |topic: &TopicName| {
-        sessions.iter().any(|session| {
-            let facts = session.facts();
-            facts.groups.contains(&group.name) && facts.topics.contains(topic)
-        })
-    };
-    let mut found = Vec::new();
-    let mut after = None;
-    loop {
-        let chunk = shared.metadata.topics(after.as_ref(), CHUNK);
-        let Some(last) = chunk.last() else { return Ok(found) };
-        after = Some(last.name.clone());
-        for topic in chunk.iter().filter(|topic| topic.name.namespace == group.name.namespace) {
-            let positions = shared.broker.positions(group, topic).await.map_err(lookup_error)?;
-            // A group that starts at the earliest message has nothing behind it on a queue that it never read.
-            let moved = |position: &QueuePosition| group.start == StartPosition::Earliest && position.committed.0 > 0;
-            let busy = |position: &QueuePosition| position.in_flight + position.waiting > 0;
-            if positions.iter().any(|position| busy(position) || moved(position)) || subscribed(&topic.name) {
-                found.extend(rows(topic, positions));
-            }
+    let mut topics: BTreeSet<TopicName> = BTreeSet::new();
+    for session in shared.sessions.all() {
+        let facts = session.facts();
+        if facts.groups.contains(&group.name) {
+            topics.extend(facts.topics.iter().cloned());
         }
     }
+    let been = shared.broker.topics_of(group).await.map_err(lookup_error)?;
+    topics.extend(been.into_iter().filter_map(|id| shared.metadata.topic_by_id(id)).map(|topic| topic.name.clone()));
+    let mut found = Vec::new();
+    // Rows show the names without their namespace.
+    let topics = topics.iter().filter(|name| name.namespace == group.name.namespace);
+    for topic in topics.filter_map(|name| shared.metadata.topic(name)) {
+        found.extend(rows(&topic, shared.broker.positions(group, &topic).await.map_err(lookup_error)?));
+    }
+    Ok(found)
 }
 
 #[derive(Clone)]

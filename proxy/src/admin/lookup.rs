@@ -3,12 +3,11 @@
 use super::{foreign_token, group, lookup_error, read_token, token, topic};
 use crate::convert::{self, message_type, timestamp};
 use crate::shared::Shared;
-use gantry_model::contract::broker::{Query, QueuePosition};
+use gantry_model::contract::broker::{Query, Standing};
 use gantry_model::message::StoredMessage as Stored;
 use gantry_model::{Offset, QueueId, Topic};
 use gantry_proto::admin::lookup_messages_request::Selector;
 use gantry_proto::admin::{Delivery, DeliveryState, LookupMessagesRequest, LookupMessagesResponse, StoredMessage};
-use std::collections::HashMap;
 use tonic::Status;
 
 /// Messages in one answer that doesn't say how many, and the most.
@@ -38,8 +37,9 @@ pub async fn find(shared: &Shared, request: LookupMessagesRequest) -> Result<Loo
         Some(last) if messages.len() < all => token(&Place::of(selector, last, &messages, after.as_ref()).key()),
         _ => String::new(),
     };
-    let states = States::of(shared, &topic, &request).await?;
-    let messages = messages.into_iter().map(|message| to_wire(&topic, message, &request, &states)).collect();
+    let deliveries = deliveries(shared, &topic, &request, &messages).await?;
+    let bodies = if request.omit_body { Bodies::Omitted } else { Bodies::Kept };
+    let messages = messages.into_iter().zip(deliveries).map(|(message, deliveries)| to_wire(&topic, message, bodies, deliveries)).collect();
     Ok(LookupMessagesResponse { messages, next_page_token })
 }
 
@@ -65,7 +65,7 @@ fn query(selector: &Selector, after: Option<&Place>, now_ms: u64) -> Result<Quer
 }
 
 /// Keeps what fits into one answer.
-fn cut(messages: &mut Vec<Stored>, limit: usize) {
+pub fn cut(messages: &mut Vec<Stored>, limit: usize) {
     messages.truncate(limit);
     let mut bytes = 0;
     let fitting = messages.iter().take_while(|message| {
@@ -124,53 +124,50 @@ impl Place {
     }
 }
 
-/// Where some groups stand on the topic.
-struct States(Vec<(String, HashMap<QueueId, QueuePosition>)>);
-
-impl States {
-    async fn of(shared: &Shared, topic: &Topic, request: &LookupMessagesRequest) -> Result<States, Status> {
-        if request.delivery_groups.len() > GROUPS_MAX {
-            return Err(Status::invalid_argument(format!("at most {GROUPS_MAX} groups can be asked for at once")));
-        }
-        let mut states = Vec::with_capacity(request.delivery_groups.len());
-        for name in &request.delivery_groups {
-            let group = group(shared, &request.namespace, name)?;
-            let positions = shared.broker.positions(&group, topic).await.map_err(lookup_error)?;
-            states.push((name.clone(), positions.into_iter().map(|position| (position.queue, position)).collect()));
-        }
-        Ok(States(states))
+/// Where each message stands for each group that was asked for.
+async fn deliveries(shared: &Shared, topic: &Topic, request: &LookupMessagesRequest, messages: &[Stored]) -> Result<Vec<Vec<Delivery>>, Status> {
+    if request.delivery_groups.len() > GROUPS_MAX {
+        return Err(Status::invalid_argument(format!("at most {GROUPS_MAX} groups can be asked for at once")));
     }
+    let places: Vec<(QueueId, Offset)> = messages.iter().map(|message| (message.queue, message.offset)).collect();
+    let mut deliveries = vec![Vec::with_capacity(request.delivery_groups.len()); messages.len()];
+    for name in &request.delivery_groups {
+        let group = group(shared, &request.namespace, name)?;
+        let standing = shared.broker.standing(&group, topic, places.clone()).await.map_err(lookup_error)?;
+        deliveries.iter_mut().zip(standing).for_each(|(of_message, standing)| of_message.push(delivery(name, standing)));
+    }
+    Ok(deliveries)
+}
 
-    fn deliveries(&self, message: &Stored) -> Vec<Delivery> {
-        let delivery = |(group, positions): &(String, HashMap<QueueId, QueuePosition>)| {
-            let state = positions.get(&message.queue).map_or(DeliveryState::Unspecified, |position| state(position, message.offset));
-            Delivery { group: group.clone(), state: state as i32, ..Default::default() }
-        };
-        self.0.iter().map(delivery).collect()
+fn delivery(group: &str, standing: Standing) -> Delivery {
+    let base = |state: DeliveryState, attempts| Delivery { group: group.to_owned(), state: state as i32, attempts, ..Default::default() };
+    match standing {
+        Standing::Ready { attempts } => base(DeliveryState::Ready, attempts),
+        Standing::InFlight { client, attempt, until_ms } => Delivery {
+            client_id: client.map_or_else(String::new, |client| client.to_string()),
+            visible_time: until_ms.map(timestamp),
+            ..base(DeliveryState::InFlight, attempt)
+        },
+        Standing::Waiting { attempts, visible_ms } => {
+            Delivery { visible_time: Some(timestamp(visible_ms)), ..base(DeliveryState::Waiting, attempts) }
+        }
+        Standing::Done => base(DeliveryState::Done, 0),
     }
 }
 
-/// What the position of a group tells about one message. Behind the base only counts are known: they tell the state when all that is not
-/// finished is in the same one.
-fn state(position: &QueuePosition, offset: Offset) -> DeliveryState {
-    if offset < position.committed {
-        return DeliveryState::Done;
-    }
-    match (position.ready > 0, position.in_flight > 0, position.waiting > 0) {
-        (true, false, false) => DeliveryState::Ready,
-        (false, true, false) => DeliveryState::InFlight,
-        (false, false, true) => DeliveryState::Waiting,
-        _ => DeliveryState::Unspecified,
-    }
+/// Whether an answer carries the bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bodies {
+    Kept,
+    Omitted,
 }
 
 /// A message without its body and without what became of it.
 pub(super) fn outline(topic: &Topic, stored: Stored) -> StoredMessage {
-    to_wire(topic, stored, &LookupMessagesRequest { omit_body: true, ..Default::default() }, &States(Vec::new()))
+    to_wire(topic, stored, Bodies::Omitted, Vec::new())
 }
 
-fn to_wire(topic: &Topic, stored: Stored, request: &LookupMessagesRequest, states: &States) -> StoredMessage {
-    let deliveries = states.deliveries(&stored);
+pub fn to_wire(topic: &Topic, stored: Stored, bodies: Bodies, deliveries: Vec<Delivery>) -> StoredMessage {
     let Stored { message, queue, offset, store_ms, .. } = stored;
     StoredMessage {
         message_id: message.id,
@@ -183,7 +180,7 @@ fn to_wire(topic: &Topic, stored: Stored, request: &LookupMessagesRequest, state
         keys: message.keys,
         properties: message.properties.into_iter().collect(),
         body_size: message.body.len() as u64,
-        body: if request.omit_body { Default::default() } else { message.body },
+        body: if bodies == Bodies::Omitted { Default::default() } else { message.body },
         body_encoding: convert::encoding(message.encoding) as i32,
         born_time: Some(timestamp(message.born_ms)),
         born_host: message.born_host,

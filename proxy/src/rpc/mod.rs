@@ -208,15 +208,15 @@ impl MessagingService for Messaging {
     }
 
     async fn update_offset(&self, request: Request<UpdateOffsetRequest>) -> Result<Response<UpdateOffsetResponse>, tonic::Status> {
-        self.unary(Rpc::UpdateOffset, request, offsets::update).await
+        self.unary(Rpc::UpdateOffset, request, |context, request| offsets::update(&self.shared, context, request)).await
     }
 
     async fn get_offset(&self, request: Request<GetOffsetRequest>) -> Result<Response<GetOffsetResponse>, tonic::Status> {
-        self.unary(Rpc::GetOffset, request, offsets::get).await
+        self.unary(Rpc::GetOffset, request, |context, request| offsets::get(&self.shared, context, request)).await
     }
 
     async fn query_offset(&self, request: Request<QueryOffsetRequest>) -> Result<Response<QueryOffsetResponse>, tonic::Status> {
-        self.unary(Rpc::QueryOffset, request, offsets::query).await
+        self.unary(Rpc::QueryOffset, request, |context, request| offsets::query(&self.shared, context, request)).await
     }
 
     async fn end_transaction(&self, request: Request<EndTransactionRequest>) -> Result<Response<EndTransactionResponse>, tonic::Status> {

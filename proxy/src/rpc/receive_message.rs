@@ -98,7 +98,8 @@ async fn batch(shared: Arc<Shared>, context: Result<Context, Refusal>, request: 
 
 async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest) -> Result<Vec<Delivery>, Refusal> {
     let namespace = context.namespace();
-    let wait = wait(&context, &request)?;
+    let least = if request.auto_renew { RENEWED_POLL_MIN } else { Duration::ZERO };
+    let wait = wait(&context, request.long_polling_timeout.as_ref(), least)?;
     let topic_name = validate::topic(request.message_queue.as_ref().and_then(|queue| queue.topic.as_ref()), namespace)?;
     let group_name = validate::group(request.group.as_ref(), namespace)?;
     let lease = match request.auto_renew {
@@ -109,10 +110,7 @@ async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest)
         Filter::All => shared.filter_all.clone(),
         filter => Arc::new(filter),
     };
-    let max = match u32::try_from(request.batch_size) {
-        Ok(size) => size.clamp(1, RECEIVE_BATCH_MAX),
-        Err(_) => return Err(Refusal::new(Code::BadRequest, format!("batch size {} is negative", request.batch_size))),
-    };
+    let max = validate::batch_size(request.batch_size)?.clamp(1, RECEIVE_BATCH_MAX);
     let topic = existing_topic(&*shared.metadata, &topic_name)?;
     let group = shared.first_use().group(&*shared.metadata, &group_name).await?;
     if !topic.permission.can_read() {
@@ -152,15 +150,14 @@ fn member_name(context: &Context) -> String {
 }
 
 /// How long to wait for the first message.
-fn wait(context: &Context, request: &ReceiveMessageRequest) -> Result<Duration, Refusal> {
+pub fn wait(context: &Context, asked: Option<&prost_types::Duration>, least: Duration) -> Result<Duration, Refusal> {
     let deadline = context.deadline();
     let most = Duration::from_millis(POLL_MAX_MS);
-    let asked = match (&request.long_polling_timeout, deadline) {
+    let asked = match (asked, deadline) {
         (Some(asked), _) => validate::duration_ms(asked).map(Duration::from_millis).ok_or_else(|| polling_time(context.version()))?,
         (None, Some(deadline)) => deadline.saturating_sub(request_timeout(context)),
         (None, None) => most,
     };
-    let least = if request.auto_renew { RENEWED_POLL_MIN } else { Duration::ZERO };
     let latest = deadline.map_or(most, |deadline| deadline.saturating_sub(ANSWER_RESERVE));
     Ok(asked.clamp(least, most).min(latest))
 }

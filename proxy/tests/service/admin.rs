@@ -11,7 +11,7 @@ use gantry_proxy::Config;
 use tonic::Code;
 use tonic::transport::Channel;
 
-async fn client(rig: &Rig) -> AdminClient<Channel> {
+pub async fn client(rig: &Rig) -> AdminClient<Channel> {
     AdminClient::new(channel(rig.admin).await)
 }
 
@@ -163,6 +163,10 @@ async fn lag_and_statistics() {
     let all = GetGroupLagRequest { group: "group".into(), ..Default::default() };
     let nothing = admin.get_group_lag(all.clone()).await.unwrap().into_inner();
     assert!(nothing.queues.is_empty(), "the group has nothing to do with any topic yet");
+    rig.broker.with(|state| state.positions_on.push(topic.id));
+    let been = admin.get_group_lag(all.clone()).await.unwrap().into_inner();
+    assert_eq!((been.queues.len(), been.queues[0].topic.as_str()), (8, "orders"));
+    rig.broker.with(|state| state.positions_on.clear());
     let poll = call_from("c", crate::rig::simple_poll("orders", "group", 0));
     crate::rig::receive(&mut rig.client.clone(), poll).await;
     let subscribed = admin.get_group_lag(all).await.unwrap().into_inner();
@@ -242,7 +246,7 @@ async fn a_found_message_is_shown_whole() {
     let found = ask(LookupMessagesRequest { selector: by_id("one"), delivery_groups: vec!["group".into()], ..Default::default() }).await;
     let message = found.unwrap().into_inner().messages.remove(0);
     assert_eq!((message.message_id.as_str(), message.queue, message.offset, &message.body[..]), ("one", 3, 0, &b"body"[..]));
-    assert_eq!((message.deliveries[0].group.as_str(), message.deliveries[0].state()), ("group", DeliveryState::Done));
+    assert_eq!((message.deliveries[0].group.as_str(), message.deliveries[0].state()), ("group", DeliveryState::Ready));
     let bare = ask(LookupMessagesRequest { selector: by_id("two"), omit_body: true, ..Default::default() }).await.unwrap().into_inner();
     assert_eq!((bare.messages[0].body.len(), bare.messages[0].body_size), (0, 3 << 20));
     let all = Some(Selector::ByOffset(QueueOffset { queue: 3, offset: 0 }));

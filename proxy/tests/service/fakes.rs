@@ -7,7 +7,7 @@ use gantry_model::contract::metadata::{Cluster, MetadataError, Version};
 use gantry_model::contract::{Broker, Metadata};
 use gantry_model::group::{GroupChange, GroupSpec};
 use gantry_model::handle::{HandleKey, HandleKeys, RecallHandle, TransactionHandle};
-use gantry_model::message::StoredMessage;
+use gantry_model::message::{Origin, StoredMessage};
 use gantry_model::topic::{Permission, Queue, Retention, TopicChange, TopicSpec, TopicType};
 use gantry_model::*;
 use std::collections::BTreeMap;
@@ -198,9 +198,16 @@ pub struct State {
     pub recalled: Vec<RecallHandle>,
     pub recall_error: Option<RecallError>,
     pub pull_error: Option<PullError>,
+    pub pull_waits: bool,
     pub committed: Option<Offset>,
     pub offset_error: Option<OffsetError>,
     pub seeks: Vec<SeekRequest>,
+    /// Message ids of dead letters that were sent again, with the topic, or removed.
+    pub taken: Vec<(String, Option<TopicId>)>,
+    /// The last one is the next answer.
+    pub letter_errors: Vec<LetterError>,
+    pub positions_on: Vec<TopicId>,
+    pub standing: BTreeMap<Offset, Standing>,
     pub life: Vec<LifeEvent>,
     pub syncs: Vec<LiteSync>,
     pub lite_error: Option<LiteError>,
@@ -236,7 +243,7 @@ impl FakeBroker {
 
     pub fn store(&self, topic: TopicId, message: Message) -> Sent {
         let sent = self.with(|state| {
-            let offset = Offset(state.stored.len() as u64);
+            let offset = state.stored.last().map_or(Offset(0), |last| last.offset.next());
             let handle = message.deliver_ms.map(|deliver_ms| RecallHandle {
                 shard: ShardId(0),
                 topic,
@@ -249,6 +256,29 @@ impl FakeBroker {
         });
         self.arrived.notify_waiters();
         sent
+    }
+
+    /// Puts a dead letter into the group's queue.
+    pub fn bury(&self, dead_letters: TopicId, id: &str, origin: Origin) {
+        let message = Message { id: id.into(), body: "dead".into(), ..Message::default() };
+        self.store(dead_letters, message);
+        self.with(|state| {
+            let letter = state.stored.last_mut().unwrap();
+            (letter.queue, letter.origin) = (QueueId(0), Some(origin));
+        });
+    }
+
+    fn take_letter(&self, group: &Group, letter: LetterId, to: Option<TopicId>) -> Result<Sent, LetterError> {
+        self.with(|state| {
+            let there = |message: &StoredMessage| (message.topic, message.queue, message.offset) == (group.dead_letter, letter.queue, letter.offset);
+            let place = state.stored.iter().position(there).ok_or(LetterError::Gone)?;
+            if let Some(error) = state.letter_errors.pop() {
+                return Err(error);
+            }
+            let message = state.stored.remove(place);
+            state.taken.push((message.message.id, to));
+            Ok(Sent::at(letter.queue, letter.offset))
+        })
     }
 
     fn lease(&self, request: &ReceiveRequest) -> Vec<Delivery> {
@@ -346,6 +376,17 @@ impl Broker for FakeBroker {
         Ok(topic.queues().map(position).collect())
     }
 
+    async fn topics_of(&self, _: &Group) -> Result<Vec<TopicId>, LookupError> {
+        Ok(self.with(|state| state.positions_on.clone()))
+    }
+
+    async fn standing(&self, _: &Group, _: &Topic, messages: Vec<(QueueId, Offset)>) -> Result<Vec<Standing>, LookupError> {
+        Ok(self.with(|state| {
+            let standing = |(_, offset)| state.standing.get(&offset).cloned().unwrap_or(Standing::Ready { attempts: 0 });
+            messages.into_iter().map(standing).collect()
+        }))
+    }
+
     async fn queues(&self, topic: &Topic) -> Result<Vec<QueueBounds>, LookupError> {
         Ok(topic.queues().map(|(queue, _)| QueueBounds { queue, min: Offset(0), max: Offset(u64::from(queue.0)) }).collect())
     }
@@ -396,6 +437,11 @@ impl Broker for FakeBroker {
 
     async fn pull(&self, request: PullRequest) -> Result<Pulled, PullError> {
         self.with(|state| state.pull_error.clone().map_or(Ok(()), Err))?;
+        if self.with(|state| state.pull_waits) {
+            self.with(|state| state.waiting += 1);
+            let _waiting = Waiting(self);
+            tokio::time::sleep(request.wait).await;
+        }
         let found = Query::Offset { queue: request.queue, offset: request.offset };
         let messages = self.find(&request.topic, found, request.max as usize).await.unwrap();
         let next = messages.last().map_or(request.offset, |last| last.offset.next());
@@ -414,8 +460,9 @@ impl Broker for FakeBroker {
         })
     }
 
-    async fn offset_at(&self, _: &Topic, _: QueueId, time_ms: u64) -> Result<Offset, LookupError> {
-        Ok(Offset(time_ms.saturating_sub(2_000)))
+    async fn offset_at(&self, _: &Topic, queue: QueueId, time_ms: u64) -> Result<Offset, LookupError> {
+        let end = self.with(|state| state.stored.last().map_or(0, |last| last.offset.0 + 1));
+        if queue.0 > 7 { Err(LookupError::NoSuchQueue) } else { Ok(Offset(time_ms.saturating_sub(2_000).min(end))) }
     }
 
     async fn seek(&self, request: SeekRequest) -> Result<Vec<Moved>, OffsetError> {
@@ -431,16 +478,16 @@ impl Broker for FakeBroker {
         self.with(|state| state.offset_error.clone().map_or(Ok(offsets.len() as u64), Err))
     }
 
-    async fn redrive(&self, _: &Group, letters: Vec<LetterId>, _: Option<Arc<Topic>>) -> Vec<Result<Sent, LetterError>> {
-        letters.into_iter().map(|letter| Ok(Sent::at(letter.queue, letter.offset))).collect()
+    async fn redrive(&self, group: &Group, letters: Vec<LetterId>, to: Option<Arc<Topic>>) -> Vec<Result<Sent, LetterError>> {
+        letters.into_iter().map(|letter| self.take_letter(group, letter, to.as_ref().map(|topic| topic.id))).collect()
     }
 
-    async fn purge(&self, _: &Group, letters: Vec<LetterId>) -> Vec<Result<(), LetterError>> {
-        letters.into_iter().map(|_| Ok(())).collect()
+    async fn purge(&self, group: &Group, letters: Vec<LetterId>) -> Vec<Result<(), LetterError>> {
+        letters.into_iter().map(|letter| self.take_letter(group, letter, None).map(|_| ())).collect()
     }
 
-    async fn life(&self, _: &Topic, _: QueueId, _: Offset) -> Result<Vec<LifeEvent>, LookupError> {
-        Ok(self.with(|state| state.life.clone()))
+    async fn life(&self, _: &Topic, _: QueueId, _: Offset) -> Result<Life, LookupError> {
+        Ok(self.with(|state| Life { events: state.life.clone(), complete: true }))
     }
 
     async fn sync_lite(&self, sync: LiteSync) -> Result<(), LiteError> {

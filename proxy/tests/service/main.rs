@@ -11,6 +11,8 @@ mod finish;
 mod telemetry;
 mod delay;
 mod later;
+mod letters;
+mod pull;
 mod edge;
 mod hostile;
 mod drain;
