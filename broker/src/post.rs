@@ -4,8 +4,8 @@
 //! thread into one envelope: that wakes one task there, which hands them out at no such cost. Measured: 21.6 to 18.6 µs of server
 //! CPU a send (`docs/benchmarks.md`).
 
-use crate::shard::halves::Listed;
 use crate::shard::asks::Told;
+use crate::shard::halves::Listed;
 use crate::shard::inbox::{Inbox, Leased, Request};
 use gantry_model::contract::broker::{EndError, LeaseError, QueueBounds, QueuePosition, RecallError, SendError, Sent};
 use gantry_model::{ReceiptHandle, ShardId};

@@ -1,14 +1,15 @@
-//! `gantry group …`: create, list, describe, update and delete consumer groups through the Admin API; `lag` is in its own file.
+//! `gantry group …`: create, list, describe, update and delete consumer groups through the Admin API; `lag` and the moving of
+//! positions are in their own files.
 
 use crate::connect::{self, Admin, request};
 use crate::failure::Failure;
 use crate::global::{Global, OutputFormat};
-use crate::lag;
 use crate::name::{Noun, failed};
 use crate::output::{self, Report, Table, or_dash};
 use crate::terminal::{Confirmed, Terminal};
 use crate::topic::{Deleted, quoted};
 use crate::value;
+use crate::{lag, position};
 use clap::{Args, Subcommand, ValueEnum};
 use gantry_proto::admin::retry_policy::Policy;
 use gantry_proto::admin::{
@@ -39,6 +40,15 @@ pub enum GroupCommand {
     /// Show how far a group is behind
     #[command(after_help = lag::EXAMPLES)]
     Lag(lag::Lag),
+    /// Move the position of a group on a topic: again from a point, or past what waits
+    #[command(after_help = position::RESET_EXAMPLES)]
+    Reset(position::Reset),
+    /// Give a group the position of another one
+    #[command(after_help = position::COPY_EXAMPLES)]
+    Copy(position::Copy),
+    /// Finish single messages for a group without delivering them
+    #[command(after_help = position::SKIP_EXAMPLES)]
+    Skip(position::Skip),
 }
 
 const CREATE_EXAMPLES: &str = "\
@@ -212,6 +222,9 @@ pub async fn run(command: GroupCommand, global: &Global, terminal: &mut Terminal
         GroupCommand::Update(args) => update(args, &mut admin, global, terminal).await,
         GroupCommand::Delete(args) => delete(args, &mut admin, global, terminal).await,
         GroupCommand::Lag(args) => lag::run(args, &mut admin, global, terminal).await,
+        GroupCommand::Reset(args) => position::reset(args, &mut admin, global, terminal).await,
+        GroupCommand::Copy(args) => position::copy(args, &mut admin, global, terminal).await,
+        GroupCommand::Skip(args) => position::skip(args, &mut admin, global, terminal).await,
     }
 }
 

@@ -1,4 +1,5 @@
-//! The client commands of the `gantry` binary: `topic`, `group`, `transaction`, `produce`, `consume`, `tail`, `bench` and the shell completions.
+//! The client commands of the `gantry` binary: `topic`, `group`, `transaction`, `dlq`, `message`, `produce`, `consume`, `tail`, `bench` and the
+//! shell completions.
 //!
 //! A command speaks to a cluster as any other program does: messages through `apache.rocketmq.v2` (port 8081), administration through
 //! `gantry.admin.v1` (port 8083). It writes data to stdout and everything else to stderr, and it ends with one of the exit codes that
@@ -23,10 +24,14 @@ mod topic;
 
 mod group;
 mod lag;
+mod position;
 
 mod transaction;
 
 mod record;
+
+mod dlq;
+mod message;
 
 mod consume;
 mod produce;
@@ -50,12 +55,18 @@ pub enum Command {
     /// Create, list, describe, change and delete topics
     #[command(subcommand)]
     Topic(topic::TopicCommand),
-    /// Create, list, describe, change and delete consumer groups, and see how far they are behind
+    /// Create, list, describe, change and delete consumer groups, see how far they are behind, and move their positions
     #[command(subcommand)]
     Group(group::GroupCommand),
     /// See transactions that nobody ended, and commit them, roll them back, or have their producers asked again
     #[command(subcommand)]
     Transaction(transaction::TransactionCommand),
+    /// List, look into, send again and remove dead letters
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
+    /// Find stored messages, and see what happened to one
+    #[command(subcommand)]
+    Message(message::MessageCommand),
     /// Send messages to a topic
     #[command(after_help = produce::EXAMPLES)]
     Produce(produce::Produce),
@@ -106,6 +117,8 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Topic(command) => topic::run(command, global, terminal).await,
         Command::Group(command) => group::run(command, global, terminal).await,
         Command::Transaction(command) => transaction::run(command, global, terminal).await,
+        Command::Dlq(command) => dlq::run(command, global, terminal).await,
+        Command::Message(command) => message::run(command, global, terminal).await,
         Command::Produce(command) => produce::run(command, global, terminal).await,
         Command::Consume(command) => consume::run(command, global, terminal).await,
         Command::Tail(command) => tail::run(command, global, terminal).await,

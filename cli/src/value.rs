@@ -1,5 +1,7 @@
 //! Values as people write them: `30s`, `1h30m`, `4MiB`, `5k/s`, `key=value`; and the same written back for tables.
 
+use crate::clock;
+use prost_types::Timestamp;
 use std::time::Duration;
 
 const CENTURY: Duration = Duration::from_secs(36_525 * 86_400);
@@ -78,6 +80,72 @@ pub fn rate(text: &str) -> Result<Rate, String> {
     };
     let per_second = digits.parse::<f64>().map_err(|_| wrong())? * factor / seconds;
     if per_second.is_finite() && per_second > 0.0 { Ok(Rate { per_second }) } else { Err(wrong()) }
+}
+
+/// A point in time as people say it: when, or how long ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    At(Timestamp),
+    Ago(Duration),
+}
+
+impl Moment {
+    /// What the wall clock showed then.
+    pub fn on_the_wall(&self) -> Timestamp {
+        match *self {
+            Moment::At(time) => time,
+            Moment::Ago(age) => {
+                let now = clock::wall();
+                Timestamp { seconds: now.seconds.saturating_sub_unsigned(age.as_secs()), nanos: now.nanos }
+            }
+        }
+    }
+}
+
+/// Reads `2h` as two hours ago, and `2026-08-01`, `2026-08-01T12:00:00Z` and `2026-08-01T12:00:00.250Z` in UTC.
+pub fn moment(text: &str) -> Result<Moment, String> {
+    let wrong = || format!("`{text}` is no time; write an age such as 2h, or a time such as 2026-08-01T12:00:00Z");
+    duration(text).map(Moment::Ago).ok().or_else(|| utc(text).map(Moment::At)).ok_or_else(wrong)
+}
+
+fn utc(text: &str) -> Option<Timestamp> {
+    let (date, time) = match text.split_once('T') {
+        Some((date, time)) => (date, time.strip_suffix('Z')?),
+        None => (text, "00:00:00"),
+    };
+    let mut parts = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
+    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let mut parts = time.splitn(3, ':').map(|part| part.parse::<i64>().ok());
+    let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
+    let fraction: f64 = format!("0.{fraction}").parse().ok()?;
+    let sound = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !sound || !(0..24).contains(&hour) || !(0..60).contains(&minute) || !(0..60).contains(&second) {
+        return None;
+    }
+    // The reverse of what `show_time` does, with the same shifted calendar.
+    let (year, month_from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    let year_of_era = year.rem_euclid(400);
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let days = year.div_euclid(400) * 146_097 + day_of_era - 719_468;
+    let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second;
+    let time = Timestamp { seconds, nanos: (fraction * 1e9) as i32 };
+    // A day that its month doesn't have comes out as another one.
+    show_time(seconds, 0).starts_with(date).then_some(time)
+}
+
+/// A place in a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub queue: u32,
+    pub offset: u64,
+}
+
+/// Reads `3:17`.
+pub fn place(text: &str) -> Result<Place, String> {
+    let place = text.split_once(':').and_then(|(queue, offset)| Some(Place { queue: queue.parse().ok()?, offset: offset.parse().ok()? }));
+    place.ok_or_else(|| format!("`{text}` is no place; write the queue and the offset, such as 3:17"))
 }
 
 /// Reads `key=value`; the value may hold further `=`.
@@ -205,6 +273,27 @@ mod tests {
         }
         for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (4 << 20, "4 MiB"), (3 << 40, "3 TiB")] {
             assert_eq!(show_size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn moments_are_times_or_ages() {
+        let check = |text: &str, seconds: i64, nanos: i32| assert_eq!(moment(text), Ok(Moment::At(Timestamp { seconds, nanos })), "{text}");
+        check("1970-01-01", 0, 0);
+        check("2000-02-29T00:00:00Z", 951_782_400, 0);
+        check("2026-07-31T23:59:59.25Z", 1_785_542_399, 250_000_000);
+        check("2100-03-01T00:00:00Z", 4_107_542_400, 0);
+        assert_eq!(moment("90m"), Ok(Moment::Ago(Duration::from_secs(5_400))));
+        for wrong in ["", "now", "2026-02-29", "2026-13-01", "2026-01-01T24:00:00Z", "2026-01-01T12:00:00", "1969-12-31", "12:00"] {
+            assert!(moment(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn places_are_queue_and_offset() {
+        assert_eq!(place("3:17"), Ok(Place { queue: 3, offset: 17 }));
+        for wrong in ["", "3", "3:", ":17", "-1:2", "3:17:1", "4294967296:1"] {
+            assert!(place(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -20,9 +20,9 @@ use crate::shard::thread::handle;
 use async_trait::async_trait;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{
-    Clients, Delivery, EndError, EndedBy, LeaseError, LetterError, LetterId, Life, LiteError, LiteSync, LiteTopic, LookupError, Moved,
-    OffsetError, OpenTransaction, PullError, PullRequest, Pulled, Query, QueueBounds, QueuePosition, RecallError, ReceiveError, ReceiveRequest,
-    Resolution, SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, Standing, VisibilityChange,
+    Clients, Delivery, EndError, EndedBy, LeaseError, LetterError, LetterId, Life, LiteError, LiteSync, LiteTopic, LookupError, Moved, OffsetError,
+    OpenTransaction, PullError, PullRequest, Pulled, Query, QueueBounds, QueuePosition, RecallError, ReceiveError, ReceiveRequest, Resolution,
+    SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, Standing, VisibilityChange,
 };
 use gantry_model::handle::{RecallHandle, TransactionHandle};
 use gantry_model::message::StoredMessage;

@@ -20,9 +20,9 @@ pub use dead::Dead;
 pub use lease::{Ack, Expire, Lease, LeasedQueue, SetVisible, Visibility};
 pub use letters::{Purge, Redrive};
 pub use member::Member;
+pub use position::{OffsetCommit, Seek, SeekQueue, Skip};
 pub use timer::{CatchUp, Delayed, Moved, Recall, RecallCause, Release};
 pub use transaction::{CheckStep, Half, Outcome, Repark, TxnCheck, TxnEnd};
-pub use position::{OffsetCommit, Seek, SeekQueue, Skip};
 pub use upkeep::{EpochStart, Forget, Trim};
 
 use crate::codec::{Reader, Writer};

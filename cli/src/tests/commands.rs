@@ -3,6 +3,8 @@
 use super::fake::NOON;
 use super::{Fake, run, run_line, run_with_input};
 use crate::Exit;
+use gantry_proto::admin::dead_letter_selector::Selector;
+use gantry_proto::admin::reset_group_offsets_request::Target;
 use gantry_proto::v2::MessageType;
 
 /// A cluster with two topics, a group, and five messages in `orders`.
@@ -90,6 +92,85 @@ async fn transactions() {
     check(&fake, "transaction_list_empty", "transaction list orders").await;
     let ended: Vec<i32> = fake.state().ended.values().copied().collect();
     assert_eq!(ended, [1, 2], "committed and rolled back");
+}
+
+#[tokio::test]
+async fn positions() {
+    let fake = populated().await;
+    check(&fake, "group_reset_dry_run", "group reset billing orders --to earliest --dry-run").await;
+    check(&fake, "group_reset", "group reset billing orders --to 2026-08-01T12:00:00Z --yes").await;
+    check(&fake, "group_reset_json", "group reset billing orders --to 4711 --queue 1 --yes -o json").await;
+    check(&fake, "group_reset_unconfirmed", "group reset billing orders --to latest").await;
+    check(&fake, "group_reset_offset_alone", "group reset billing orders --to 4711").await;
+    check(&fake, "group_reset_misspelt", "group reset biling orders --to latest").await;
+    check(&fake, "group_reset_no_topic", "group reset billing order --to latest").await;
+    check(&fake, "group_reset_nowhere", "group reset billing orders --to yesterday").await;
+    check(&fake, "group_copy", "group copy billing audit orders --yes").await;
+    check(&fake, "group_skip", "group skip billing orders 3 17 20-29 --yes").await;
+    check(&fake, "group_skip_unconfirmed", "group skip billing orders 3 17").await;
+    let state = fake.state();
+    let asked: Vec<_> = state.resets.iter().map(|ask| (ask.target.unwrap(), ask.queues.clone(), ask.dry_run)).collect();
+    let noon = Target::Time(prost_types::Timestamp { seconds: NOON, nanos: 0 });
+    let offset = Target::Offset(4_711);
+    let expected = [
+        (Target::Earliest(true), vec![], true),
+        (noon, vec![], true),
+        (noon, vec![], false),
+        (offset, vec![1], true),
+        (offset, vec![1], false),
+        (Target::Latest(true), vec![], true),
+    ];
+    assert_eq!(asked, expected, "a reset is planned first, and carried out only if that was confirmed");
+}
+
+#[tokio::test]
+async fn dead_letters() {
+    let fake = populated().await;
+    check(&fake, "dlq_list", "dlq list billing").await;
+    check(&fake, "dlq_list_json", "dlq list billing --limit 1 -o json").await;
+    check(&fake, "dlq_list_misspelt", "dlq list biling").await;
+    check(&fake, "dlq_peek", "dlq peek billing").await;
+    check(&fake, "dlq_peek_place", "dlq peek billing --place 0:2 --body hex").await;
+    check(&fake, "dlq_peek_nothing", "dlq peek billing --id none").await;
+    check(&fake, "dlq_redrive_some", "dlq redrive billing --id dead-0 --id dead-1 --to payments --rate 100/s").await;
+    check(&fake, "dlq_redrive_all", "dlq redrive billing --all").await;
+    check(&fake, "dlq_redrive_json", "dlq redrive billing --place 0:1 -o json").await;
+    check(&fake, "dlq_redrive_what", "dlq redrive billing").await;
+    check(&fake, "dlq_redrive_no_topic", "dlq redrive billing --all --to payment").await;
+    check(&fake, "dlq_purge", "dlq purge billing --place 0:1 --yes").await;
+    check(&fake, "dlq_purge_unconfirmed", "dlq purge billing --all").await;
+    let state = fake.state();
+    assert_eq!((state.redrives[0].per_second, state.redrives[0].to_topic.as_str()), (100.0, "payments"));
+}
+
+#[tokio::test]
+async fn dead_letters_of_a_time() {
+    let fake = populated().await;
+    let ran = run(&fake, "dlq list billing --since 2h --until 2026-08-01").await;
+    assert_eq!((ran.exit(), ran.out.lines().count()), (Exit::Done, 4));
+    let Some(Some(Selector::Died(range))) = fake.state().selectors[0].clone().map(|meant| meant.selector) else { panic!("a time") };
+    let ago = crate::clock::wall().seconds - range.from.unwrap().seconds;
+    assert!((7_200..7_230).contains(&ago), "{ago} s");
+    assert_eq!(range.to.unwrap().seconds, NOON - 12 * 3_600);
+    assert_eq!(run(&fake, "dlq list billing --since 2h --all").await.exit(), Exit::Usage);
+}
+
+#[tokio::test]
+async fn messages() {
+    let fake = populated().await;
+    check(&fake, "message_find_key", "message find orders --key k-two --group billing").await;
+    check(&fake, "message_find_place", "message find orders --place 0:1").await;
+    check(&fake, "message_find_json", "message find orders --key k-two --group billing -o json").await;
+    check(&fake, "message_find_nothing", "message find orders --id none").await;
+    check(&fake, "message_find_what", "message find orders").await;
+    check(&fake, "message_life", "message life orders 1:0").await;
+    check(&fake, "message_life_json", "message life orders 1:1 -o json").await;
+    check(&fake, "message_life_missing", "message life orders 1:10").await;
+    check(&fake, "message_life_unknown_id", "message life orders none").await;
+    let id = fake.state().messages[2].system_properties.as_ref().unwrap().message_id.clone();
+    let ran = run(&fake, &format!("message life orders {id}")).await;
+    assert!(ran.out.starts_with("orders/0/1\n"), "{ran:?}");
+    assert_eq!(run(&fake, "message find orders --since 36500d --limit 4").await.out.lines().count(), 4);
 }
 
 #[tokio::test]

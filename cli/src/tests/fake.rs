@@ -2,6 +2,7 @@
 
 use crate::bench::floor::{acked, not_served, ok, stand_in};
 use gantry_proto::admin::admin_server::{Admin, AdminServer};
+use gantry_proto::admin::dead_letter_selector::Selector as Meant;
 use gantry_proto::admin::lookup_messages_request::Selector;
 use gantry_proto::admin::{self, Group, Topic};
 use gantry_proto::v2::messaging_service_server::{MessagingService, MessagingServiceServer};
@@ -20,6 +21,18 @@ use tonic::{Request, Response, Status};
 pub const NOON: i64 = 1_785_585_600;
 /// Every topic has so many queues with messages, whatever it says.
 const QUEUES: usize = 2;
+
+/// Every group has so many dead letters.
+const LETTERS: usize = 3;
+
+/// What a move does to each queue.
+fn moved(queues: &[u32]) -> Vec<admin::MovedOffset> {
+    let both = [
+        admin::MovedOffset { queue: 0, from_offset: 100, to_offset: 40, dropped: 3 },
+        admin::MovedOffset { queue: 1, from_offset: 90, to_offset: 95, dropped: 0 },
+    ];
+    both.into_iter().filter(|moved| queues.is_empty() || queues.contains(&moved.queue)).collect()
+}
 
 /// What goes wrong on purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +58,9 @@ pub struct Cluster {
     pub receives: Vec<v2::ReceiveMessageRequest>,
     pub goodbyes: u32,
     pub lookups: Vec<admin::LookupMessagesRequest>,
+    pub resets: Vec<admin::ResetGroupOffsetsRequest>,
+    pub redrives: Vec<admin::RedriveDeadLettersRequest>,
+    pub selectors: Vec<Option<admin::DeadLetterSelector>>,
     pub client_ids: Vec<String>,
     pub fault: Fault,
     /// Transactions by id, with their resolution.
@@ -144,6 +160,35 @@ impl Cluster {
             store_time: system.store_timestamp,
             message_type: system.message_type,
             ..Default::default()
+        }
+    }
+
+    /// The dead letters that are meant, of the three that every group has.
+    fn letters(&self, selector: Option<admin::DeadLetterSelector>) -> Vec<admin::DeadLetter> {
+        let letter = |number: usize| {
+            let message = admin::StoredMessage {
+                message_id: format!("dead-{number}"),
+                topic: "%DLQ%billing".to_owned(),
+                offset: number as u64,
+                body: format!("body {number}").into(),
+                body_size: 6,
+                store_time: at(number),
+                ..Default::default()
+            };
+            admin::DeadLetter {
+                message: Some(message),
+                origin_topic: "orders".to_owned(),
+                origin_queue: 1,
+                origin_offset: 40 + number as u64,
+                attempts: 16,
+                reason: admin::DeadLetterReason::MaxAttempts as i32,
+            }
+        };
+        let all = (0..LETTERS).map(letter);
+        match selector.and_then(|selector| selector.selector) {
+            Some(Meant::Places(places)) => all.filter(|letter| places.places.iter().any(|place| place.offset == letter.origin_offset - 40)).collect(),
+            Some(Meant::MessageIds(ids)) => all.filter(|letter| ids.message_ids.contains(&letter.message.as_ref().unwrap().message_id)).collect(),
+            Some(Meant::All(_) | Meant::Died(_)) | None => all.collect(),
         }
     }
 
@@ -368,9 +413,19 @@ impl Admin for Service {
         let wanted = |message: &admin::StoredMessage| match &ask.selector {
             Some(Selector::ByOffset(place)) => message.queue == place.queue && message.offset >= place.offset,
             Some(Selector::ByTime(range)) => range.from.as_ref().is_none_or(|from| message.store_time.as_ref().unwrap().seconds >= from.seconds),
-            _ => false,
+            Some(Selector::ById(id)) => message.message_id == *id,
+            Some(Selector::ByKey(key)) => message.keys.contains(key),
+            None => false,
         };
-        let found: Vec<admin::StoredMessage> = (0..state.messages.len()).map(|number| state.stored(number)).filter(wanted).collect();
+        let mut found: Vec<admin::StoredMessage> = (0..state.messages.len()).map(|number| state.stored(number)).filter(wanted).collect();
+        let delivery = |group: &String| admin::Delivery {
+            group: group.clone(),
+            state: admin::DeliveryState::Waiting as i32,
+            attempts: 2,
+            visible_time: at(60),
+            ..Default::default()
+        };
+        found.iter_mut().for_each(|message| message.deliveries = ask.delivery_groups.iter().map(delivery).collect());
         let from: usize = ask.page_token.parse().unwrap_or(0);
         let to = found.len().min(from + 3.min(ask.limit as usize));
         let next_page_token = if to < found.len() { to.to_string() } else { String::new() };
@@ -410,5 +465,116 @@ impl Admin for Service {
             Some(_) => Err(Status::failed_precondition("the transaction was committed before and can't be rolled back")),
             None => Ok(Response::new(admin::ResumeTransactionResponse {})),
         }
+    }
+
+    async fn reset_group_offsets(
+        &self,
+        request: Request<admin::ResetGroupOffsetsRequest>,
+    ) -> Result<Response<admin::ResetGroupOffsetsResponse>, Status> {
+        let ask = request.into_inner();
+        let mut state = self.state();
+        state.group(&ask.group)?;
+        state.topic(&ask.topic)?;
+        let queues = moved(&ask.queues);
+        state.resets.push(ask);
+        Ok(Response::new(admin::ResetGroupOffsetsResponse { queues }))
+    }
+
+    async fn copy_group_offsets(
+        &self,
+        request: Request<admin::CopyGroupOffsetsRequest>,
+    ) -> Result<Response<admin::CopyGroupOffsetsResponse>, Status> {
+        let ask = request.into_inner();
+        let state = self.state();
+        state.group(&ask.from_group)?;
+        state.group(&ask.to_group)?;
+        Ok(Response::new(admin::CopyGroupOffsetsResponse { queues: moved(&ask.queues) }))
+    }
+
+    async fn skip_messages(&self, request: Request<admin::SkipMessagesRequest>) -> Result<Response<admin::SkipMessagesResponse>, Status> {
+        let ask = request.into_inner();
+        self.state().group(&ask.group)?;
+        Ok(Response::new(admin::SkipMessagesResponse { skipped: ask.offsets.len() as u64 }))
+    }
+
+    /// Two letters a page.
+    async fn list_dead_letters(&self, request: Request<admin::ListDeadLettersRequest>) -> Result<Response<admin::ListDeadLettersResponse>, Status> {
+        let ask = request.into_inner();
+        let mut state = self.state();
+        state.group(&ask.group)?;
+        let meant = state.letters(ask.selector.clone());
+        state.selectors.push(ask.selector);
+        let from: usize = ask.page_token.parse().unwrap_or(0);
+        let to = meant.len().min(from + 2.min(ask.page_size as usize));
+        let next_page_token = if to < meant.len() { to.to_string() } else { String::new() };
+        Ok(Response::new(admin::ListDeadLettersResponse { letters: meant[from..to].to_vec(), next_page_token }))
+    }
+
+    type RedriveDeadLettersStream = tokio_stream::Iter<std::vec::IntoIter<Result<admin::RedriveDeadLettersResponse, Status>>>;
+
+    /// The last letter fails.
+    async fn redrive_dead_letters(
+        &self,
+        request: Request<admin::RedriveDeadLettersRequest>,
+    ) -> Result<Response<Self::RedriveDeadLettersStream>, Status> {
+        let ask = request.into_inner();
+        let mut state = self.state();
+        state.group(&ask.group)?;
+        if !ask.to_topic.is_empty() {
+            state.topic(&ask.to_topic)?;
+        }
+        let meant = state.letters(ask.selector.clone()).len() as u64;
+        let failed = u64::from(meant == LETTERS as u64);
+        let place = Some(admin::QueueOffset { queue: 0, offset: meant - 1 });
+        let failures = vec![admin::DeadLetterFailure { place, why: "the topic it should go to takes no messages".to_owned() }];
+        let failures = if failed > 0 { failures } else { Vec::new() };
+        let told = admin::RedriveDeadLettersResponse { redriven: meant - failed, failed, failures, ..Default::default() };
+        let end = admin::RedriveDeadLettersResponse { done: true, failures: Vec::new(), ..told.clone() };
+        state.redrives.push(ask);
+        Ok(Response::new(tokio_stream::iter(vec![Ok(told), Ok(end)])))
+    }
+
+    type PurgeDeadLettersStream = tokio_stream::Iter<std::vec::IntoIter<Result<admin::PurgeDeadLettersResponse, Status>>>;
+
+    async fn purge_dead_letters(&self, request: Request<admin::PurgeDeadLettersRequest>) -> Result<Response<Self::PurgeDeadLettersStream>, Status> {
+        let ask = request.into_inner();
+        let state = self.state();
+        state.group(&ask.group)?;
+        let purged = state.letters(ask.selector).len() as u64;
+        Ok(Response::new(tokio_stream::iter(vec![Ok(admin::PurgeDeadLettersResponse { purged, gone: 1, done: true })])))
+    }
+
+    async fn get_message_life(&self, request: Request<admin::GetMessageLifeRequest>) -> Result<Response<admin::GetMessageLifeResponse>, Status> {
+        use admin::LifeStep::*;
+        let ask = request.into_inner();
+        self.state().topic(&ask.topic)?;
+        if ask.offset > 9 {
+            return Err(Status::not_found(format!("no message is stored at `{}/{}/{}`", ask.topic, ask.queue, ask.offset)));
+        }
+        let event = |second: usize, step: admin::LifeStep, group: &str| admin::LifeEvent {
+            time: at(second),
+            lsn: 4096 + 64 * second as u64,
+            step: step as i32,
+            group: group.to_owned(),
+            ..Default::default()
+        };
+        let leased = |second, client: &str, attempt| admin::LifeEvent {
+            client_id: client.to_owned(),
+            attempt,
+            visible_time: at(second + 30),
+            ..event(second, Leased, "billing")
+        };
+        let to = Some(admin::QueueOffset { queue: 0, offset: 7 });
+        let events = vec![
+            event(0, Stored, ""),
+            leased(1, "worker-1", 1),
+            admin::LifeEvent { visible_time: at(5), ..event(2, GivenBack, "billing") },
+            event(3, Filtered, "audit"),
+            leased(5, "worker-2", 1),
+            admin::LifeEvent { visible_time: at(35), ..event(35, Lapsed, "billing") },
+            admin::LifeEvent { attempt: 2, to_topic: "%DLQ%billing".to_owned(), to, ..event(36, Dead, "billing") },
+            admin::LifeEvent { to, ..event(40, Reset, "billing") },
+        ];
+        Ok(Response::new(admin::GetMessageLifeResponse { events, complete: ask.offset != 1 }))
     }
 }
