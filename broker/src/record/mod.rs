@@ -251,6 +251,15 @@ mod tests {
             Dead { group, queue, offset, attempts: 16, reason: DeadReason::Forwarded, dead_queue: queue, dead_offset: Offset(0), original: Lsn(64) };
         assert_eq!(Record::Dead(dead.clone()).encode().len(), Dead::HEAD);
         check(Record::Dead(dead));
+        let done = vec![(70_001, 70_002), (80_000, 90_000)];
+        let far = SeekQueue { queue: QueueKey(9), to: Offset(0), done: Vec::new() };
+        check(Record::Seek(Seek { group, queues: vec![SeekQueue { queue, to: offset, done }, far] }));
+        check(Record::Skip(Skip { group, queue, start: Offset(3), offsets: vec![3, 5, 70_000] }));
+        check(Record::OffsetCommit(OffsetCommit { group, queue, offset }));
+        let redrive = Redrive { group, dead_queue: queue, dead_offset: offset, queue: QueueKey(1), offset: Offset(8) };
+        assert_eq!(Record::Redrive(redrive).encode().len(), Redrive::HEAD);
+        check(Record::Redrive(redrive));
+        check(Record::Purge(Purge { dead_queue: queue, offsets: vec![0, 1, 900] }));
         check_timers(queue, offset);
         check_transactions(queue, offset);
     }

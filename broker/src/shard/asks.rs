@@ -93,7 +93,7 @@ pub enum Told {
 }
 
 impl<D: Draft> Core<D> {
-    pub(super) fn answer_ask(&mut self, token: Token, ask: Ask, entries: &dyn Entries) {
+    pub(super) fn tell(&mut self, token: Token, ask: Ask, entries: &dyn Entries) {
         self.flush_acks();
         let told = match ask {
             Ask::Committed { group, topic, queue } => Told::Committed(self.committed_offset(&group, &topic, queue)),

@@ -418,7 +418,7 @@ impl<D: Draft> Core<D> {
             Event::Asked { key, asked } => self.asked(key, asked),
             Event::ProducerReady { topics } => self.producer_ready(&topics),
             Event::Repark { topic, ids } => self.repark_halves(topic, &ids, entries),
-            Event::Ask { token, ask } => self.answer_ask(token, ask, entries),
+            Event::Ask { token, ask } => self.tell(token, ask, entries),
             Event::GroupKnown { group } => self.know(group),
             Event::TopicKnown { topic } => self.know_topic(topic),
             Event::TimerDue { timer, readable } => self.release_timer(timer, readable, entries),

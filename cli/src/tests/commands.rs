@@ -111,14 +111,14 @@ async fn positions() {
     check(&fake, "group_skip", "group skip billing orders 3 17 20-29 --yes").await;
     check(&fake, "group_skip_unconfirmed", "group skip billing orders 3 17").await;
     let state = fake.state();
-    let asked: Vec<_> = state.resets.iter().map(|ask| (ask.target.clone().unwrap(), ask.queues.clone(), ask.dry_run)).collect();
+    let asked: Vec<_> = state.resets.iter().map(|ask| (ask.target.unwrap(), ask.queues.clone(), ask.dry_run)).collect();
     let noon = Target::Time(prost_types::Timestamp { seconds: NOON, nanos: 0 });
     let offset = Target::Offset(4_711);
     let expected = [
         (Target::Earliest(true), vec![], true),
-        (noon.clone(), vec![], true),
+        (noon, vec![], true),
         (noon, vec![], false),
-        (offset.clone(), vec![1], true),
+        (offset, vec![1], true),
         (offset, vec![1], false),
         (Target::Latest(true), vec![], true),
     ];
