@@ -318,6 +318,15 @@ impl Default for Limits {
     }
 }
 
+/// How this leader began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reign {
+    /// The time of the last frame of the leader before.
+    pub log_ended: u64,
+    /// By how much deadlines moved.
+    pub shift_ms: u64,
+}
+
 /// One shard's leader.
 pub struct Core<D> {
     pub state: State,
@@ -327,6 +336,7 @@ pub struct Core<D> {
     pub(super) polls: Polls,
     pub(super) pulls: Pulls,
     pub(super) groups: HashMap<GroupId, Arc<Group>>,
+    pub(super) reign: Reign,
     /// When members of broadcasting groups last asked.
     pub(super) member_seen: HashMap<GroupId, u64>,
     pub(super) topics: HashMap<TopicId, Arc<Topic>>,
@@ -365,6 +375,7 @@ impl<D: Draft> Core<D> {
             polls: Polls::default(),
             pulls: Pulls::default(),
             groups: HashMap::new(),
+            reign: Reign::default(),
             member_seen: HashMap::new(),
             topics: HashMap::new(),
             releases: Releases::new(),
@@ -389,6 +400,7 @@ impl<D: Draft> Core<D> {
     /// Begins a reign. `shift_ms` is how long nobody led.
     pub fn start(&mut self, shift_ms: u64) -> Vec<Action<D>> {
         let epoch = self.state.head.epoch + 1;
+        self.reign = Reign { log_ended: self.now, shift_ms };
         self.append(Record::EpochStart(EpochStart { epoch, shift_ms }));
         self.rearm();
         std::mem::take(&mut self.out)
@@ -597,6 +609,7 @@ impl<D: Draft> Core<D> {
             self.timers.extend(held.map(|(queue, group, _)| (self.now, queue, group)));
         }
         if known.is_none() {
+            self.doubt_answers(id);
             let waiting: Vec<_> = self.orphans.range((id, QueueKey(0))..=(id, QueueKey(u64::MAX))).copied().collect();
             for (group, queue) in waiting {
                 self.orphans.remove(&(group, queue));

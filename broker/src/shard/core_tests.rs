@@ -217,6 +217,32 @@ fn a_group_that_was_created_later_starts_behind_its_creation() {
     assert_eq!(rig.receive(&late, 32).len(), 2);
 }
 
+#[test]
+fn what_was_given_just_before_a_crash_comes_again_if_its_client_never_heard_of_it() {
+    let mut rig = Rig::new();
+    let group = group(1, 16);
+    let receive = |rig: &mut Rig| {
+        let token = rig.poll(&group, "push", 1, Filter::All, LeaseTerm::WhileClientLives, 0);
+        rig.answer(token)
+    };
+    rig.send(&[None; 3]);
+    let early = receive(&mut rig);
+    rig.sleep(10_000);
+    let late = receive(&mut rig);
+    // The answer to the last one is lost with the leader.
+    let mut rig = rig.restart();
+    let third = receive(&mut rig);
+    rig.sleep(59_999);
+    assert!(receive(&mut rig).is_empty(), "a client that has it may work on it");
+    rig.sleep(1);
+    let again = receive(&mut rig);
+    assert_eq!((places(&again), again[0].attempt), (places(&late), 2));
+    rig.sleep(600_000);
+    assert!(receive(&mut rig).is_empty(), "the others are held as long as their client lives");
+    assert_eq!(rig.ack(&group, &early), [Ok(())]);
+    assert_eq!(rig.ack(&group, &third), [Ok(())]);
+}
+
 pub(super) fn check_snapshot(state: &State) {
     let mut copy = state.clone();
     copy.touch_all();

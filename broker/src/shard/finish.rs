@@ -1,6 +1,6 @@
 //! The end of deliveries: acknowledged, failed, lapsed, dead, given back; and where groups stand.
 
-use super::core::{After, Core, Draft, Entries, Reply, Token};
+use super::core::{After, Core, Draft, Entries, Reign, Reply, Token};
 use super::state::cursor::Found;
 use super::state::offsets::Mode;
 use crate::record::{Ack, Dead, Expire, Record, SetVisible, Visibility};
@@ -13,6 +13,11 @@ use std::sync::Arc;
 
 /// Lapsed leases and dead letters handled for one cursor before others get their turn.
 const PER_CURSOR: usize = 1_000;
+
+/// An answer that was on its way for longer than this when its leader ended has arrived.
+const DOUBTFUL_MS: u64 = 2_000;
+/// How long a client that may not have its answer keeps its messages: the first invisible time that RocketMQ's proxies give.
+const UNHEARD_MS: u64 = 60_000;
 
 /// What a handle refers to.
 enum Holder {
@@ -146,6 +151,24 @@ impl<D: Draft> Core<D> {
             self.append(Record::SetVisible(set));
             self.polls.arrived(queue);
             self.serve(handle.topic, handle.group, entries);
+        }
+    }
+
+    /// What was given out just before the leader before ended has perhaps never reached its client, and a lease that lasts as long as the client
+    /// lives would hold it for hours. Such a lease gets an end: a client that has the message finishes it until then.
+    pub(super) fn doubt_answers(&mut self, group: GroupId) {
+        let Some(cap_ms) = self.groups.get(&group).map(|group| group.auto_renew_cap_ms) else { return };
+        let (Reign { log_ended, shift_ms }, mut doubtful) = (self.reign, Vec::new());
+        for (queue, _, cursor) in self.state.cursors().filter(|(_, of, _)| *of == group) {
+            let owned = cursor.leases.iter().filter(|(_, lease)| lease.owner.is_some());
+            let late = owned.filter(|(_, lease)| lease.deadline.saturating_sub(cap_ms + shift_ms) + DOUBTFUL_MS >= log_ended);
+            doubtful.extend(late.map(|(&offset, _)| (queue, offset)));
+        }
+        for (queue, offset) in doubtful {
+            self.disown(queue, group, offset);
+            let set = SetVisible { group, queue, offset: Offset(offset), at: self.now + UNHEARD_MS, how: Visibility::Extended };
+            self.append(Record::SetVisible(set));
+            self.timers.insert((set.at, queue, group));
         }
     }
 
