@@ -107,13 +107,14 @@ impl LocalBroker {
         let alive = Arc::new(Alive::new(options.clock.clone()));
         let (questions, asked) = tokio::sync::mpsc::unbounded_channel();
         let Recovered { log, index, .. } = recovered;
-        let mut driver = Driver::new(core, log, index, clock, inbox.clone(), requests, status.clone(), upkeep, questions, alive.clone());
+        let reach = Reach::default();
+        let mut driver =
+            Driver::new(core, log, index, clock, inbox.clone(), requests, status.clone(), upkeep, questions, alive.clone(), reach.clone());
         driver.start(shift).map_err(failed)?;
         let known = driver.known();
         let thread = tasks::thread(format!("gantry-shard-{}", options.shard), move || driver.run().is_ok()).map_err(failed)?;
         let watch = tasks::spawn("catalogue watch", watch(options.metadata.clone(), inbox.clone(), known));
         let messages = Messages::new(reader, options.metadata);
-        let reach = Reach::default();
         // Ends with the shard's thread. Without it nobody is asked, and transactions wait.
         tasks::spawn("transaction checks", ask_producers(asked, messages.clone(), reach.clone(), inbox.clone()));
         Ok(Arc::new(LocalBroker {
@@ -259,6 +260,7 @@ impl Replay {
                 return Err(OpenError(format!("the message at {lsn} can't be read by this version; run the version that wrote it")));
             };
             let given = self.state.apply_message_at(queue, offset);
+            self.state.lite.touched(queue, frame.header.time);
             return if given == offset {
                 Ok(())
             } else {
@@ -273,6 +275,7 @@ impl Replay {
         self.state.apply(&record);
         match record {
             Record::Trim(trim) => trim.queues.iter().for_each(|&(queue, min)| self.index.trim_queue(queue, Offset(min))),
+            Record::LiteDrop(drop) => drop.queues.iter().for_each(|&queue| self.index.drop_queue(queue)),
             Record::Forget(Forget::Topic(topic)) => self.index.drop_topic(topic),
             _ => {}
         }

@@ -7,7 +7,7 @@
 use crate::shard::asks::Told;
 use crate::shard::halves::Listed;
 use crate::shard::inbox::{Inbox, Leased, Request};
-use gantry_model::contract::broker::{EndError, LeaseError, QueueBounds, QueuePosition, RecallError, SendError, Sent};
+use gantry_model::contract::broker::{EndError, LeaseError, LiteError, QueueBounds, QueuePosition, RecallError, SendError, Sent};
 use gantry_model::{ReceiptHandle, ShardId};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -56,6 +56,7 @@ pub enum Letter {
     Queues(ReplyTo<Vec<QueueBounds>>, Vec<QueueBounds>),
     Recalled(ReplyTo<Result<(), RecallError>>, Result<(), RecallError>),
     Told(ReplyTo<Told>, Told),
+    LiteSynced(ReplyTo<Result<(), LiteError>>, Result<(), LiteError>),
     Ended(ReplyTo<Result<(), EndError>>, Result<(), EndError>),
     OpenTransactions(ReplyTo<Vec<Listed>>, Vec<Listed>),
     Leased { reply: ReplyTo<Leased>, leased: Leased, shard: ShardId },
@@ -73,6 +74,7 @@ impl Letter {
             Letter::Ended(reply, _) => &reply.post,
             Letter::OpenTransactions(reply, _) => &reply.post,
             Letter::Told(reply, _) => &reply.post,
+            Letter::LiteSynced(reply, _) => &reply.post,
             Letter::Leased { reply, .. } => &reply.post,
         }
     }
@@ -89,6 +91,7 @@ impl Letter {
             Letter::Ended(reply, answer) => drop(reply.send(answer)),
             Letter::OpenTransactions(reply, answer) => drop(reply.send(answer)),
             Letter::Told(reply, answer) => drop(reply.send(answer)),
+            Letter::LiteSynced(reply, answer) => drop(reply.send(answer)),
             Letter::Leased { reply, leased, shard } => {
                 if let Err(Leased::Messages(messages)) = reply.send(leased)
                     && !messages.is_empty()

@@ -1,4 +1,4 @@
-//! The client commands of the `gantry` binary: `topic`, `group`, `client`, `transaction`, `dlq`, `message`, `produce`, `consume`, `tail`, `bench`
+//! The client commands of the `gantry` binary: `topic`, `group`, `client`, `transaction`, `lite`, `dlq`, `message`, `produce`, `consume`, `tail`, `bench`
 //! and the shell completions.
 //!
 //! A command speaks to a cluster as any other program does: messages through `apache.rocketmq.v2` (port 8081), administration through
@@ -29,6 +29,8 @@ mod position;
 
 mod transaction;
 mod client;
+
+mod lite;
 
 mod record;
 
@@ -72,6 +74,9 @@ pub enum Command {
     /// List clients, and ask one what its threads do or whether it can consume a message
     #[command(subcommand)]
     Client(client::ClientCommand),
+    /// See the lite topics below a topic
+    #[command(subcommand)]
+    Lite(lite::LiteCommand),
     /// Send messages to a topic
     #[command(after_help = produce::EXAMPLES)]
     Produce(produce::Produce),
@@ -125,6 +130,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Dlq(command) => dlq::run(command, global, terminal).await,
         Command::Message(command) => message::run(command, global, terminal).await,
         Command::Client(command) => client::run(command, global, terminal).await,
+        Command::Lite(command) => lite::run(command, global, terminal).await,
         Command::Produce(command) => produce::run(command, global, terminal).await,
         Command::Consume(command) => consume::run(command, global, terminal).await,
         Command::Tail(command) => tail::run(command, global, terminal).await,

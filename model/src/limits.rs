@@ -48,3 +48,13 @@ pub const QUEUES_DEFAULT: u32 = 8;
 pub const ROUTE_QUEUES_MAX: usize = 256;
 /// Most entries of an acknowledgement call.
 pub const ACK_ENTRIES_MAX: usize = 1024;
+/// Longest name of a lite topic.
+pub const LITE_NAME_BYTES_MAX: usize = 64;
+/// Most lite topics below one parent that doesn't say how many.
+pub const LITE_TOPICS_MAX: u64 = 1_000_000;
+/// Lite topics that one client may subscribe if its group doesn't say how many.
+pub const LITE_QUOTA: u32 = 2_000;
+/// Most lite topics that the clients of one shard may subscribe together.
+pub const LITE_SUBSCRIPTIONS_MAX: u64 = 1_000_000;
+/// Additions to subscriptions of lite topics that one server takes in a second.
+pub const LITE_ADDS_PER_S: u64 = 5_000;

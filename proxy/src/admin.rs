@@ -13,6 +13,7 @@ mod offsets;
 mod letters;
 mod life;
 mod progress;
+mod lite;
 
 use crate::shared::Shared;
 use base64::Engine;
@@ -164,6 +165,10 @@ impl Admin for Administration {
 
     async fn get_message_life(&self, request: Request<GetMessageLifeRequest>) -> Answer<GetMessageLifeResponse> {
         life::get(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_lite_topics(&self, request: Request<ListLiteTopicsRequest>) -> Answer<ListLiteTopicsResponse> {
+        lite::list(&self.shared, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -4,7 +4,7 @@
 //! written in the form that its language reads.
 
 use gantry_model::group::{GroupSpec, Order};
-use gantry_model::limits::{BODY_MAX, POLL_MAX_MS, RECEIVE_BATCH_MAX};
+use gantry_model::limits::{BODY_MAX, LITE_NAME_BYTES_MAX, LITE_QUOTA, POLL_MAX_MS, RECEIVE_BATCH_MAX};
 use gantry_model::topic::TopicType;
 use gantry_model::{Group, RetryPolicy};
 use gantry_proto::v2::settings::PubSub;
@@ -16,10 +16,6 @@ use std::sync::Arc;
 const PRODUCER_ATTEMPTS: i32 = 3;
 /// Most delays written out for a client that reads only a list.
 const DELAYS_MAX: u32 = 64;
-/// Lite topics that one client may subscribe.
-const LITE_QUOTA: i32 = 2_000;
-/// Longest name of a lite topic, in bytes.
-const LITE_TOPIC_MAX: i32 = 64;
 
 /// What the answer depends on besides the settings sent.
 #[derive(Clone, Debug)]
@@ -50,8 +46,10 @@ pub fn merged(sent: &Settings, around: &Surroundings) -> Settings {
             subscription.receive_batch_size = Some(RECEIVE_BATCH_MAX as i32);
             subscription.long_polling_timeout = Some(duration(POLL_MAX_MS));
             if lite {
-                subscription.lite_subscription_quota = Some(LITE_QUOTA);
-                subscription.max_lite_topic_size = Some(LITE_TOPIC_MAX);
+                let lite = around.group.as_ref().and_then(|group| group.options.lite.as_ref());
+                let quota = lite.map_or(LITE_QUOTA, |lite| lite.client_quota);
+                subscription.lite_subscription_quota = Some(i32::try_from(quota).unwrap_or(i32::MAX));
+                subscription.max_lite_topic_size = Some(LITE_NAME_BYTES_MAX as i32);
             }
         }
         None => {}

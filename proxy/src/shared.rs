@@ -6,6 +6,7 @@ use crate::first_use::FirstUse;
 use crate::metrics::Metrics;
 use crate::quota::Quotas;
 use crate::rates::Rates;
+use crate::rpc::sync_lite_subscription::Adds;
 use crate::rpc::telemetry;
 use crate::sessions::Sessions;
 use gantry_model::contract::{Broker, Metadata};
@@ -46,6 +47,7 @@ pub struct Shared {
     pub quotas: Quotas,
     pub rates: Rates,
     pub filter_all: Arc<Filter>,
+    pub lite_adds: Adds,
     /// In the clock's monotonic time.
     pub started: Duration,
     pub phase: watch::Sender<Phase>,
@@ -65,6 +67,7 @@ impl Shared {
             clock,
             metrics: Metrics::default(),
             filter_all: Arc::new(Filter::All),
+            lite_adds: Adds::default(),
             phase: watch::Sender::new(Phase::Serving),
         }
     }

@@ -5,7 +5,7 @@
 //! status makes some clients drop a connection on which everything else works.
 
 use crate::metrics::Rpc;
-use gantry_model::contract::broker::{EndError, LeaseError, LookupError, OffsetError, PullError, RecallError, ReceiveError, SendError};
+use gantry_model::contract::broker::{EndError, LeaseError, LiteError, LookupError, OffsetError, PullError, RecallError, ReceiveError, SendError};
 use gantry_model::contract::metadata::MetadataError;
 use gantry_model::filter::FilterError;
 use gantry_model::handle::InvalidHandle;
@@ -169,6 +169,18 @@ impl From<EndError> for Refusal {
     }
 }
 
+impl From<LiteError> for Refusal {
+    fn from(error: LiteError) -> Refusal {
+        let code = match &error {
+            LiteError::SubscriptionQuota { .. } => Code::LiteSubscriptionQuotaExceeded,
+            LiteError::TopicQuota { .. } => Code::LiteTopicQuotaExceeded,
+            LiteError::Busy => Code::TooManyRequests,
+            LiteError::Failed { .. } => Code::InternalServerError,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
 /// A topic could not be made on first use.
 pub fn topic_creation(error: MetadataError) -> Refusal {
     creation(error, Code::IllegalTopic)
@@ -213,7 +225,7 @@ pub fn codes(rpc: Rpc) -> &'static [Code] {
             &[Ok, IllegalTopic, InvalidTransactionId, ClientIdRequired, Forbidden, TooManyRequests, InternalServerError, ProxyTimeout]
         }
         Rpc::RecallMessage => RECALL,
-        Rpc::SyncLiteSubscription => &[IllegalTopic, IllegalConsumerGroup, ClientIdRequired, IllegalLiteTopic, TooManyRequests, NotImplemented],
+        Rpc::SyncLiteSubscription => SYNC_LITE,
     }
 }
 
@@ -240,7 +252,22 @@ const SEND: &[Code] = &[
     Code::LiteTopicQuotaExceeded,
     Code::MessagePropertiesTooLarge,
     Code::InternalServerError,
-    Code::NotImplemented,
+    Code::ProxyTimeout,
+];
+
+const SYNC_LITE: &[Code] = &[
+    Code::Ok,
+    Code::BadRequest,
+    Code::IllegalTopic,
+    Code::IllegalConsumerGroup,
+    Code::ClientIdRequired,
+    Code::IllegalLiteTopic,
+    Code::TopicNotFound,
+    Code::ConsumerGroupNotFound,
+    Code::TooManyRequests,
+    Code::LiteTopicQuotaExceeded,
+    Code::LiteSubscriptionQuotaExceeded,
+    Code::InternalServerError,
     Code::ProxyTimeout,
 ];
 

@@ -6,8 +6,8 @@
 
 use crate::status::{self, Refusal};
 use gantry_model::limits::{
-    ACK_ENTRIES_MAX, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_MAX, INVISIBLE_MAX_MS, INVISIBLE_MIN_MS, MESSAGE_GROUP_BYTES, MESSAGE_ID_MAX,
-    PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
+    ACK_ENTRIES_MAX, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_MAX, INVISIBLE_MAX_MS, INVISIBLE_MIN_MS, LITE_NAME_BYTES_MAX, MESSAGE_GROUP_BYTES,
+    MESSAGE_ID_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX,
 };
 use gantry_model::{Filter, GroupName, MessageKind, QueueId, QueueKey, TopicName};
 use gantry_proto::v2::{self, Code, FilterType, MessageType, Resource, SystemProperties};
@@ -16,8 +16,6 @@ use std::time::Duration;
 
 /// Longest delay before the first transaction check.
 const RECOVERY_MAX_S: i64 = 3_600;
-/// Longest name of a lite topic, in bytes.
-const LITE_TOPIC_MAX: usize = 64;
 /// Highest priority that a message may have.
 const PRIORITY_MAX: i32 = u8::MAX as i32;
 
@@ -267,8 +265,8 @@ fn message_group(group: &str) -> Result<(), Refusal> {
 /// Checks the name of a lite topic.
 pub fn lite_topic(name: &str) -> Result<(), Refusal> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if name.is_empty() || name.len() > LITE_TOPIC_MAX || !name.chars().all(legal) {
-        let text = format!("lite topic `{}` is not allowed: 1 to {LITE_TOPIC_MAX} letters, digits, `_` and `-`", name.escape_debug());
+    if name.is_empty() || name.len() > LITE_NAME_BYTES_MAX || !name.chars().all(legal) {
+        let text = format!("lite topic `{}` is not allowed: 1 to {LITE_NAME_BYTES_MAX} letters, digits, `_` and `-`", name.escape_debug());
         return refuse(Code::IllegalLiteTopic, text);
     }
     Ok(())

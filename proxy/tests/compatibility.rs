@@ -315,6 +315,11 @@ fn model_limits() -> Vec<(&'static str, u64)> {
         QUEUES_DEFAULT,
         ROUTE_QUEUES_MAX,
         ACK_ENTRIES_MAX,
+        LITE_NAME_BYTES_MAX,
+        LITE_TOPICS_MAX,
+        LITE_QUOTA,
+        LITE_SUBSCRIPTIONS_MAX,
+        LITE_ADDS_PER_S,
     );
     limits.into()
 }

@@ -65,12 +65,14 @@ pub enum Kind {
     Redrive = 31,
     /// Dead letters are removed.
     Purge = 32,
+    /// Clients subscribe lite topics, or no longer do.
+    LiteSync = 33,
     /// Written by a later version, and marked as safe to skip. Never written.
     Unknown = 255,
 }
 
 /// Every kind that is written, by number.
-const KINDS: [Kind; 32] = {
+const KINDS: [Kind; 33] = {
     use Kind::*;
     [
         EpochStart,
@@ -105,6 +107,7 @@ const KINDS: [Kind; 32] = {
         Skip,
         Redrive,
         Purge,
+        LiteSync,
     ]
 };
 

@@ -64,7 +64,7 @@ impl LocalBroker {
         };
         let draft = Draft::new(topic.id, &stored.message);
         let (size, class) = (draft.size(), draft.class().clone());
-        Ok((Letter { id, class, origin: QueueKey::new(origin.topic, origin.queue), topic }, size))
+        Ok((Letter { id, class, topic }, size))
     }
 
     /// Takes dead letters that are gone out of what was found by key: the key index still knows them.

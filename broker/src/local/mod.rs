@@ -1,12 +1,12 @@
 //! The broker of this process: one shard behind the contract that proxies call.
 
-mod later;
 mod recall;
 pub(crate) mod transactions;
 mod offsets;
 mod pull;
 mod letters;
 mod life;
+mod lite;
 
 use crate::admission::{Admission, Lane};
 use crate::alive::Alive;
@@ -353,12 +353,12 @@ impl Broker for LocalBroker {
         self.read_life(topic, queue, offset).await
     }
 
-    async fn sync_lite(&self, _sync: LiteSync) -> Result<(), LiteError> {
-        Err(LiteError::Failed { why: later::LITE.into() })
+    async fn sync_lite(&self, sync: LiteSync) -> Result<(), LiteError> {
+        self.put_lite_sync(sync).await
     }
 
-    async fn lite_topics(&self, _topic: &Topic, _after: &str, _limit: usize) -> Result<Vec<LiteTopic>, LookupError> {
-        Err(LookupError::Failed { why: later::LITE.into() })
+    async fn lite_topics(&self, topic: &Topic, after: &str, limit: usize) -> Result<Vec<LiteTopic>, LookupError> {
+        self.list_lite_topics(topic, after, limit).await
     }
 
     async fn shards(&self) -> Vec<ShardStatus> {

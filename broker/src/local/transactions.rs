@@ -21,14 +21,14 @@ const ASK: Duration = Duration::from_secs(10);
 
 /// Who can reach clients, once somebody can.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reach(Arc<Mutex<Option<Arc<dyn Clients>>>>);
+pub struct Reach(Arc<Mutex<Option<Arc<dyn Clients>>>>);
 
 impl Reach {
-    pub(crate) fn set(&self, clients: Arc<dyn Clients>) {
+    pub fn set(&self, clients: Arc<dyn Clients>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(clients);
     }
 
-    fn get(&self) -> Option<Arc<dyn Clients>> {
+    pub fn get(&self) -> Option<Arc<dyn Clients>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

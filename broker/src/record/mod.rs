@@ -14,11 +14,13 @@ pub mod timer;
 pub mod transaction;
 pub mod position;
 pub mod letters;
+pub mod lite;
 pub mod upkeep;
 
 pub use dead::Dead;
 pub use lease::{Ack, Expire, Lease, LeasedQueue, SetVisible, Visibility};
 pub use letters::{Purge, Redrive};
+pub use lite::{Begin, LiteCreate, LiteDrop, LiteSubscriber, LiteSync};
 pub use member::Member;
 pub use position::{OffsetCommit, Seek, SeekQueue, Skip};
 pub use timer::{CatchUp, Delayed, Moved, Recall, RecallCause, Release};
@@ -47,6 +49,10 @@ pub enum Record {
     Repark(Repark),
     TxnCheck(TxnCheck),
     TxnEnd(TxnEnd),
+    LiteCreate(LiteCreate),
+    LiteDrop(LiteDrop),
+    LiteSync(LiteSync),
+    Begin(Begin),
     Trim(Trim),
     Forget(Forget),
     Member(Member),
@@ -88,6 +94,10 @@ impl Record {
             Record::Repark(_) => Kind::Repark,
             Record::TxnCheck(_) => Kind::CheckSent,
             Record::TxnEnd(_) => Kind::TxnEnd,
+            Record::LiteCreate(_) => Kind::LiteCreate,
+            Record::LiteDrop(_) => Kind::LiteDrop,
+            Record::LiteSync(_) => Kind::LiteSync,
+            Record::Begin(_) => Kind::Cursor,
             Record::Trim(_) => Kind::Trim,
             Record::Forget(_) => Kind::Forget,
             Record::Member(_) => Kind::Member,
@@ -117,6 +127,10 @@ impl Record {
             Record::Repark(moved) => moved.encode(&mut out),
             Record::TxnCheck(check) => check.encode(&mut out),
             Record::TxnEnd(end) => end.encode(&mut out),
+            Record::LiteCreate(create) => create.encode(&mut out),
+            Record::LiteDrop(drop) => drop.encode(&mut out),
+            Record::LiteSync(sync) => sync.encode(&mut out),
+            Record::Begin(begin) => begin.encode(&mut out),
             Record::Trim(trim) => trim.encode(&mut out),
             Record::Forget(forget) => forget.encode(&mut out),
             Record::Member(member) => member.encode(&mut out),
@@ -148,6 +162,10 @@ impl Record {
             Kind::Repark => Repark::decode(&mut input).map(Record::Repark),
             Kind::CheckSent => TxnCheck::decode(&mut input).map(Record::TxnCheck),
             Kind::TxnEnd => TxnEnd::decode(&mut input).map(Record::TxnEnd),
+            Kind::LiteCreate => LiteCreate::decode(&mut input).map(Record::LiteCreate),
+            Kind::LiteDrop => LiteDrop::decode(&mut input).map(Record::LiteDrop),
+            Kind::LiteSync => LiteSync::decode(&mut input).map(Record::LiteSync),
+            Kind::Cursor => Begin::decode(&mut input).map(Record::Begin),
             Kind::Trim => Trim::decode(&mut input).map(Record::Trim),
             Kind::Forget => Forget::decode(&mut input).map(Record::Forget),
             Kind::Member => Member::decode(&mut input).map(Record::Member),
@@ -208,7 +226,7 @@ fn place(input: &mut Reader<'_>) -> Option<(GroupId, QueueKey, Offset)> {
 mod tests {
     use super::*;
     use gantry_model::message::DeadReason;
-    use gantry_model::{ClientId, LeaseId, Lsn, TopicId};
+    use gantry_model::{ClientId, LeaseId, Lsn, QueueId, TopicId};
     use gantry_store::index::Due;
     use proptest::prelude::*;
 
@@ -262,6 +280,18 @@ mod tests {
         check(Record::Purge(Purge { dead_queue: queue, offsets: vec![0, 1, 900] }));
         check_timers(queue, offset);
         check_transactions(queue, offset);
+        check_lites(queue, offset);
+    }
+
+    fn check_lites(queue: QueueKey, offset: Offset) {
+        let group = GroupId(3);
+        check(Record::LiteCreate(LiteCreate { queue, start: offset, time: 9, name: "chat-1".into() }));
+        check(Record::LiteDrop(LiteDrop { queues: vec![QueueKey(1), queue] }));
+        let gone = LiteSubscriber { client: ClientId::new("old"), added: vec![], removed: vec![], lost: vec![QueueId(1 << 23)] };
+        let clients =
+            vec![LiteSubscriber { client: ClientId::new("c"), added: vec![QueueId(1), QueueId(300)], removed: vec![QueueId(2)], lost: vec![] }, gone];
+        check(Record::LiteSync(LiteSync { topic: TopicId(7), group, clients }));
+        check(Record::Begin(Begin { group, queues: vec![(queue, offset), (QueueKey(3), Offset(0))] }));
     }
 
     fn check_timers(queue: QueueKey, offset: Offset) {

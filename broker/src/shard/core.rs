@@ -5,6 +5,7 @@
 //! receivers with [`Event::Committed`]; a reply is sent by the driver once everything appended before it is committed.
 
 use super::asks::{Ask, Told};
+use super::lite::Lost;
 use super::members::reading_for;
 use super::parked;
 use super::polls::{Poll, Polls};
@@ -16,7 +17,7 @@ use super::timers::Releases;
 use super::transactions::{Asked, Checks};
 use crate::record::{EpochStart, Forget, Record, Trim};
 use gantry_model::contract::broker::{
-    AttemptCount, EndError, EndedBy, LeaseError, QueueBounds, QueuePosition, RecallError, Resolution, SendError, Sent,
+    AttemptCount, EndError, EndedBy, LeaseError, LiteError, LiteSync, QueueBounds, QueuePosition, RecallError, Resolution, SendError, Sent,
 };
 use gantry_model::filter::{Sql, Verdict};
 use gantry_model::handle::{RecallHandle, TransactionHandle};
@@ -186,6 +187,17 @@ pub enum Event<D> {
         token: Token,
         ask: Ask,
     },
+    /// A client says which lite topics it wants.
+    SyncLite {
+        token: Token,
+        sync: LiteSync,
+    },
+    /// Lite topics that got no message since a time: those that nobody needs end.
+    DropLites {
+        topic: Arc<Topic>,
+        queues: Vec<QueueKey>,
+        idle_since: u64,
+    },
     /// A group's definition as the controller has it now.
     GroupKnown {
         group: Arc<Group>,
@@ -234,6 +246,8 @@ pub enum Action<D> {
         sender: ClientId,
         at: Offset,
     },
+    /// Tell a client that it lost a lite topic.
+    Lost(Lost),
     Reply {
         token: Token,
         reply: Reply,
@@ -270,6 +284,7 @@ pub enum Reply {
     Positions(Vec<QueuePosition>),
     Queues(Vec<QueueBounds>),
     Recalled(Result<(), RecallError>),
+    LiteSynced(Result<(), LiteError>),
     TooManyPolls,
     Ended(Result<(), EndError>),
     OpenTransactions(Vec<(u64, Open)>),
@@ -302,11 +317,13 @@ pub struct Limits {
     pub overdue_per_s: u64,
     /// Open transactions, those included that were given up.
     pub transactions: usize,
+    /// Lite topics that all clients together may subscribe.
+    pub lite_subscriptions: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        use gantry_model::limits::{CURSOR_SPAN_MAX, LEASES_PER_CURSOR};
+        use gantry_model::limits::{CURSOR_SPAN_MAX, LEASES_PER_CURSOR, LITE_SUBSCRIPTIONS_MAX};
         Limits {
             polls: 100_000,
             leases_per_cursor: LEASES_PER_CURSOR,
@@ -314,6 +331,7 @@ impl Default for Limits {
             scan: 4_096,
             overdue_per_s: 20_000,
             transactions: 100_000,
+            lite_subscriptions: LITE_SUBSCRIPTIONS_MAX,
         }
     }
 }
@@ -394,6 +412,7 @@ impl<D: Draft> Core<D> {
             out: Vec::new(),
         };
         core.rearm();
+        core.greet_lite();
         core
     }
 
@@ -431,6 +450,8 @@ impl<D: Draft> Core<D> {
             Event::ProducerReady { topics } => self.producer_ready(&topics),
             Event::Repark { topic, ids } => self.repark_halves(topic, &ids, entries),
             Event::Ask { token, ask } => self.tell(token, ask, entries),
+            Event::SyncLite { token, sync } => self.sync_lite(token, &sync, entries),
+            Event::DropLites { topic, queues, idle_since } => self.drop_lites(&topic, queues, idle_since, entries),
             Event::GroupKnown { group } => self.know(group),
             Event::TopicKnown { topic } => self.know_topic(topic),
             Event::TimerDue { timer, readable } => self.release_timer(timer, readable, entries),
@@ -443,6 +464,7 @@ impl<D: Draft> Core<D> {
             Event::Tick => self.tick(entries),
             Event::Drain => self.drain(),
         }
+        self.wake_lite(entries);
         std::mem::swap(out, &mut self.out);
     }
 
@@ -553,6 +575,7 @@ impl<D: Draft> Core<D> {
 
     fn trim(&mut self, start: Lsn, queues: Vec<(QueueKey, u64)>) {
         self.flush_acks();
+        self.lites_trimmed(&queues);
         self.append(Record::Trim(Trim { start, queues }));
     }
 

@@ -37,6 +37,9 @@ impl<D: Draft> Core<D> {
         if self.state.pulls(poll.group.id, poll.topic.id) {
             return self.reply(token, Reply::GroupPulls);
         }
+        if poll.topic.kind == TopicType::Lite {
+            return self.receive_lite(token, poll, entries);
+        }
         poll.group = self.reader(&poll.group, &poll.member);
         self.know(poll.group.clone());
         if self.repeat(token, &poll) {
@@ -54,7 +57,7 @@ impl<D: Draft> Core<D> {
     }
 
     /// Answers a receive whose first answer was lost with the very same batch.
-    fn repeat(&mut self, token: Token, poll: &Poll) -> bool {
+    pub(super) fn repeat(&mut self, token: Token, poll: &Poll) -> bool {
         let Some(attempt_id) = &poll.attempt_id else { return false };
         let key = (poll.group.id, poll.topic.id, poll.client.clone(), attempt_id.clone());
         let held = self.state.repeated(&key);
@@ -251,7 +254,7 @@ impl<D: Draft> Core<D> {
 
     /// Leases what was picked and answers the receive; with nothing leased, only the position moves and the receive goes on waiting.
     /// Answers whether anything changed.
-    fn grant(&mut self, token: Token, poll: &Poll, parts: Vec<LeasedQueue>) -> bool {
+    pub(super) fn grant(&mut self, token: Token, poll: &Poll, parts: Vec<LeasedQueue>) -> bool {
         let moved = |part: &LeasedQueue| {
             let next = self.state.cursor(poll.group.id, part.queue).map_or(part.start.0, |cursor| cursor.next);
             !part.leased.is_empty() || part.next.0 > next || !part.skipped.is_empty()
@@ -414,7 +417,7 @@ fn lowest_in_hundred(poll: &Poll) -> Option<u32> {
 }
 
 /// The lane of messages that have no message group where everything is ordered.
-const WHOLE_QUEUE: u32 = 1;
+pub(super) const WHOLE_QUEUE: u32 = 1;
 
 /// What a receive's filter, and those of the other members, say of one message.
 enum Judgement {

@@ -69,6 +69,7 @@ impl<D: Draft> Core<D> {
 
     /// A message was finished: the next one of its message group may be there for somebody, or may have used up its attempts.
     fn unlocked(&mut self, queue: QueueKey, group: GroupId) {
+        self.unlock_lite(queue);
         let Some(cursor) = self.state.cursor(group, queue) else { return };
         if cursor.due(self.now).next().is_some() {
             self.timers.insert((self.now, queue, group));
@@ -129,6 +130,7 @@ impl<D: Draft> Core<D> {
     /// Moves a message to the dead letter queue of the group; if the message itself is gone, it is only finished.
     fn bury(&mut self, group: &Group, queue: QueueKey, offset: u64, attempts: u32, reason: DeadReason, entries: &dyn Entries) {
         self.disown(queue, group.id, offset);
+        self.unlock_lite(queue);
         let Some(entry) = entries.entry(queue, offset) else {
             return self.append(Record::Ack(Ack { group: group.id, queues: vec![(queue, vec![offset])] }));
         };
@@ -183,6 +185,7 @@ impl<D: Draft> Core<D> {
                 self.timers.insert((self.now, queue, group));
             }
         }
+        self.lite_gone(client);
         self.tick(entries);
     }
 
@@ -210,6 +213,7 @@ impl<D: Draft> Core<D> {
         for (topic, group) in std::mem::take(&mut self.scanning) {
             self.serve(topic, group, entries);
         }
+        self.wake_lite(entries);
         self.polls.overdue(self.now).into_iter().for_each(|token| self.end_poll(token));
         self.look_for_timers(entries);
         self.look_at_transactions();

@@ -10,7 +10,8 @@ use crate::draft::Draft;
 use crate::post::ReplyTo;
 use crate::record::Forget;
 use gantry_model::contract::broker::{
-    AttemptCount, EndError, EndedBy, LeaseError, LeaseTerm, QueueBounds, QueuePosition, RecallError, Resolution, SendError, Sent, ShardCondition,
+    AttemptCount, EndError, EndedBy, LeaseError, LeaseTerm, LiteError, LiteSync, LiteTopic, QueueBounds, QueuePosition, RecallError, Resolution,
+    SendError, Sent, ShardCondition,
 };
 use gantry_model::handle::RecallHandle;
 use gantry_model::{ClientId, Filter, Group, GroupId, Lsn, QueueKey, ReceiptHandle, Topic, TopicId};
@@ -112,6 +113,16 @@ pub enum Request {
     },
     TopicKnown {
         topic: Arc<Topic>,
+    },
+    SyncLite {
+        sync: LiteSync,
+        reply: ReplyTo<Result<(), LiteError>>,
+    },
+    LiteTopics {
+        topic: Arc<Topic>,
+        after: String,
+        limit: usize,
+        reply: ReplyTo<Vec<LiteTopic>>,
     },
     GroupKnown {
         group: Arc<Group>,

@@ -13,8 +13,6 @@ use std::sync::Arc;
 pub struct Letter {
     pub id: LetterId,
     pub class: Class,
-    /// Where it came from.
-    pub origin: QueueKey,
     /// Where it goes.
     pub topic: Arc<Topic>,
 }
@@ -31,6 +29,7 @@ impl<D: Draft> Core<D> {
         let dead_queue = QueueKey::new(group.dead_letter, letter.id.queue);
         let entry = self.letter(dead_queue, letter.id.offset, entries).ok_or(LetterError::Gone)?;
         let queue = self.place_again(letter).ok_or(LetterError::NoWritableQueue)?;
+        self.begin_at_end(group.id, queue);
         let offset = Offset(self.state.bounds(queue).next);
         self.disown_all(dead_queue, letter.id.offset);
         let redrive = Redrive { group: group.id, dead_queue, dead_offset: letter.id.offset, queue, offset };
@@ -65,10 +64,7 @@ impl<D: Draft> Core<D> {
     fn place_again(&mut self, letter: &Letter) -> Option<QueueKey> {
         let (topic, class) = (&letter.topic, &letter.class);
         let queue: QueueId = match (class.kind, class.group) {
-            (MessageKind::Lite, _) => {
-                let there = letter.origin.topic() == topic.id && topic.permission.can_write() && self.state.bounds(letter.origin).next > 0;
-                return there.then_some(letter.origin);
-            }
+            (MessageKind::Lite, _) => return self.lite_place(topic, class.lite.as_deref()?),
             (MessageKind::Priority, _) => self.queue_of_priority(topic, class.priority.unwrap_or(0)),
             (_, Some(group)) => self.queue_of_group(topic, group),
             (_, None) => self.next_queue(topic),

@@ -7,7 +7,7 @@ use super::letters::Letter;
 use super::rig::{Note, Rig, group, topic};
 use super::send::Class;
 use gantry_model::contract::broker::{LeaseTerm, LetterError, LetterId, Sent};
-use gantry_model::topic::{Permission, QueueState};
+use gantry_model::topic::{Permission, QueueState, TopicType};
 use gantry_model::{ClientId, Filter, Group, MessageKind, Offset, QueueId, QueueKey, Topic};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ fn class(kind: MessageKind, group: Option<u64>) -> Class {
 }
 
 fn letter(offset: u64, class: Class, topic: Arc<Topic>) -> Letter {
-    Letter { id: id(offset), class, origin: QueueKey::new(topic.id, QueueId(1)), topic }
+    Letter { id: id(offset), class, topic }
 }
 
 fn redrive(rig: &mut Rig, group: &Arc<Group>, letters: Vec<Letter>) -> Vec<Result<Sent, LetterError>> {
@@ -139,14 +139,17 @@ fn a_topic_that_takes_nothing_leaves_the_letter_where_it_is() {
 }
 
 #[test]
-fn a_lite_message_goes_back_to_its_lite_topic_only() {
-    let (mut rig, group) = with_letters(2);
-    let lite = || class(MessageKind::Lite, None);
-    let sent = redrive(&mut rig, &group, vec![letter(0, lite(), topic())]).remove(0).unwrap();
-    assert_eq!(sent.queue, QueueId(1), "the queue that it came from");
-    let other = Arc::new(Topic { id: gantry_model::TopicId(50), ..(*topic()).clone() });
-    let stray = Letter { origin: QueueKey::new(topic().id, QueueId(1)), ..letter(1, lite(), other) };
-    assert_eq!(redrive(&mut rig, &group, vec![stray]), [Err(LetterError::NoWritableQueue)]);
+fn a_lite_message_goes_back_to_its_lite_topic_even_if_that_ended() {
+    let (mut rig, group) = with_letters(3);
+    let parent = Arc::new(Topic { id: gantry_model::TopicId(50), kind: TopicType::Lite, ..(*topic()).clone() });
+    let lite = |name: &str| Class { lite: Some(name.into()), ..class(MessageKind::Lite, None) };
+    let first = redrive(&mut rig, &group, vec![letter(0, lite("a"), parent.clone())]).remove(0).unwrap();
+    let again = redrive(&mut rig, &group, vec![letter(1, lite("a"), parent.clone())]).remove(0).unwrap();
+    assert_eq!((first.queue, again.queue, again.offset), (first.queue, first.queue, Offset(1)));
+    let begun = rig.core.state.cursor(group.id, QueueKey::new(parent.id, first.queue)).map(|cursor| cursor.base);
+    assert_eq!(begun, Some(0), "the group that gets it back begins with it");
+    assert_eq!(redrive(&mut rig, &group, vec![letter(2, lite("a"), topic())]), [Err(LetterError::NoWritableQueue)]);
+    rig.restart();
 }
 
 proptest! {

@@ -22,6 +22,7 @@ pub mod timers;
 mod due;
 pub mod transactions;
 pub mod halves;
+mod lite;
 pub mod upkeep;
 
 #[cfg(test)]

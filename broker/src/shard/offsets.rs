@@ -31,7 +31,8 @@ impl<D: Draft> Core<D> {
         let key = QueueKey::new(topic.id, queue);
         let ours = topic.queues.get(queue.0 as usize).is_some_and(|place| place.shard == self.shard);
         // A lite topic is a queue that the topic's definition doesn't list.
-        (!is_parked(key) && (ours || self.state.bounds(key).next > 0)).then_some(key)
+        let known = ours || self.state.lite.get(key).is_some();
+        (!is_parked(key) && (known || self.state.bounds(key).next > 0)).then_some(key)
     }
 
     /// Where a group stands; of a broadcasting group the member that is farthest behind.

@@ -3,10 +3,7 @@
 //! Each topic has two hidden queues for them, with numbers that no ordinary queue has. A message is parked at an offset there, which is its
 //! name until it gets its place in a queue of the topic.
 
-use super::core::{Core, Draft};
-use super::send::Fate;
-use gantry_model::contract::broker::SendError;
-use gantry_model::{QueueId, QueueKey, Topic, TopicId};
+use gantry_model::{QueueId, QueueKey, TopicId};
 
 /// The hidden queue of messages whose transaction is open.
 pub fn halves(topic: TopicId) -> QueueKey {
@@ -31,10 +28,4 @@ pub fn is_halves(queue: QueueKey) -> bool {
 /// Whether a queue is hidden: clients never see its messages, and retention leaves it alone.
 pub fn is_parked(queue: QueueKey) -> bool {
     is_timers(queue) || is_halves(queue)
-}
-
-impl<D: Draft> Core<D> {
-    pub(super) fn lite_fate(&mut self, _topic: &Topic, _draft: D) -> Fate<D> {
-        Fate::Answered(Err(SendError::NoWritableQueue))
-    }
 }

@@ -3,9 +3,12 @@
 //! This is soft knowledge of the leader. Losing it costs a client one repeated call.
 
 use super::core::Token;
+use super::lite::waiting::LitePolls;
+use super::state::lite::is_lite;
 use crate::record::Forget;
 use gantry_model::contract::broker::LeaseTerm;
 use gantry_model::filter::Sql;
+use gantry_model::topic::TopicType;
 use gantry_model::{ClientId, Filter, Group, GroupId, QueueKey, Topic, TopicId};
 use gantry_store::record::tag_hash;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -127,6 +130,7 @@ pub struct Polls {
     polls: HashMap<Token, Poll>,
     subscriptions: BTreeMap<(TopicId, GroupId), Subscription>,
     deadlines: BTreeSet<(u64, Token)>,
+    pub lite: LitePolls,
 }
 
 impl Polls {
@@ -169,10 +173,19 @@ impl Polls {
         self.polls.insert(token, poll);
     }
 
+    /// A receive from lite topics, which has its place with its reader.
+    pub fn park_lite(&mut self, token: Token, poll: Poll) {
+        self.deadlines.insert((poll.deadline, token));
+        self.polls.insert(token, poll);
+    }
+
     /// Takes a poll out, to be answered.
     pub fn take(&mut self, token: Token) -> Option<Poll> {
         let poll = self.polls.remove(&token)?;
         self.deadlines.remove(&(poll.deadline, token));
+        if poll.topic.kind == TopicType::Lite {
+            self.lite.answered((poll.topic.id, poll.group.id), &poll.client, token);
+        }
         if let Some(subscription) = self.subscriptions.get_mut(&(poll.topic.id, poll.group.id)) {
             // The answered poll is nearly always the first.
             if subscription.waiting.front() == Some(&token) {
@@ -190,6 +203,9 @@ impl Polls {
 
     /// A message of this queue became visible, or one that waited is due.
     pub fn arrived(&mut self, queue: QueueKey) {
+        if is_lite(queue) {
+            return self.lite.arrived(queue);
+        }
         let topic = queue.topic();
         for (_, subscription) in self.subscriptions.range_mut((topic, GroupId(0))..=(topic, GroupId(u32::MAX))) {
             subscription.ready.insert(queue);
@@ -231,6 +247,7 @@ impl Polls {
         over.sort_unstable();
         over.iter().for_each(|&token| drop(self.take(token)));
         self.subscriptions.retain(|&(topic, group), _| !concerns(topic, group));
+        self.lite.forget(what);
         over
     }
 

@@ -2,10 +2,12 @@
 
 use super::asks::{Ask, Told};
 use super::core::{Action, After, Core, Draft, Entries, Entry, Event, Given, Limits, Reply, Token};
+use super::lite::Lost;
 use super::parked;
 use super::polls::{Poll, Wanted};
 use super::send::Class;
 use super::state::State;
+use super::state::lite::is_lite;
 use super::state::seen::Row;
 use crate::record::Record;
 use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueuePosition, Sent};
@@ -66,7 +68,7 @@ impl Draft for Note {
 /// The index, as far as the core asks.
 #[derive(Default)]
 pub struct Notes {
-    queues: BTreeMap<QueueKey, Vec<Entry>>,
+    queues: BTreeMap<QueueKey, (u64, Vec<Entry>)>,
     timers: BTreeSet<Timer>,
     /// The message id of each frame that has one.
     pub ids: BTreeMap<Lsn, u128>,
@@ -76,8 +78,10 @@ pub struct Notes {
 
 impl Notes {
     fn add(&mut self, queue: QueueKey, offset: Offset, entry: Entry) {
-        let entries = self.queues.entry(queue).or_default();
-        assert_eq!(entries.len() as u64, offset.0, "offsets are dense");
+        // Only a lite topic that has an old number begins above 0.
+        let start = if is_lite(queue) { offset.0 } else { 0 };
+        let (start, entries) = self.queues.entry(queue).or_insert((start, Vec::new()));
+        assert_eq!(*start + entries.len() as u64, offset.0, "offsets are dense");
         entries.push(entry);
     }
 
@@ -89,7 +93,7 @@ impl Notes {
 
     /// The ids of the messages of a queue, in its order.
     pub fn ids_of(&self, queue: QueueKey) -> Vec<u128> {
-        self.queues.get(&queue).into_iter().flatten().map(|entry| self.ids[&entry.lsn]).collect()
+        self.queues.get(&queue).into_iter().flat_map(|(_, entries)| entries).map(|entry| self.ids[&entry.lsn]).collect()
     }
 
     fn after(&self, after: Due, limit: usize, wanted: impl Fn(&Timer) -> bool) -> Vec<Timer> {
@@ -106,7 +110,8 @@ fn written(record: Record) -> Record {
 
 impl Entries for Notes {
     fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry> {
-        self.queues.get(&queue)?.get(offset as usize).copied()
+        let (start, entries) = self.queues.get(&queue)?;
+        entries.get(offset.checked_sub(*start)? as usize).copied()
     }
 
     fn verdict(&self, _: &Entry, sql: &Sql) -> Verdict {
@@ -120,8 +125,8 @@ impl Entries for Notes {
     }
 
     fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64> {
-        let entries = self.queues.get(&queue)?;
-        entries.iter().position(|entry| entry.time >= time).map(|at| at as u64)
+        let (start, entries) = self.queues.get(&queue)?;
+        entries.iter().position(|entry| entry.time >= time).map(|at| *start + at as u64)
     }
 
     fn timers(&self, after: Due, until: u64, limit: usize) -> Option<Vec<Timer>> {
@@ -166,6 +171,7 @@ pub struct Rig {
     pub kind: TopicType,
     /// Questions about transactions that nobody reported on yet.
     pub checks: Vec<(TransactionHandle, ClientId)>,
+    pub lost: Vec<Lost>,
     tokens: u64,
 }
 
@@ -207,7 +213,8 @@ impl Rig {
 
     pub fn over(state: State, notes: Notes, log: Vec<Logged>, now: u64) -> Rig {
         let core = Core::new(state, ShardId(0), Limits::default(), now);
-        let mut rig = Rig { core, notes, log, now, replies: BTreeMap::new(), kind: TopicType::Normal, checks: Vec::new(), tokens: 0 };
+        let mut rig =
+            Rig { core, notes, log, now, replies: BTreeMap::new(), kind: TopicType::Normal, checks: Vec::new(), lost: Vec::new(), tokens: 0 };
         let actions = rig.core.start(0);
         rig.perform(actions);
         rig
@@ -265,8 +272,12 @@ impl Rig {
                     if let Record::Trim(trim) = &record {
                         self.notes.start = self.notes.start.max(trim.start);
                     }
+                    if let Record::LiteDrop(drop) = &record {
+                        self.notes.queues.retain(|queue, _| !drop.queues.contains(queue));
+                    }
                     self.log.push(Logged::Record(written(record)));
                 }
+                Action::Lost(lost) => self.lost.push(lost),
                 Action::Copy { record, from } => {
                     let id = self.notes.ids[&from];
                     self.notes.ids.insert(lsn, id);
@@ -438,6 +449,7 @@ pub fn replay_over(mut state: State, log: &[Logged]) -> State {
             Logged::Message(row) => {
                 assert_eq!(state.apply_message_at(row.queue, Offset(row.offset)), Offset(row.offset));
                 state.seen.remember(*row);
+                state.lite.touched(row.queue, row.time);
             }
             Logged::Sent(record, row) => {
                 state.apply(record);

@@ -109,6 +109,7 @@ impl<D: Draft> Core<D> {
     fn store_message(&mut self, queue: QueueKey, batch: BatchPart, draft: D) -> Offset {
         let offset = self.state.apply_message(queue);
         self.remember(draft.class().id, queue, offset);
+        self.state.lite.touched(queue, self.now);
         self.hide(queue, offset);
         self.out.push(Action::Store { queue, offset, batch, head: None, draft });
         offset

@@ -12,21 +12,23 @@ use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
 use super::due::{Leaving, OldReads};
 use super::halves::{Listed, Question};
 use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
+use super::lite::Lost;
 use super::polls::{Poll, Wanted};
 use super::upkeep::Upkeep;
 use crate::admission::Permit;
 use crate::alive::Alive;
 use crate::draft::{self, Draft};
 use crate::filter;
+use crate::local::transactions::Reach;
 use crate::post::{Letter, Post, ReplyTo};
 use crate::record::Forget;
-use gantry_model::contract::broker::{EndError, LeaseError, QueueBounds, QueuePosition, RecallError, SendError, Sent, ShardCondition};
+use gantry_model::contract::broker::{EndError, LeaseError, LiteError, QueueBounds, QueuePosition, RecallError, SendError, Sent, ShardCondition};
 use gantry_model::filter::{Sql, Verdict};
 use gantry_model::{Lsn, Offset, QueueKey, ReceiptHandle, ShardId, TopicId};
 use gantry_store::frame::{Flags, Kind};
 use gantry_store::index::{self, Due, Index, LookupError, Timer};
 use gantry_store::log::{AppendError, CommitLog, LogReader};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -53,6 +55,7 @@ pub(super) enum Waiter {
     Ended(ReplyTo<Result<(), EndError>>),
     OpenTransactions { reply: ReplyTo<Vec<Listed>>, topic: TopicId },
     Ask(ReplyTo<Told>),
+    SyncLite(ReplyTo<Result<(), LiteError>>),
 }
 
 /// Everything a shard's thread owns.
@@ -69,11 +72,14 @@ pub struct Driver {
     /// To those who can reach producers; the core bounds how many are under way.
     pub(super) questions: UnboundedSender<Question>,
     alive: Arc<Alive>,
+    reach: Reach,
     /// The segment that the index is being filled for.
     pub(super) indexed: Lsn,
     pub(super) waiters: HashMap<Token, Waiter>,
     /// Replies that rest on what is staged.
     pub(super) pending: Vec<(Token, Reply)>,
+    /// Clients to tell, once it is committed, that they lost a lite topic.
+    pub(super) lost: Vec<Lost>,
     /// Events that the driver itself brings, before the next request.
     pub(super) own: VecDeque<Event<Draft>>,
     pub(super) actions: Vec<Action<Draft>>,
@@ -149,6 +155,7 @@ impl Driver {
         upkeep: Upkeep,
         questions: UnboundedSender<Question>,
         alive: Arc<Alive>,
+        reach: Reach,
     ) -> Driver {
         let (reader, indexed) = (log.reader(), log.active_base());
         Driver {
@@ -163,9 +170,11 @@ impl Driver {
             upkeep,
             questions,
             alive,
+            reach,
             indexed,
             waiters: HashMap::new(),
             pending: Vec::new(),
+            lost: Vec::new(),
             own: VecDeque::new(),
             actions: Vec::new(),
             written: 0,
@@ -302,6 +311,10 @@ impl Driver {
             }
             Request::TopicKnown { topic } => self.step(now, Event::TopicKnown { topic }),
             Request::Ask { token, ask, reply } => self.take_ask(now, token, ask, reply),
+            Request::SyncLite { sync, reply } => {
+                let token = self.wait_for(Waiter::SyncLite(reply));
+                self.step(now, Event::SyncLite { token, sync })
+            }
             Request::GroupKnown { group } => self.step(now, Event::GroupKnown { group }),
             Request::Forget { what } => self.step(now, Event::Forget { what }),
             other => self.take_transaction(now, other),
@@ -336,6 +349,9 @@ impl Driver {
         match request {
             Request::Find { find, limit, reply } => {
                 let _ = reply.send(self.find(&find, limit));
+            }
+            Request::LiteTopics { topic, after, limit, reply } => {
+                let _ = reply.send(self.core.lite_topics(&topic, &after, limit));
             }
             Request::Sealed { run: Ok(run) } => self.index.sealed(run),
             Request::Sealed { run: Err(error) } => tracing::warn!(%error, "an index run could not be written; it is rebuilt at the next start"),
@@ -408,6 +424,7 @@ impl Driver {
             self.log.write()?;
             self.log.sync()?;
         }
+        self.tell_losers();
         self.send_answers();
         self.upkeep.checkpoint_if_due(&mut self.core, &self.index, self.log.end());
         let (now, appended) = (self.core.now(), self.core.appended());
@@ -426,10 +443,13 @@ impl Driver {
         self.log.idle()?;
         let idle = self.core.idle_members().into_iter().map(|member| Event::Forget { what: Forget::Group(member) });
         self.own.extend(idle);
-        let dead: Vec<_> = self.core.owners().filter(|owner| self.alive.is_dead(owner)).cloned().collect();
+        let silent = self.core.silent_clients();
+        let dead: BTreeSet<_> = self.core.owners().chain(&silent).filter(|client| self.alive.is_dead(client)).cloned().collect();
         self.own.extend(dead.into_iter().map(|client| Event::ClientGone { client }));
         self.upkeep.look_at_disk(&self.status);
         self.upkeep.make_spares(&self.log);
+        let idle = self.upkeep.idle_lites(now, &self.core.state);
+        self.own.extend(idle.into_iter().map(|(topic, queues, idle_since)| Event::DropLites { topic, queues, idle_since }));
         let removal = self.upkeep.retention(now, &self.core.state, &self.index, &self.log);
         self.leaving = removal.leave.map(|segment| Leaving { segment, again: now });
         let movers: Vec<_> = removal.open.iter().filter_map(|&(queue, last)| self.movers(queue, last)).collect();
@@ -485,6 +505,7 @@ impl Driver {
             (Waiter::OpenTransactions { reply, topic }, Reply::OpenTransactions(open)) => {
                 Some(Letter::OpenTransactions(reply, self.list(topic, open)))
             }
+            (Waiter::SyncLite(reply), Reply::LiteSynced(answer)) => Some(Letter::LiteSynced(reply, answer)),
             (Waiter::Receive(reply), Reply::TooManyPolls) => Some(Letter::Leased { reply, leased: Leased::TooManyPolls, shard }),
             (Waiter::Receive(reply), Reply::Delivered { lease, .. }) => {
                 let leased = Leased::Messages(self.places(lease));
@@ -506,6 +527,13 @@ impl Driver {
         }
         for (post, letters) in envelopes {
             post.send(letters, &self.inbox);
+        }
+    }
+
+    fn tell_losers(&mut self) {
+        let Some(clients) = self.reach.get().filter(|_| !self.lost.is_empty()) else { return self.lost.clear() };
+        for lost in self.lost.drain(..) {
+            clients.lost_lite(&lost.client, lost.group, lost.topic, &lost.lite);
         }
     }
 

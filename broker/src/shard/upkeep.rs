@@ -7,6 +7,7 @@ use super::core::Core;
 use super::inbox::{Inbox, Request, Status};
 use super::parked;
 use super::state::State;
+use super::state::lite;
 use super::state::snapshot::{self, Part, SLOTS};
 use super::timers::{NextMove, next_move};
 use crate::draft::Draft;
@@ -14,7 +15,7 @@ use crate::record::{Forget, Trim};
 use gantry_model::contract::Metadata;
 use gantry_model::contract::broker::ShardCondition;
 use gantry_model::topic::TopicType;
-use gantry_model::{Lsn, Offset, QueueKey, Topic};
+use gantry_model::{Lsn, Offset, QueueKey, Topic, TopicId};
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::tasks;
 use gantry_store::checkpoint;
@@ -115,6 +116,8 @@ pub struct Upkeep {
     no_segment: bool,
     used_percent: u8,
     next_queue: QueueKey,
+    /// Lite topics that are looked at next.
+    next_slice: u16,
 }
 
 impl Upkeep {
@@ -140,6 +143,7 @@ impl Upkeep {
             no_segment: false,
             used_percent: 0,
             next_queue: QueueKey(0),
+            next_slice: 0,
         })
     }
 
@@ -255,6 +259,22 @@ impl Upkeep {
             tracing::info!("the disk has room again: sends are taken");
             status.set_condition(ShardCondition::Ready);
         }
+    }
+
+    /// Lite topics of one slice without a message for as long as their parent says, with the time since when. All take a minute.
+    pub fn idle_lites(&mut self, now: u64, state: &State) -> Vec<(Arc<Topic>, Vec<QueueKey>, u64)> {
+        self.next_slice = (self.next_slice + 1) % lite::SLICES;
+        let mut by_parent: BTreeMap<TopicId, Vec<(QueueKey, u64)>> = BTreeMap::new();
+        for (queue, lite) in state.lite.of_slice(self.next_slice) {
+            by_parent.entry(queue.topic()).or_default().push((queue, lite.active));
+        }
+        let idle = by_parent.into_iter().filter_map(|(parent, lites)| {
+            let topic = self.place.metadata.topic_by_id(parent)?;
+            let since = now.saturating_sub(topic.options.lite_expiry_ms?);
+            let queues: Vec<QueueKey> = lites.into_iter().filter(|(_, active)| *active <= since).map(|(queue, _)| queue).collect();
+            (!queues.is_empty()).then_some((topic, queues, since))
+        });
+        idle.collect()
     }
 
     /// What retention takes away now.

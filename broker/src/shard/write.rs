@@ -22,6 +22,7 @@ impl Driver {
                 Action::Append { record } => self.append(&record)?,
                 Action::Copy { record, from } => self.append_copy(&record, from)?,
                 Action::Check { handle, sender, at } => self.put_question(handle, sender, at),
+                Action::Lost(lost) => self.lost.push(lost),
                 Action::Reply { token, reply } => self.pending.push((token, reply)),
             }
         }
@@ -51,6 +52,7 @@ impl Driver {
         self.stage(record.kind(), Flags::default(), self.core.now(), &[&record.encode()])?;
         match record {
             Record::Trim(trim) => self.upkeep.trimmed(trim, &mut self.index, &mut self.log),
+            Record::LiteDrop(drop) => drop.queues.iter().for_each(|&queue| self.index.drop_queue(queue)),
             Record::Forget(forget) => self.upkeep.forgotten(*forget, &mut self.index, &self.core.state),
             Record::TxnCheck(TxnCheck { topic, id, step: CheckStep::GivenUp, .. }) => {
                 tracing::warn!(topic = topic.0, transaction = id, "nobody said what became of a transaction: it is given up; an operator can end it");

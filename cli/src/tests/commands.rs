@@ -200,6 +200,18 @@ async fn every_command_takes_the_namespace() {
 }
 
 #[tokio::test]
+async fn lite_topics() {
+    let fake = populated().await;
+    assert_eq!(run(&fake, "topic create sessions --type lite").await.exit(), Exit::Done);
+    check(&fake, "lite_list", "lite list sessions").await;
+    check(&fake, "lite_list_part", "lite list sessions --after session-1 --limit 1").await;
+    check(&fake, "lite_list_json", "lite list sessions --limit 0 -o json").await;
+    check(&fake, "lite_list_none", "lite list sessions --after session-9").await;
+    check(&fake, "lite_list_ordinary_topic", "lite list orders").await;
+    check(&fake, "lite_list_misspelt", "lite list session").await;
+}
+
+#[tokio::test]
 async fn a_produced_message_carries_what_the_options_say() {
     let fake = populated().await;
     check(&fake, "produce_one", "produce orders --body hello").await;

@@ -405,6 +405,25 @@ impl Admin for Service {
         Ok(Response::new(admin::GetTopicStatsResponse { queues: (0..QUEUES).map(stats).collect(), next_page_token: String::new() }))
     }
 
+    /// Three lite topics below each parent, two on a page.
+    async fn list_lite_topics(&self, request: Request<admin::ListLiteTopicsRequest>) -> Result<Response<admin::ListLiteTopicsResponse>, Status> {
+        let ask = request.into_inner();
+        let parent = self.state().topic(&ask.topic)?.clone();
+        if parent.message_types != [v2::MessageType::Lite as i32] {
+            return Err(Status::failed_precondition(format!("topic `{}` has no lite topics", ask.topic)));
+        }
+        let after = if ask.page_token.is_empty() { ask.after } else { ask.page_token };
+        let lite = |number: usize| {
+            let name = format!("session-{number}");
+            admin::LiteTopic { name, min_offset: 1, max_offset: 1 + number as u64, active_time: at(number), subscribers: number as u64 % 2 }
+        };
+        let mut lite_topics: Vec<admin::LiteTopic> = (1..=3).map(lite).filter(|lite| lite.name > after).collect();
+        let size = (ask.page_size as usize).min(2);
+        let next_page_token = if lite_topics.len() > size { lite_topics[size - 1].name.clone() } else { String::new() };
+        lite_topics.truncate(size);
+        Ok(Response::new(admin::ListLiteTopicsResponse { lite_topics, next_page_token }))
+    }
+
     /// One client a page.
     async fn list_clients(&self, request: Request<admin::ListClientsRequest>) -> Result<Response<admin::ListClientsResponse>, Status> {
         let ask = request.into_inner();

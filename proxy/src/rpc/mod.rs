@@ -258,6 +258,6 @@ impl MessagingService for Messaging {
         &self,
         request: Request<SyncLiteSubscriptionRequest>,
     ) -> Result<Response<SyncLiteSubscriptionResponse>, tonic::Status> {
-        self.unary(Rpc::SyncLiteSubscription, request, sync_lite_subscription::answer).await
+        self.unary(Rpc::SyncLiteSubscription, request, |context, request| sync_lite_subscription::answer(&self.shared, context, request)).await
     }
 }

@@ -11,6 +11,7 @@ use crate::delivery_codec::Writer;
 use crate::first_use::existing_topic;
 use crate::metrics::Rpc;
 use crate::rpc::Messaging;
+use crate::rpc::sync_lite_subscription::check_bound;
 use crate::shared::Shared;
 use crate::status::{self, Refusal};
 use crate::validate;
@@ -19,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use gantry_model::contract::broker::{Delivery, LeaseTerm, ReceiveRequest};
 use gantry_model::handle::HandleKeys;
 use gantry_model::limits::{POLL_MAX_MS, RECEIVE_BATCH_MAX};
+use gantry_model::topic::TopicType;
 use gantry_model::{Filter, ReceiptHandle};
 use gantry_platform::clock::sleep;
 use gantry_proto::v2::receive_message_response::Content;
@@ -116,7 +118,11 @@ async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest)
     if !topic.permission.can_read() {
         return Err(Refusal::new(Code::Forbidden, format!("no readable queue: topic `{topic_name}` cannot be read")));
     }
-    let kind = if request.auto_renew { ClientType::PushConsumer } else { ClientType::SimpleConsumer };
+    if topic.kind == TopicType::Lite {
+        check_bound(&topic, &group)?;
+        check_no_filter(&filter)?;
+    }
+    let kind = client_type(request.auto_renew, topic.kind);
     context.session.consumes(kind, &group_name, Some(&topic_name));
     if shared.metrics.open_polls.get() >= shared.config.limits.open_polls as i64 {
         return Err(Refusal::polling_full());
@@ -124,7 +130,7 @@ async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest)
     let _open = shared.metrics.open_polls.hold();
     let client = context.session.client.clone();
     let attempt_id = request.attempt_id.filter(|id| !id.is_empty());
-    let ordered_batch = !request.auto_renew || obeys_order(&context);
+    let ordered_batch = keeps_order(&context, request.auto_renew);
     let member = member_name(&context);
     let wish = ReceiveRequest { group, topic, filter, client, max, lease, wait, attempt_id, ordered_batch, member };
     tokio::select! {
@@ -134,6 +140,30 @@ async fn poll(shared: &Shared, context: Context, request: ReceiveMessageRequest)
         // Dropping the other branch withdraws the poll.
         () = shared.drain_turn(&context.session.client) => Ok(Vec::new()),
     }
+}
+
+/// What a client is that has not told it.
+fn client_type(renews: bool, topic: TopicType) -> ClientType {
+    match (topic, renews) {
+        (TopicType::Lite, true) => ClientType::LitePushConsumer,
+        (TopicType::Lite, false) => ClientType::LiteSimpleConsumer,
+        (_, true) => ClientType::PushConsumer,
+        (_, false) => ClientType::SimpleConsumer,
+    }
+}
+
+/// A filter would let messages of a lite topic pass others of it.
+fn check_no_filter(filter: &Filter) -> Result<(), Refusal> {
+    match filter {
+        Filter::All => Ok(()),
+        _ => Err(Refusal::new(Code::IllegalFilterExpression, "lite topics are received whole: leave the filter expression out, or ask for `*`")),
+    }
+}
+
+/// Whether a client works on messages of one message group or lite topic in their order. Push consumers for lite topics may renew by themselves.
+fn keeps_order(context: &Context, renews: bool) -> bool {
+    let pushes = renews || context.session.facts().client_type == ClientType::LitePushConsumer;
+    !pushes || obeys_order(context)
 }
 
 /// Whether a push consumer was told that its group is ordered, and works on messages of one group in their order. Rust's does not.

@@ -44,7 +44,7 @@ pub async fn answer(edge: &Messaging, context: Context, request: SendMessageRequ
     Ok(response(&shared.metadata.handle_keys(), ids, results))
 }
 
-/// Whether the topic takes messages of these kinds, and whether this version does.
+/// Whether the topic takes messages of these kinds.
 fn check_topic(topic: &Topic, kinds: &[MessageKind]) -> Result<(), Refusal> {
     if !topic.permission.can_write() {
         return Err(Refusal::new(Code::Forbidden, format!("no writable queue: topic `{}` is read-only", topic.name)));
@@ -53,10 +53,7 @@ fn check_topic(topic: &Topic, kinds: &[MessageKind]) -> Result<(), Refusal> {
         let text = format!("topic `{}` is of type {:?} and does not accept a {kind:?} message", topic.name, topic.kind);
         return Err(Refusal::new(Code::MessagePropertyConflictWithType, text));
     }
-    match kinds.iter().find(|kind| **kind == MessageKind::Lite) {
-        Some(kind) => Err(Refusal::not_implemented(&format!("sending {kind:?} messages"))),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn response(keys: &HandleKeys, ids: Vec<String>, results: Vec<Result<Sent, SendError>>) -> SendMessageResponse {

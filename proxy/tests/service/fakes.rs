@@ -505,8 +505,8 @@ impl Broker for FakeBroker {
         })
     }
 
-    async fn lite_topics(&self, _: &Topic, _: &str, _: usize) -> Result<Vec<LiteTopic>, LookupError> {
-        Ok(self.with(|state| state.lites.clone()))
+    async fn lite_topics(&self, _: &Topic, after: &str, limit: usize) -> Result<Vec<LiteTopic>, LookupError> {
+        Ok(self.with(|state| state.lites.iter().filter(|lite| lite.name.as_str() > after).take(limit).cloned().collect()))
     }
 
     async fn shards(&self) -> Vec<ShardStatus> {

@@ -265,7 +265,7 @@ async fn kinds_exclude_each_other_and_must_fit_the_topic() {
     check(&rig, with("orders", MessageType::Transaction, due), conflict).await;
     check(&rig, with("orders", MessageType::Priority, priority), conflict).await;
     check(&rig, with("urgent", MessageType::Priority, priority), Code::Ok).await;
-    check(&rig, with("lite", MessageType::Lite, lite), Code::NotImplemented).await;
+    check(&rig, with("lite", MessageType::Lite, lite), Code::Ok).await;
     check(&rig, with("lite", MessageType::Lite, bad_lite), Code::IllegalLiteTopic).await;
     check(&rig, with("orders", MessageType::Priority, bad_priority), Code::BadRequest).await;
 }

@@ -365,6 +365,9 @@ impl Cursor {
                 slots.remove();
             }
         }
+        if self.lanes.is_empty() {
+            self.lanes = BTreeMap::new();
+        }
         self.show_front(lane, true);
     }
 

@@ -12,11 +12,13 @@ pub mod seen;
 pub mod timers;
 pub mod transactions;
 pub mod ended;
+pub mod lite;
 pub mod snapshot;
 
 use crate::record::{Ack, Dead, Delayed, EpochStart, Expire, Forget, Lease, LeasedQueue, Member, Record, Release, SetVisible, Trim, Visibility};
 use cursor::Cursor;
 use gantry_model::{ClientId, GroupId, LeaseId, Offset, QueueKey, TopicId};
+use lite::Lites;
 use offsets::Mode;
 use ranges::Ranges;
 use seen::Seen;
@@ -43,7 +45,8 @@ const SWEEP_EVERY: u64 = 1_024;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bucket {
     pub queues: BTreeMap<QueueKey, Bounds>,
-    pub cursors: BTreeMap<(QueueKey, GroupId), Cursor>,
+    /// In boxes: the nodes of a tree are half empty, and cursors are large.
+    pub cursors: BTreeMap<(QueueKey, GroupId), Box<Cursor>>,
     /// How groups use queues on which they don't receive.
     pub modes: BTreeMap<(QueueKey, GroupId), Mode>,
     /// Dead letters that were sent again or removed.
@@ -91,6 +94,8 @@ pub struct State {
     /// Whether that changed since the last checkpoint.
     timers_changed: bool,
     pub transactions: Transactions,
+    /// Lite topics and who subscribes them.
+    pub lite: Lites,
 }
 
 impl Default for State {
@@ -107,6 +112,7 @@ impl Default for State {
             timers: Arc::default(),
             timers_changed: false,
             transactions: Transactions::default(),
+            lite: Lites::default(),
         }
     }
 }
@@ -117,12 +123,17 @@ impl State {
     }
 
     pub fn cursor(&self, group: GroupId, queue: QueueKey) -> Option<&Cursor> {
-        self.bucket(queue).cursors.get(&(queue, group))
+        self.bucket(queue).cursors.get(&(queue, group)).map(Box::as_ref)
+    }
+
+    /// Where each group stands on one queue.
+    pub fn cursors_of(&self, queue: QueueKey) -> impl Iterator<Item = &Cursor> + '_ {
+        self.bucket(queue).cursors.range((queue, GroupId(0))..=(queue, GroupId(u32::MAX))).map(|(_, cursor)| &**cursor)
     }
 
     /// Every cursor, in a fixed order.
     pub fn cursors(&self) -> impl Iterator<Item = (QueueKey, GroupId, &Cursor)> + '_ {
-        self.buckets.iter().flat_map(|bucket| bucket.cursors.iter().map(|(&(queue, group), cursor)| (queue, group, cursor)))
+        self.buckets.iter().flat_map(|bucket| bucket.cursors.iter().map(|(&(queue, group), cursor)| (queue, group, &**cursor)))
     }
 
     /// Every queue that ever had a message.
@@ -185,6 +196,10 @@ impl State {
             Record::Repark(moved) => self.apply_repark(moved),
             Record::TxnCheck(check) => self.apply_txn_check(check),
             Record::TxnEnd(end) => self.apply_txn_end(end),
+            Record::LiteCreate(create) => self.apply_lite_create(create),
+            Record::LiteDrop(drop) => self.apply_lite_drop(drop),
+            Record::LiteSync(sync) => self.apply_lite_sync(sync),
+            Record::Begin(begin) => self.apply_begin(begin),
             Record::Trim(trim) => self.apply_trim(trim),
             Record::Forget(forget) => self.apply_forget(forget),
             Record::Member(member) => self.apply_member(member),
@@ -221,7 +236,7 @@ impl State {
             let bucket = self.bucket_mut(*queue);
             if !bucket.cursors.contains_key(&(*queue, lease.group)) {
                 let fresh = bucket.cursor_at(*queue, start.0);
-                bucket.cursors.insert((*queue, lease.group), fresh);
+                bucket.cursors.insert((*queue, lease.group), Box::new(fresh));
             }
             let cursor = bucket.cursors.entry((*queue, lease.group)).or_default();
             for &(offset, attempt, lane) in leased {
@@ -355,12 +370,14 @@ impl State {
                 self.groups_of.remove(topic);
                 self.timers_mut().forget(*topic);
                 self.transactions.forget(*topic);
+                self.lite.forget_topic(*topic);
             }
             Forget::Group(group) => {
                 for groups in self.groups_of.values_mut() {
                     groups.remove(group);
                 }
                 self.head.members.remove(group);
+                self.lite.forget_group(*group);
             }
         }
     }
@@ -396,6 +413,7 @@ impl State {
         parts.push((snapshot::TRANSACTIONS, Some(Part::Transactions(self.transactions.freeze()))));
         let ended = self.transactions.ended.freeze();
         parts.extend(ended.into_iter().map(|(number, chunk)| (snapshot::ENDED + number, chunk.map(Part::Ended))));
+        parts.extend(self.lite.freeze().into_iter().map(|(number, slice)| (snapshot::LITE + number, slice.map(Part::Lite))));
         parts
     }
 
@@ -404,16 +422,17 @@ impl State {
         self.dirty = (0..BUCKETS as u16).filter(|&index| !self.buckets[index as usize].is_empty()).collect();
         self.seen.touch_all();
         self.transactions.ended.touch_all();
+        self.lite.touch_all();
     }
 
     /// Whether anything changed since the last [`State::freeze`].
     pub fn changed(&self) -> bool {
-        !self.dirty.is_empty() || self.timers_changed
+        !self.dirty.is_empty() || self.timers_changed || self.lite.changed()
     }
 
     /// Puts back what a checkpoint kept.
-    pub(super) fn assemble(head: Head, seen: Seen, timers: Timers, transactions: Transactions, buckets: Vec<(u16, Bucket)>) -> State {
-        let mut state = State { head, seen, timers: Arc::new(timers), transactions, ..State::default() };
+    pub(super) fn assemble(head: Head, seen: Seen, timers: Timers, transactions: Transactions, lite: Lites, buckets: Vec<(u16, Bucket)>) -> State {
+        let mut state = State { head, seen, timers: Arc::new(timers), transactions, lite, ..State::default() };
         for (index, bucket) in buckets {
             for (queue, group) in bucket.cursors.keys() {
                 state.groups_of.entry(queue.topic()).or_default().insert(*group);
@@ -450,7 +469,7 @@ impl Bucket {
 
 impl PartialEq for State {
     fn eq(&self, other: &State) -> bool {
-        let waiting = self.timers == other.timers && self.transactions == other.transactions;
+        let waiting = self.timers == other.timers && self.transactions == other.transactions && self.lite == other.lite;
         self.head == other.head && self.buckets == other.buckets && self.seen == other.seen && waiting
     }
 }

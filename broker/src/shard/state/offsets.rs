@@ -63,7 +63,7 @@ impl State {
         self.groups_of.entry(queue.topic()).or_default().insert(*group);
         let bucket = self.bucket_mut(*queue);
         let fresh = bucket.cursor_at(*queue, start.0);
-        let cursor = bucket.cursors.entry((*queue, *group)).or_insert(fresh);
+        let cursor = bucket.cursors.entry((*queue, *group)).or_insert(Box::new(fresh));
         offsets.iter().for_each(|&offset| cursor.finish(offset));
     }
 

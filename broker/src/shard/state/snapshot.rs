@@ -3,6 +3,7 @@
 
 use super::cursor::{Cursor, Lease, Waiting};
 use super::ended;
+use super::lite::{self, Lites, Slice};
 use super::offsets::Mode;
 use super::ranges::Ranges;
 use super::seen::{Chunk, Seen, decode_chunk, encode_chunk};
@@ -25,6 +26,8 @@ pub const TRANSACTIONS: u16 = SLOTS + 16;
 /// Transactions that ended, in chunks.
 pub const ENDED: u16 = SLOTS + 128;
 const ENDED_LAST: u16 = ENDED + ended::CHUNK_NUMBERS as u16 - 1;
+pub const LITE: u16 = SLOTS + 64;
+const LITE_LAST: u16 = LITE + lite::SLICES - 1;
 pub const SEEN: u16 = SLOTS + 256;
 
 /// A part of the state as it was at one moment.
@@ -36,6 +39,7 @@ pub enum Part {
     Timers(Arc<Timers>),
     Transactions(transactions::Frozen),
     Ended(Arc<ended::Chunk>),
+    Lite(Arc<Slice>),
 }
 
 impl Part {
@@ -47,6 +51,7 @@ impl Part {
             Part::Timers(timers) => encode_timers(timers),
             Part::Transactions(open) => encode_transactions(open),
             Part::Ended(chunk) => [&[VERSION], &ended::encode_chunk(chunk)[..]].concat(),
+            Part::Lite(slice) => encode_lite(slice),
         }
     }
 }
@@ -55,6 +60,7 @@ impl Part {
 pub fn restore<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = (u16, B)>) -> Option<State> {
     let (mut head, mut buckets, mut chunks, mut timers) = (None, Vec::new(), Vec::new(), Timers::default());
     let (mut open, mut ends) = (None, Vec::new());
+    let mut slices = Vec::new();
     for (number, bytes) in parts {
         match number {
             HEAD => head = Some(decode_head(bytes.as_ref())?),
@@ -62,6 +68,7 @@ pub fn restore<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = (u16, B)>) -> Opt
             TIMERS => timers = timers::decode(&mut versioned(bytes.as_ref())?)?,
             TRANSACTIONS => open = Some(decode_transactions(bytes.as_ref())?),
             ENDED..=ENDED_LAST => ends.push((number - ENDED, ended::decode_chunk(versioned(bytes.as_ref())?.0)?)),
+            LITE..=LITE_LAST => slices.push((number - LITE, lite::decode_slice(&mut versioned(bytes.as_ref())?)?)),
             SEEN.. => chunks.push((number - SEEN, decode_chunk(bytes.as_ref())?)),
             _ => return None,
         }
@@ -69,7 +76,7 @@ pub fn restore<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = (u16, B)>) -> Opt
     let (head, span) = head?;
     // A checkpoint from before there were transactions has none.
     let transactions = open.unwrap_or_default().thaw(ends)?;
-    Some(State::assemble(head, Seen::restore(span, chunks)?, timers, transactions, buckets))
+    Some(State::assemble(head, Seen::restore(span, chunks)?, timers, transactions, Lites::restore(slices), buckets))
 }
 
 fn encode_head(head: &Head, seen: (u64, u64)) -> Vec<u8> {
@@ -199,7 +206,7 @@ fn decode_bucket(bytes: &[u8]) -> Option<Bucket> {
     }
     for _ in 0..input.varint()? {
         let key = (QueueKey(input.varint()?), GroupId(input.varint32()?));
-        bucket.cursors.insert(key, decode_cursor(&mut input)?);
+        bucket.cursors.insert(key, Box::new(decode_cursor(&mut input)?));
     }
     for _ in 0..input.varint()? {
         let key = (QueueKey(input.varint()?), GroupId(input.varint32()?));
@@ -241,6 +248,12 @@ fn encode_transactions(open: &transactions::Frozen) -> Vec<u8> {
 
 fn decode_transactions(bytes: &[u8]) -> Option<transactions::Frozen> {
     transactions::Frozen::decode(&mut versioned(bytes)?)
+}
+
+fn encode_lite(slice: &Slice) -> Vec<u8> {
+    let mut out = Writer(vec![VERSION]);
+    lite::encode_slice(slice, &mut out);
+    out.0
 }
 
 fn versioned(bytes: &[u8]) -> Option<Reader<'_>> {

@@ -13,7 +13,7 @@ pub struct LiteSync {
     pub client: ClientId,
     pub names: Vec<String>,
     pub change: LiteChange,
-    /// Where a group begins on a lite topic that it has never read.
+    /// Where the group begins on lite topics that none of its members subscribes now; those that are subscribed go on where they are.
     pub start: LiteStart,
 }
 
