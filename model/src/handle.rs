@@ -80,7 +80,7 @@ pub struct HandleKeys {
 
 impl fmt::Debug for HandleKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HandleKeys {{ signing: {} }}", self.start)
+        write!(f, "HandleKeys {{ signing: {} }}", self.start.trim_start_matches("v1.").trim_end_matches('.'))
     }
 }
 

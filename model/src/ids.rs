@@ -77,10 +77,10 @@ impl QueueKey {
     /// The largest queue number that fits: 24 bits.
     pub const MAX_QUEUE: u32 = (1 << 24) - 1;
 
-    /// Lane 0 of a queue.
+    /// Lane 0 of a queue. A number that no queue can have gives a key that no queue has, so that whoever asks for it finds nothing.
     pub fn new(topic: TopicId, queue: QueueId) -> QueueKey {
-        assert!(queue.0 <= QueueKey::MAX_QUEUE, "queue numbers have 24 bits");
-        QueueKey(u64::from(topic.0) << 32 | u64::from(queue.0) << 8)
+        let low = if queue.0 <= QueueKey::MAX_QUEUE { queue.0 << 8 } else { u32::MAX };
+        QueueKey(u64::from(topic.0) << 32 | u64::from(low))
     }
 
     pub fn topic(self) -> TopicId {
@@ -131,5 +131,7 @@ mod tests {
         let key = QueueKey::new(TopicId(7), QueueId(QueueKey::MAX_QUEUE));
         assert_eq!((key.topic(), key.queue(), key.lane()), (TopicId(7), QueueId(QueueKey::MAX_QUEUE), 0));
         assert!(key < QueueKey::new(TopicId(8), QueueId(0)));
+        let beyond = QueueKey::new(TopicId(7), QueueId(QueueKey::MAX_QUEUE + 1));
+        assert_eq!((beyond.topic(), beyond == key, beyond.lane()), (TopicId(7), false, u8::MAX));
     }
 }

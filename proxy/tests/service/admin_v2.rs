@@ -166,6 +166,7 @@ async fn a_group_without_members_still_shows_where_it_was() {
     let spec = gantry_model::group::GroupSpec::on_first_use(GroupName::parse("", "gone").unwrap());
     rig.metadata.create_group(spec).await.unwrap();
     rig.broker.put(&topic, "x", "x");
+    rig.broker.with(|state| state.positions_on = vec![topic.id]);
     let request = ListSubscriptionRequest { group: resource("gone"), ..Default::default() };
     let (found, code) = ask!(rig, list_subscription, request);
     let [info] = found.subscription_info.as_slice() else { panic!("the topic it read: {found:?}") };

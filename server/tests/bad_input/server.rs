@@ -139,6 +139,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended already.
+        if std::thread::panicking() {
+            // What the server said is the first thing that whoever reads a failure wants to know.
+            eprintln!("the server's log:\n{}", self.log());
+        }
         _ = self.child.kill();
         _ = self.child.wait();
     }

@@ -210,6 +210,8 @@ impl World {
                     self.append(Frame { time: self.now, record: Some(record), message: placed, id: None });
                 }
                 Action::Check { handle, sender, .. } => self.checks.push((handle, sender)),
+                // Nobody has lite topics here.
+                Action::Lost(_) => {}
                 Action::Reply { token, reply } => self.pending.push((self.log.len(), token, reply)),
             }
         }
