@@ -118,6 +118,15 @@ impl Page {
         station.finished = true;
     }
 
+    /// Somebody asked to finish a message without a delivery. The answer may be lost.
+    pub fn asked_to_skip(&mut self, place: (QueueKey, u64)) {
+        self.stations.entry(place).or_default().perhaps_finished = true;
+    }
+
+    pub fn skipped(&mut self, place: (QueueKey, u64)) {
+        self.stations.entry(place).or_default().finished = true;
+    }
+
     /// A consumer gave a delivery back, or its client ended: it may come again at any time.
     pub fn given_back(&mut self, handle: &ReceiptHandle) {
         if let Some(station) = self.stations.get_mut(&place_of(handle)) {

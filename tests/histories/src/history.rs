@@ -2,6 +2,7 @@
 
 use crate::book::{Letter, Page, Rules};
 use crate::world::{Item, World};
+use gantry_broker::shard::asks::{Ask, Told};
 use gantry_broker::shard::core::{After, Event, Given, Reply, Token};
 use gantry_broker::shard::parked::is_parked;
 use gantry_broker::shard::polls::{Poll, Wanted};
@@ -28,6 +29,7 @@ pub struct Outcome {
     pub redelivered: u64,
     pub acks: u64,
     pub dead: u64,
+    pub skips: u64,
     pub crashes: u64,
 }
 
@@ -38,14 +40,16 @@ impl Outcome {
         self.redelivered += other.redelivered;
         self.acks += other.acks;
         self.dead += other.dead;
+        self.skips += other.skips;
         self.crashes += other.crashes;
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { sends, deliveries, redelivered, acks, dead, crashes } = self;
-        write!(f, "{sends} sends, {deliveries} deliveries ({redelivered} repeated), {acks} acknowledgements, {dead} dead letters, {crashes} crashes")
+        let Outcome { sends, deliveries, redelivered, acks, dead, skips, crashes } = self;
+        write!(f, "{sends} sends, {deliveries} deliveries ({redelivered} repeated), {acks} acknowledgements, ")?;
+        write!(f, "{dead} dead letters, {skips} skips, {crashes} crashes")
     }
 }
 
@@ -63,6 +67,7 @@ enum Asked {
     Finish { member: usize, handles: Vec<ReceiptHandle> },
     Change,
     Recall(usize),
+    Skip { member: usize, place: (QueueKey, u64) },
 }
 
 pub struct History {
@@ -123,7 +128,7 @@ impl History {
     }
 
     fn something(&mut self) {
-        match self.chance.below(21) {
+        match self.chance.below(22) {
             0..6 => self.send(),
             6..10 => {
                 let (member, max, wait) = (self.pick(self.members.len()), 1 + self.chance.below(5) as u32, self.chance.below(2) * 5_000);
@@ -139,6 +144,7 @@ impl History {
             }
             18 => self.crash(),
             19 => self.recall(),
+            20 => self.skip(),
             _ => self.settle(),
         }
         if self.chance.below(3) == 0 {
@@ -289,6 +295,26 @@ impl History {
         self.world.step(Event::Recall { token, handle });
     }
 
+    /// Somebody finishes a message for a group by hand, in whatever state it is.
+    fn skip(&mut self) {
+        let queues: Vec<QueueKey> = self.world.index.queues().filter(|queue| queue.topic() == self.topic.id && !is_parked(*queue)).collect();
+        if queues.is_empty() {
+            return;
+        }
+        let queue = queues[self.pick(queues.len())];
+        let (member, offset) = (self.pick(self.members.len()), self.pick(self.world.index.queue(queue).count()) as u64);
+        if !self.world.is_committed(queue, offset) {
+            return;
+        }
+        let token = self.world.token();
+        self.members[member].page.asked_to_skip((queue, offset));
+        self.asked.insert(token, Asked::Skip { member, place: (queue, offset) });
+        let (group, topic) = (self.members[member].group.clone(), self.topic.clone());
+        let ask = Ask::Skip { group, topic, queue: queue.queue(), offsets: vec![Offset(offset)] };
+        self.world.step(Event::Ask { token, ask });
+        self.outcome.skips += 1;
+    }
+
     fn pass(&mut self, ms: u64) {
         self.settle();
         self.world.now += ms;
@@ -341,6 +367,7 @@ impl History {
                 }
                 (Asked::Finish { member, handles }, Reply::Changed(Ok(()))) => self.members[member].page.finished(&handles[0]),
                 (Asked::Finish { .. } | Asked::Change, Reply::Changed(_)) => {}
+                (Asked::Skip { member, place }, Reply::Told(Told::Skip(Ok(_)))) => self.members[member].page.skipped(place),
                 (Asked::Recall(number), Reply::Recalled(answer)) => self.note_recalled(number, answer),
                 (_, other) => panic!("an answer to another question: {other:?}"),
             }
