@@ -332,7 +332,8 @@ impl EventView {
         let mut parts = Vec::new();
         parts.extend(self.client_id.iter().map(|client| format!("to {client}")));
         parts.extend(self.attempt.map(|attempt| format!("attempt {attempt}")));
-        parts.extend(self.visible_time.iter().map(|time| format!("until {time}")));
+        let until = if matches!(self.step, "given back" | "lapsed") { "visible from" } else { "until" };
+        parts.extend(self.visible_time.iter().map(|time| format!("{until} {time}")));
         parts.extend(self.counted.filter(|counted| !counted).map(|_| "not counted".to_owned()));
         match (&self.to_topic, self.to_queue, self.to_offset) {
             (topic, Some(queue), Some(offset)) => parts.push(format!("to {}/{queue}/{offset}", topic.as_deref().unwrap_or("-"))),
