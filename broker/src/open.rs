@@ -217,19 +217,23 @@ impl Replay {
     fn run(&mut self, reader: &LogReader, from: Lsn, to: Lsn) -> Result<(), OpenError> {
         for frame in reader.frames(from, to) {
             let (lsn, frame) = frame.map_err(failed)?;
+            let placed = draft::entry_of(lsn, &frame);
             if lsn >= self.active {
-                self.index_frame(lsn, &frame);
+                self.index_frame(lsn, &frame, placed.as_ref());
             }
             if lsn >= self.checkpoint {
-                self.apply(lsn, &frame)?;
+                self.apply(lsn, &frame, placed.as_ref())?;
+                if let Some((Entry { queue, len, .. }, _)) = placed {
+                    self.state.hold(queue, len);
+                }
             }
         }
         Ok(())
     }
 
-    fn index_frame(&mut self, lsn: Lsn, frame: &Frame) {
-        if let Some((entry, keys)) = draft::entry_of(lsn, frame) {
-            self.index.append(entry, &keys);
+    fn index_frame(&mut self, lsn: Lsn, frame: &Frame, placed: Option<&(Entry, Vec<u64>)>) {
+        if let Some((entry, keys)) = placed {
+            self.index.append(*entry, keys);
         }
         if let Some(timer) = draft::timer_of(lsn, frame) {
             self.index.append_timer(timer.due, timer.queue);
@@ -250,13 +254,13 @@ impl Replay {
         }
     }
 
-    fn apply(&mut self, lsn: Lsn, frame: &Frame) -> Result<(), OpenError> {
+    fn apply(&mut self, lsn: Lsn, frame: &Frame, placed: Option<&(Entry, Vec<u64>)>) -> Result<(), OpenError> {
         if frame.header.kind == Kind::Gap {
             self.state.expect_holes();
         }
         self.remember(frame);
         if frame.header.kind == Kind::Message {
-            let Some((Entry { queue, offset, .. }, _)) = draft::entry_of(lsn, frame) else {
+            let Some(&(Entry { queue, offset, .. }, _)) = placed else {
                 return Err(OpenError(format!("the message at {lsn} can't be read by this version; run the version that wrote it")));
             };
             let given = self.state.apply_message_at(queue, offset);

@@ -123,14 +123,9 @@ impl Settings for TopicOptions {
         },
         Setting {
             name: "quota.stored.bytes",
-            about: "not available yet; the retention size bounds what is kept",
-            example: "unlimited",
-            write: |_, text| match units::size(text)? {
-                None => Ok(()),
-                Some(_) => Err("is not available in this version; the retention size removes the oldest messages, \
-                                and `quota.send.bytes` bounds what comes in"
-                    .to_owned()),
-            },
+            about: "bytes of log that the messages of the topic may take; sends are refused at it",
+            example: "10GiB",
+            write: |options, text| units::size(text).map(|size| options.quota.stored_bytes = size),
             read: |options| show_size(options.quota.stored_bytes),
         },
         Setting {
@@ -355,7 +350,7 @@ mod tests {
         assert!(topic(&[("colour", "red")], &[]).starts_with("unknown setting `colour`: topics have `delay.max`, "));
         assert!(topic(&[("delay.max", "soon")], &[]).starts_with("setting `delay.max`: `soon` is not a time"));
         assert!(topic(&[("quota.timers", "many")], &[]).contains("neither a number nor `unlimited`"));
-        assert!(topic(&[("quota.stored.bytes", "1GiB")], &[]).contains("not available in this version"));
+        assert!(topic(&[("quota.stored.bytes", "1 parsec")], &[]).starts_with("setting `quota.stored.bytes`"));
         assert!(topic(&[("delay.max", "1h")], &["delay.max"]).contains("both set and taken back"));
         let group = |set: &[(&str, &str)]| changed(&GroupOptions::default(), set, &[]).unwrap_err().0;
         assert_eq!(group(&[("sharing", "some")]), "setting `sharing`: `some` is none of `clustering`, `broadcasting`");

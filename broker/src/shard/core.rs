@@ -11,8 +11,8 @@ use super::parked;
 use super::polls::{Poll, Polls};
 use super::pulls::Pulls;
 use super::send::Class;
-use super::state::State;
 use super::state::transactions::{Open, TxnKey};
+use super::state::{Bounds, State};
 use super::timers::Releases;
 use super::transactions::{Asked, Checks};
 use crate::record::{EpochStart, Forget, Record, Trim};
@@ -547,7 +547,8 @@ impl<D: Draft> Core<D> {
     fn queues(&mut self, token: Token, topic: &Topic) {
         let bounds = topic.queues().filter(|(_, place)| place.shard == self.shard).map(|(queue, _)| {
             let key = QueueKey::new(topic.id, queue);
-            QueueBounds { queue, min: Offset(self.state.bounds(key).min), max: Offset(self.visible_end(key)) }
+            let Bounds { min, bytes, .. } = self.state.bounds(key);
+            QueueBounds { queue, min: Offset(min), max: Offset(self.visible_end(key)), bytes }
         });
         let reply = Reply::Queues(bounds.collect());
         self.reply(token, reply);

@@ -73,6 +73,9 @@ impl<D: Draft> Core<D> {
         if let Some(row) = self.stored_before(topic, draft.class()) {
             return Fate::Answered(Ok(self.repeated(topic, &row, &draft)));
         }
+        if let Some(error) = self.why_no_room(topic, draft.size()) {
+            return Fate::Answered(Err(error));
+        }
         let queue = match draft.class().kind {
             MessageKind::Transaction => return Fate::Answered(self.store_half(topic, client, draft)),
             MessageKind::Delay if draft.class().deliver_ms.is_some_and(|at| at > self.now) => {
@@ -87,6 +90,15 @@ impl<D: Draft> Core<D> {
             Some(queue) => Fate::Queue(QueueKey::new(topic.id, queue), draft),
             None => Fate::Answered(Err(SendError::NoWritableQueue)),
         }
+    }
+
+    /// Whether the quota of the topic leaves no room for so many bytes.
+    fn why_no_room(&self, topic: &Topic, bytes: usize) -> Option<SendError> {
+        let most = topic.options.quota.stored_bytes?;
+        let held = self.state.held(topic.id);
+        (held + bytes as u64 > most).then(|| SendError::QuotaExceeded {
+            what: format!("topic `{}` holds {held} bytes and may hold {most}; the oldest go as its retention says", topic.name),
+        })
     }
 
     /// Stores messages, those of one queue in one piece and in the order given.

@@ -44,6 +44,7 @@ impl Driver {
         let lsn = self.stage(kind, flags, time, &parts)?;
         let len = Draft::frame_len(&parts);
         self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash: draft.tag_hash, lane: draft.lane, time }, &draft.keys);
+        self.core.state.hold(queue, len);
         self.note_timer(head, lsn);
         Ok(())
     }
@@ -78,6 +79,7 @@ impl Driver {
         let len = Draft::frame_len(&parts);
         let (tag_hash, lane) = MessageView::parse(&message).map_or((0, 0), |view| draft::marks_of(&view));
         self.index.append(index::Entry { queue, offset, position: lsn, len, tag_hash, lane, time }, &draft::keys_of(queue.topic(), &message));
+        self.core.state.hold(queue, len);
         self.note_timer(Some(record), lsn);
         Ok(())
     }

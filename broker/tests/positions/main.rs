@@ -26,7 +26,7 @@ struct Rig {
     catalogue: Arc<Catalogue>,
 }
 
-fn open(disk: &SharedDisk, catalogue: &Arc<Catalogue>) -> Arc<LocalBroker> {
+fn open(disk: &SharedDisk, catalogue: &Arc<Catalogue>, kept_bytes: Option<u64>) -> Arc<LocalBroker> {
     LocalBroker::open(Options {
         disk: disk.clone(),
         dir: PathBuf::from("/data/shard-0"),
@@ -34,7 +34,7 @@ fn open(disk: &SharedDisk, catalogue: &Arc<Catalogue>) -> Arc<LocalBroker> {
         metadata: catalogue.clone(),
         shard: ShardId(0),
         cluster: [7; 16],
-        retention: Retention { age_ms: 3_600_000, bytes: None },
+        retention: Retention { age_ms: 3_600_000, bytes: kept_bytes },
         skip_damaged: false,
         sizes: Sizes { first_segment: 32 * 1024, max_segment: 64 * 1024, checkpoint: 16 * 1024 },
     })
@@ -46,12 +46,16 @@ impl Rig {
         let disk: SharedDisk = Arc::new(MemoryDisk::new());
         disk.create_dir_all(&PathBuf::from("/data")).unwrap();
         let catalogue = Catalogue::new();
-        Rig { broker: open(&disk, &catalogue), disk, catalogue }
+        Rig { broker: open(&disk, &catalogue, None), disk, catalogue }
     }
 
     fn restart(self) -> Rig {
+        self.restart_keeping(None)
+    }
+
+    fn restart_keeping(self, bytes: Option<u64>) -> Rig {
         assert!(self.broker.close());
-        Rig { broker: open(&self.disk, &self.catalogue), ..self }
+        Rig { broker: open(&self.disk, &self.catalogue, bytes), ..self }
     }
 
     fn orders(&self) -> Arc<Topic> {
@@ -236,6 +240,56 @@ async fn positions_survive_a_restart_with_checkpoints() {
     assert!(at <= Offset(150) && at > Offset(0), "{at}");
     assert_eq!(rig.broker.offset_at(&rig.orders(), queue, u64::MAX).await, Ok(Offset(200)));
     assert_eq!(rig.broker.offset_at(&rig.orders(), QueueId(9), 0).await, Err(LookupError::NoSuchQueue));
+}
+
+/// Sends messages of one KiB to a topic that may hold so many bytes, until one is refused; answers how many were stored.
+async fn fill(rig: &Rig, most: u64, from: u32) -> u32 {
+    let mut topic = (*rig.orders()).clone();
+    topic.options.quota.stored_bytes = Some(most);
+    let topic = Arc::new(topic);
+    for number in from..from + 1_000 {
+        let message = Message { id: format!("big-{number}"), body: vec![0; 1_024].into(), ..Message::default() };
+        let request = SendRequest { topic: topic.clone(), messages: vec![message], client: ClientId::new("p") };
+        match rig.broker.send(request).await.remove(0) {
+            Ok(sent) => assert!(!sent.duplicate),
+            Err(SendError::QuotaExceeded { what }) => {
+                assert!(what.contains("`orders` holds") && what.contains(&format!("may hold {most}")), "{what}");
+                return number - from;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("a thousand messages fit into {most} bytes")
+}
+
+#[tokio::test]
+async fn a_topic_holds_no_more_bytes_than_its_quota_and_takes_messages_when_the_oldest_are_gone() {
+    let rig = Rig::new();
+    let held = async |rig: &Rig| rig.broker.queues(&rig.orders()).await.unwrap().iter().map(|queue| queue.bytes).sum::<u64>();
+    let stored = fill(&rig, 200_000, 0).await;
+    let full = held(&rig).await;
+    assert!((170..=190).contains(&stored) && (198_000..=200_000).contains(&full), "{stored} messages of a KiB in {full} bytes");
+
+    let rig = rig.restart();
+    assert_eq!(held(&rig).await, full, "counted the same from a checkpoint and the log behind it");
+    assert_eq!(fill(&rig, 200_000, 1_000).await, 0);
+
+    let rig = rig.restart_keeping(Some(70_000));
+    let mut freed = 0;
+    for number in 0..500 {
+        freed = full - held(&rig).await;
+        if freed > 50_000 {
+            break;
+        }
+        // What others send pushes the oldest out of the log.
+        let message = Message { id: format!("other-{number}"), body: vec![0; 16 * 1_024].into(), ..Message::default() };
+        let request = SendRequest { topic: rig.catalogue.topic(2), messages: vec![message], client: ClientId::new("p") };
+        rig.broker.send(request).await.remove(0).unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(freed > 50_000, "retention freed {freed} of {full} bytes");
+    let fits = u64::from(fill(&rig, 200_000, 2_000).await);
+    assert!(fits >= 40, "{fits} messages fit into {freed} bytes that were freed");
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ pub async fn stats(shared: &Shared, request: GetTopicStatsRequest) -> Result<Get
         .map(|(id, queue)| {
             let bounds = bounds.get(&id.0).copied().unwrap_or_default();
             let writable = queue.state == QueueState::Active;
-            QueueStats { queue: id.0, shard: queue.shard.0, min_offset: bounds.min.0, max_offset: bounds.max.0, stored_bytes: 0, writable }
+            QueueStats { queue: id.0, shard: queue.shard.0, min_offset: bounds.min.0, max_offset: bounds.max.0, stored_bytes: bounds.bytes, writable }
         })
         .collect();
     let next_page_token = page.cut(&mut queues, |queue| queue.queue.to_string());

@@ -396,7 +396,10 @@ impl Broker for FakeBroker {
     }
 
     async fn queues(&self, topic: &Topic) -> Result<Vec<QueueBounds>, LookupError> {
-        Ok(topic.queues().map(|(queue, _)| QueueBounds { queue, min: Offset(0), max: Offset(u64::from(queue.0)) }).collect())
+        Ok(topic
+            .queues()
+            .map(|(queue, _)| QueueBounds { queue, min: Offset(0), max: Offset(u64::from(queue.0)), bytes: u64::from(queue.0) * 100 })
+            .collect())
     }
 
     async fn find(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError> {

@@ -9,8 +9,8 @@
 //! others were, and then its offsets begin above all that any ended lite topic of the parent had: a place in the log that is long gone is
 //! never mistaken for a new one.
 
-use super::State;
 use super::cursor::Cursor;
+use super::{Bounds, State};
 use crate::codec::{Reader, Writer};
 use crate::record::{Begin, LiteCreate, LiteDrop, LiteSubscriber, LiteSync};
 use gantry_model::{ClientId, GroupId, Offset, QueueId, QueueKey, TopicId};
@@ -469,12 +469,13 @@ impl State {
     pub(super) fn apply_lite_drop(&mut self, drop: &LiteDrop) {
         for &queue in &drop.queues {
             let bucket = self.bucket_mut(queue);
-            let next = bucket.queues.remove(&queue).map_or(0, |bounds| bounds.next);
+            let Bounds { next, bytes, .. } = bucket.queues.remove(&queue).unwrap_or_default();
             bucket.cursors.retain(|(held, _), _| *held != queue);
             if bucket.modes.keys().any(|(held, _)| *held == queue) {
                 bucket.modes.retain(|(held, _), _| *held != queue);
                 self.pulling.retain(|(.., held)| *held != queue);
             }
+            self.freed(queue.topic(), bytes);
             self.lite.dropped(queue, next);
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! It lives in buckets behind `Arc`, so that a checkpoint can take all of it by cloning pointers while the shard goes on.
 
+pub mod bounds;
 pub mod cursor;
 pub mod offsets;
 pub mod ranges;
@@ -16,6 +17,7 @@ pub mod lite;
 pub mod snapshot;
 
 use crate::record::{Ack, Dead, Delayed, EpochStart, Expire, Forget, Lease, LeasedQueue, Member, Record, Release, SetVisible, Trim, Visibility};
+pub use bounds::Bounds;
 use cursor::Cursor;
 use gantry_model::{ClientId, GroupId, LeaseId, Offset, QueueKey, TopicId};
 use lite::Lites;
@@ -30,13 +32,6 @@ use transactions::Transactions;
 
 /// How many buckets there are. A checkpoint writes the changed ones.
 pub const BUCKETS: usize = 4096;
-
-/// First and next offset of a queue that ever had a message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bounds {
-    pub min: u64,
-    pub next: u64,
-}
 
 /// Leases between two sweeps over receives that may be repeated.
 const SWEEP_EVERY: u64 = 1_024;
@@ -85,6 +80,8 @@ pub struct State {
     holes: bool,
     /// Which groups have a cursor on which topic; derived.
     pub groups_of: BTreeMap<TopicId, BTreeSet<GroupId>>,
+    /// Bytes of each topic's messages; derived.
+    held: BTreeMap<TopicId, u64>,
     /// The queues that groups pull; derived.
     pulling: BTreeSet<(TopicId, GroupId, QueueKey)>,
     /// Message ids of the last minutes.
@@ -107,6 +104,7 @@ impl Default for State {
             dirty: BTreeSet::new(),
             holes: false,
             groups_of: BTreeMap::new(),
+            held: BTreeMap::new(),
             pulling: BTreeSet::new(),
             seen: Seen::default(),
             timers: Arc::default(),
@@ -328,13 +326,14 @@ impl State {
         for &(queue, min) in &trim.queues {
             let bucket = self.bucket_mut(queue);
             let Some(bounds) = bucket.queues.get_mut(&queue) else { continue };
-            bounds.min = bounds.min.max(min.min(bounds.next));
+            let freed = bounds.trim(min);
             let min = bounds.min;
             if let Some(gone) = bucket.gone.get_mut(&queue) {
                 gone.drop_below(min);
             }
             let lost: u64 = bucket.cursors.range_mut((queue, GroupId(0))..=(queue, GroupId(u32::MAX))).map(|(_, cursor)| cursor.trim(min)).sum();
             self.head.expired_unfinished += lost;
+            self.freed(queue.topic(), freed);
         }
     }
 
@@ -368,6 +367,7 @@ impl State {
         match forget {
             Forget::Topic(topic) => {
                 self.groups_of.remove(topic);
+                self.held.remove(topic);
                 self.timers_mut().forget(*topic);
                 self.transactions.forget(*topic);
                 self.lite.forget_topic(*topic);
@@ -436,6 +436,9 @@ impl State {
         for (index, bucket) in buckets {
             for (queue, group) in bucket.cursors.keys() {
                 state.groups_of.entry(queue.topic()).or_default().insert(*group);
+            }
+            for (queue, bounds) in &bucket.queues {
+                *state.held.entry(queue.topic()).or_default() += bounds.bytes;
             }
             let pulled = bucket.modes.iter().filter(|(_, mode)| matches!(mode, Mode::Pulls(_)));
             state.pulling.extend(pulled.map(|(&(queue, group), _)| (queue.topic(), group, queue)));

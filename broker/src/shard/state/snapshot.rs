@@ -15,7 +15,7 @@ use crate::record::Member;
 use gantry_model::{ClientId, GroupId, LeaseId, QueueKey, TopicId};
 use std::sync::Arc;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// Numbers of the parts of a checkpoint: the buckets come first, and the index's slots stand between them and the rest.
 pub const SLOTS: u16 = BUCKETS as u16;
@@ -140,7 +140,7 @@ fn encode_bucket(bucket: &Bucket) -> Vec<u8> {
     let mut out = Writer(vec![VERSION]);
     out.varint(bucket.queues.len() as u64);
     for (queue, bounds) in &bucket.queues {
-        out.varints([queue.0, bounds.min, bounds.next]);
+        out.varints([queue.0, bounds.min, bounds.next, bounds.bytes]);
     }
     out.varint(bucket.cursors.len() as u64);
     for ((queue, group), cursor) in &bucket.cursors {
@@ -202,7 +202,7 @@ fn decode_bucket(bytes: &[u8]) -> Option<Bucket> {
     let mut bucket = Bucket::default();
     for _ in 0..input.varint()? {
         let queue = QueueKey(input.varint()?);
-        bucket.queues.insert(queue, Bounds { min: input.varint()?, next: input.varint()? });
+        bucket.queues.insert(queue, Bounds { min: input.varint()?, next: input.varint()?, bytes: input.varint()? });
     }
     for _ in 0..input.varint()? {
         let key = (QueueKey(input.varint()?), GroupId(input.varint32()?));

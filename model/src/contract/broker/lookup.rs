@@ -31,6 +31,8 @@ pub struct QueueBounds {
     pub min: Offset,
     /// One past the newest.
     pub max: Offset,
+    /// Bytes of log that its messages take.
+    pub bytes: u64,
 }
 
 /// What to look for in a topic.
