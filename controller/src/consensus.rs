@@ -45,7 +45,7 @@ struct Shared {
 
 #[derive(Debug)]
 enum Work {
-    Propose { event: Event, reply: oneshot::Sender<Result<Applied, ProposeError>> },
+    Propose { event: Box<Event>, reply: oneshot::Sender<Result<Applied, ProposeError>> },
     Snapshot { reply: oneshot::Sender<Result<(), ProposeError>> },
 }
 
@@ -116,7 +116,7 @@ impl Consensus {
     /// the event back.
     pub async fn propose(&self, event: Event) -> Result<Applied, ProposeError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Work::Propose { event, reply }, answer).await
+        self.ask(Work::Propose { event: Box::new(event), reply }, answer).await
     }
 
     /// Writes the state to the snapshot and empties the journal.
@@ -174,7 +174,7 @@ impl Writer {
             for work in std::iter::once(first).chain(more).take(BATCH) {
                 match work {
                     Work::Propose { event, reply } => {
-                        events.push(event);
+                        events.push(*event);
                         replies.push(reply);
                     }
                     Work::Snapshot { reply } => snapshots.push(reply),
