@@ -12,7 +12,7 @@ import (
 
 const (
 	mostEarly = 50 * time.Millisecond
-	mostLate  = 1500 * time.Millisecond
+	mostLate  = 10 * time.Second
 	// After a kill the client needs a moment to connect again before it can be on time.
 	recovery = 6 * time.Second
 	delayed  = 5

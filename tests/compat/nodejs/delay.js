@@ -4,7 +4,7 @@ import { Ledger } from './ledger.js';
 import { receiveSurely } from './surely.js';
 
 const EARLY_MS = 50;
-const LATE_MS = 1_500;
+const LATE_MS = 10_000;
 // After a kill the client needs a moment to connect again before it can be on time.
 const RECOVERY_MS = 6_000;
 const EACH = 5;

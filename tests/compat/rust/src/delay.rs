@@ -11,7 +11,7 @@ use crate::ledger::Ledger;
 use crate::surely;
 
 const EARLY_S: f64 = 0.05;
-const LATE_S: f64 = 1.5;
+const LATE_S: f64 = 10.0;
 /// After a kill the client needs a moment to connect again before it can be on time.
 const RECOVERY_S: f64 = 6.0;
 const EACH: i64 = 5;

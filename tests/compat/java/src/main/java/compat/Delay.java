@@ -23,7 +23,7 @@ import org.apache.rocketmq.client.apis.producer.SendReceipt;
 /** Delayed messages: never early, soon when due, and gone when recalled in time. Times are milliseconds since 1970. */
 final class Delay {
     private static final long EARLY_MS = 50;
-    private static final long LATE_MS = 1_500;
+    private static final long LATE_MS = 10_000;
     /** After a kill the client needs a moment to connect again before it can be on time. */
     private static final long RECOVERY_MS = 6_000;
     private static final int EACH = 5;
