@@ -24,6 +24,8 @@ pub enum StartPosition {
     Created,
     /// The oldest message that is kept.
     Earliest,
+    /// The first message stored after the group first asked for messages of the topic.
+    Latest,
 }
 
 /// How long a message waits between a failed delivery and the next.

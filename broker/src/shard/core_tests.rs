@@ -218,6 +218,22 @@ fn a_group_that_was_created_later_starts_behind_its_creation() {
 }
 
 #[test]
+fn a_group_that_wants_the_newest_begins_with_its_first_receive() {
+    let mut rig = Rig::new();
+    rig.send(&[None; 30]);
+    let mut newest = (*group(2, 16)).clone();
+    newest.start = gantry_model::group::StartPosition::Latest;
+    let newest = Arc::new(newest);
+    assert_eq!(rig.positions(&newest).ready, 0);
+    rig.send(&[None; 2]);
+    assert_eq!(rig.receive(&newest, 32), [], "what was stored before it ever asked is not for it");
+    let mut rig = rig.restart();
+    rig.send(&[None; 3]);
+    assert_eq!(rig.positions(&newest).ready, 3, "nothing that came after is missed while nobody asks");
+    assert_eq!(rig.receive(&newest, 32).len(), 3);
+}
+
+#[test]
 fn what_was_given_just_before_a_crash_comes_again_if_its_client_never_heard_of_it() {
     let mut rig = Rig::new();
     let group = group(1, 16);

@@ -8,7 +8,7 @@
 use super::core::{Core, Draft, Entries, Entry, Given, Reply, Token};
 use super::polls::{Poll, Test, Wanted};
 use super::state::cursor::Cursor;
-use crate::record::{Lease, LeasedQueue, Record, SetVisible, Visibility};
+use crate::record::{Begin, Lease, LeasedQueue, Record, SetVisible, Visibility};
 use gantry_model::contract::broker::LeaseTerm;
 use gantry_model::filter::Verdict;
 use gantry_model::group::{Order, StartPosition};
@@ -46,6 +46,7 @@ impl<D: Draft> Core<D> {
             return;
         }
         let (topic, group) = (poll.topic.clone(), poll.group.clone());
+        self.begin_at_newest(&topic, &group);
         let now = self.now;
         let (subscription, fresh) = self.polls.subscribe(topic.id, group.id);
         subscription.joined(&poll.wanted, now);
@@ -54,6 +55,21 @@ impl<D: Draft> Core<D> {
         }
         self.polls.park(token, poll);
         self.serve(topic.id, group.id, entries);
+    }
+
+    /// A group that wants what comes after its first receive begins now. On queues that the topic got later it misses nothing.
+    fn begin_at_newest(&mut self, topic: &Topic, group: &Group) {
+        if group.start != StartPosition::Latest {
+            return;
+        }
+        let here = topic.queues().filter(|(_, place)| place.shard == self.shard).map(|(queue, _)| QueueKey::new(topic.id, queue));
+        let (known, new): (Vec<_>, Vec<_>) = here.partition(|&queue| self.state.cursor(group.id, queue).is_some());
+        if new.is_empty() {
+            return;
+        }
+        let start = |queue| if known.is_empty() { self.state.bounds(queue).next } else { self.state.bounds(queue).min };
+        let queues = new.into_iter().map(|queue| (queue, Offset(start(queue)))).collect();
+        self.append(Record::Begin(Begin { group: group.id, queues }));
     }
 
     /// Answers a receive whose first answer was lost with the very same batch.
@@ -100,6 +116,7 @@ impl<D: Draft> Core<D> {
         let bounds = self.state.bounds(queue);
         match group.start {
             StartPosition::Earliest => bounds.min,
+            StartPosition::Latest => bounds.next,
             StartPosition::Created => entries.first_at(queue, group.created_ms).unwrap_or(bounds.next).max(bounds.min),
         }
     }

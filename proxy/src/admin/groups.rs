@@ -202,9 +202,7 @@ fn start(number: i32) -> Result<StartPosition, Status> {
     match admin::StartPosition::try_from(number) {
         Ok(admin::StartPosition::FirstAfterCreation) => Ok(StartPosition::Created),
         Ok(admin::StartPosition::Earliest) => Ok(StartPosition::Earliest),
-        Ok(admin::StartPosition::Latest) => {
-            Err(Status::unimplemented("start position LATEST is not available in this version; FIRST_AFTER_CREATION comes closest"))
-        }
+        Ok(admin::StartPosition::Latest) => Ok(StartPosition::Latest),
         Ok(admin::StartPosition::Unspecified) | Err(_) => Err(Status::invalid_argument(format!("start position {number} is unknown"))),
     }
 }
@@ -248,6 +246,7 @@ fn to_wire(group: &Group) -> admin::Group {
     let start = match group.start {
         StartPosition::Created => admin::StartPosition::FirstAfterCreation,
         StartPosition::Earliest => admin::StartPosition::Earliest,
+        StartPosition::Latest => admin::StartPosition::Latest,
     };
     let policy = match &group.retry {
         RetryPolicy::Exponential { initial_ms, max_ms, multiplier } => {

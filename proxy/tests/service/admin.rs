@@ -188,7 +188,9 @@ async fn a_group_from_creation_to_deletion() {
         assert_eq!(admin.update_group(update(bad.clone())).await.unwrap_err().code(), Code::InvalidArgument, "{bad:?}");
     }
     let latest = Group { name: "late".into(), start_position: StartPosition::Latest as i32, ..Default::default() };
-    assert_eq!(admin.create_group(CreateGroupRequest { group: Some(latest) }).await.unwrap_err().code(), Code::Unimplemented);
+    let made = admin.create_group(CreateGroupRequest { group: Some(latest) }).await.unwrap().into_inner().group.unwrap();
+    assert_eq!(made.start_position(), StartPosition::Latest);
+    admin.delete_group(DeleteGroupRequest { namespace: String::new(), name: "late".into() }).await.unwrap();
     let groups = admin.list_groups(ListGroupsRequest::default()).await.unwrap().into_inner().groups;
     assert_eq!(groups.len(), 1);
     admin.delete_group(DeleteGroupRequest { namespace: String::new(), name: "g".into() }).await.unwrap();
