@@ -126,7 +126,8 @@ async fn options_that_do_not_go_together_are_refused() {
     }
 }
 
-fn settings(messages: u64) -> Settings {
+/// A small load without warm-up.
+pub fn settings(messages: u64) -> Settings {
     Settings {
         connections: 2,
         in_flight: 8,

@@ -17,13 +17,19 @@ const OTHER: (&str, &str) = ("wanted", "0");
 pub enum Traffic {
     Normal,
     /// Messages of so many message groups.
-    Fifo { message_groups: u32 },
+    Fifo {
+        message_groups: u32,
+    },
     /// All of them due at this time, in milliseconds since 1970.
-    Delay { at_ms: u64 },
+    Delay {
+        at_ms: u64,
+    },
     /// Half messages, each committed as soon as it is stored.
     Transaction,
     /// One message in so many has the property that consumers ask for.
-    Selective { one_in: u32 },
+    Selective {
+        one_in: u32,
+    },
 }
 
 impl Traffic {
@@ -104,9 +110,7 @@ impl Source {
             Arc::new(Template::new(topic, place.run, stream, size, traffic.traits(stream, property)))
         };
         let stream = |number| match traffic {
-            Traffic::Selective { .. } => {
-                Stream { wanted: template(number, Some(WANTED)), other: Some(template(number, Some(OTHER))), next: 0 }
-            }
+            Traffic::Selective { .. } => Stream { wanted: template(number, Some(WANTED)), other: Some(template(number, Some(OTHER))), next: 0 },
             _ => Stream { wanted: template(number, None), other: None, next: 0 },
         };
         Source { traffic, streams: traffic.stream_numbers(producer, producers).map(stream).collect(), turn: 0 }

@@ -271,12 +271,8 @@ mod tests {
 
     #[test]
     fn a_filled_template_is_the_request_that_prost_would_write() {
-        let traits = Traits {
-            message_type: MessageType::Fifo,
-            message_group: Some("g".to_owned()),
-            deliver_at: None,
-            property: Some(("colour", "blue")),
-        };
+        let traits =
+            Traits { message_type: MessageType::Fifo, message_group: Some("g".to_owned()), deliver_at: None, property: Some(("colour", "blue")) };
         let topic = resource(&global("unused", "unused"), "orders");
         let template = Arc::new(Template::new(topic, 0xabc, 7, 100, traits));
         let mut bytes = Vec::new();
