@@ -274,9 +274,10 @@ impl Connection {
         if board.measures(now) {
             tally.receive.record(began, now, messages.len() as u64);
             for stamp in &stamps {
-                let due = self.crew.deliver_at.unwrap_or(stamp.due);
-                tally.end_to_end.record(due, now, 1);
-                tally.early += u64::from(now + (EARLY.as_nanos() as u64) < due);
+                tally.end_to_end.record(self.crew.deliver_at.unwrap_or(stamp.due), now, 1);
+            }
+            if self.crew.deliver_at.is_some_and(|due| now + (EARLY.as_nanos() as u64) < due) {
+                tally.early += stamps.len() as u64;
             }
         }
         drop(tally);
