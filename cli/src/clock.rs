@@ -5,7 +5,11 @@ use prost_types::Timestamp;
 
 /// Now, to the millisecond.
 pub fn wall() -> Timestamp {
-    let ms = SystemClock::new().wall_ms();
+    timestamp(SystemClock::new().wall_ms())
+}
+
+/// A time that is given in milliseconds since 1970.
+pub fn timestamp(ms: u64) -> Timestamp {
     Timestamp { seconds: (ms / 1_000) as i64, nanos: (ms % 1_000 * 1_000_000) as i32 }
 }
 

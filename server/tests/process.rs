@@ -161,6 +161,24 @@ fn a_ready_server_says_nothing_more_on_stdout() {
     assert_eq!(rest, "");
 }
 
+/// The bench itself checks that every message of every kind came once, whole, in order and in time.
+#[test]
+fn every_kind_of_message_goes_through_a_real_server_under_load() {
+    let folder = folder();
+    let server = Server::start(&mut gantry(folder.path()));
+    let (endpoint, admin) = (format!("http://{}", server.address("messaging")), server.address("admin").to_string());
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_gantry"));
+    bench.env_clear().args(["bench", "--compare-kinds", "--messages", "300", "--rounds", "1", "--connections", "2", "-o", "json"]);
+    let output = bench.args(["--endpoint", &endpoint, "--admin", &admin]).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = String::from_utf8(output.stdout).unwrap();
+    for kind in ["plain", "fifo, 10000 message groups", "delay, all due at once", "transaction, committed", "SQL filter, 1 of 100", "fan-out to 64"] {
+        assert!(report.contains(&format!("\"name\": \"{kind}")), "{kind} in {report}");
+    }
+    let left = Command::new(env!("CARGO_BIN_EXE_gantry")).env_clear().args(["topic", "list", "--admin", &admin, "-o", "json"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&left.stdout).contains("bench-"), "topics of the run are deleted: {left:?}");
+}
+
 #[test]
 fn version_and_help_are_there() {
     let say = |arguments: &[&str]| String::from_utf8(Command::new(env!("CARGO_BIN_EXE_gantry")).args(arguments).output().unwrap().stdout).unwrap();

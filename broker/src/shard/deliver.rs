@@ -25,6 +25,25 @@ struct Pick {
     more: bool,
 }
 
+/// How many messages a receive may have.
+#[derive(Clone, Copy)]
+struct Share {
+    /// Its part of what is there.
+    fair: usize,
+    /// What it asked for: it may have so many where nobody else could take them, which is behind a message of its own in a message group.
+    most: usize,
+}
+
+impl Share {
+    fn capped(self, most: usize) -> Share {
+        Share { fair: self.fair.min(most), most: self.most.min(most) }
+    }
+
+    fn less(self, given: usize) -> Share {
+        Share { fair: self.fair.saturating_sub(given), most: self.most.saturating_sub(given) }
+    }
+}
+
 impl<D: Draft> Core<D> {
     pub(super) fn receive(&mut self, token: Token, mut poll: Poll, entries: &dyn Entries) {
         if self.draining() {
@@ -160,15 +179,14 @@ impl<D: Draft> Core<D> {
     /// Answers whether the group's position moved.
     fn serve_one(&mut self, token: Token, queues: &[QueueKey], waiting: usize, entries: &dyn Entries) -> bool {
         let Some(poll) = self.polls.get(token).cloned() else { return false };
-        let want = self.share(&poll, queues, waiting);
+        let mut left = Share { fair: self.share(&poll, queues, waiting), most: poll.max as usize };
         let mut parts = Vec::new();
-        let mut left = want;
         for &queue in queues {
-            if left == 0 {
+            if left.fair == 0 {
                 break;
             }
             let pick = self.pick(&poll, queue, left, entries);
-            left -= pick.part.leased.len();
+            left = left.less(pick.part.leased.len());
             self.revoke(poll.group.id, queue, &pick.revoked);
             if let Some(subscription) = self.polls.subscription(poll.topic.id, poll.group.id) {
                 subscription.turn = queue;
@@ -204,7 +222,7 @@ impl<D: Draft> Core<D> {
         there.div_ceil(waiting).clamp(1, max)
     }
 
-    fn pick(&self, poll: &Poll, queue: QueueKey, want: usize, entries: &dyn Entries) -> Pick {
+    fn pick(&self, poll: &Poll, queue: QueueKey, share: Share, entries: &dyn Entries) -> Pick {
         let absent;
         let cursor = match self.state.cursor(poll.group.id, queue) {
             Some(cursor) => cursor,
@@ -214,16 +232,16 @@ impl<D: Draft> Core<D> {
             }
         };
         let in_flight = poll.group.options.quota.in_flight.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
-        let room = self.limits.leases_per_cursor.min(in_flight).saturating_sub(cursor.leases.len()).min(want);
+        let room = share.capped(self.limits.leases_per_cursor.min(in_flight).saturating_sub(cursor.leases.len()));
         let end = self.visible_end(queue);
         let fresh = cursor.next < end || cursor.open().next().is_some();
-        let due_share = if fresh { room.div_ceil(2) } else { room };
+        let due_share = if fresh { room.fair.div_ceil(2) } else { room.fair };
         let part =
             LeasedQueue { queue, start: Offset(cursor.base), next: Offset(cursor.next), leased: Vec::new(), passed: Vec::new(), skipped: Vec::new() };
         let mut picker = Picker { core: self, poll, cursor, entries, part, revoked: Vec::new(), more: false };
         picker.take_due(due_share);
         picker.take_open(room);
-        picker.take_new(end, room);
+        picker.take_new(end, room.fair);
         let Picker { mut part, revoked, more, .. } = picker;
         part.leased.sort_unstable();
         Pick { part, revoked, more }
@@ -350,10 +368,11 @@ impl<D: Draft> Picker<'_, D> {
         }
     }
 
-    /// Messages that were passed over before, and that nothing holds back now.
-    fn take_open(&mut self, want: usize) {
+    /// Messages that were passed over before, and that nothing holds back now. A message group is not divided: as long as one receive has
+    /// its first message, no other can have the next one.
+    fn take_open(&mut self, share: Share) {
         for (offset, lane) in self.cursor.open().take(self.core.limits.scan) {
-            if self.full(want) {
+            if self.full(share.fair) {
                 self.more = true;
                 return;
             }
@@ -361,9 +380,9 @@ impl<D: Draft> Picker<'_, D> {
                 self.take_passed(offset, 0);
                 continue;
             }
-            let longest = if self.poll.ordered_batch { want } else { 1 };
+            let longest = if self.poll.ordered_batch { share.most } else { 1 };
             for offset in self.cursor.run(lane).take(longest) {
-                if self.full(want) || !self.take_passed(offset, lane) {
+                if self.full(share.most) || !self.take_passed(offset, lane) {
                     break;
                 }
             }

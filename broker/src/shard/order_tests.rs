@@ -2,12 +2,13 @@
 
 use super::core::{Event, Given};
 use super::rig::{Note, Rig, group, handle};
-use gantry_model::contract::broker::AttemptCount;
+use gantry_model::contract::broker::{AttemptCount, LeaseTerm};
 use gantry_model::group::{Exhausted, Order};
 use gantry_model::topic::TopicType;
-use gantry_model::{Group, MessageKind};
+use gantry_model::{Filter, Group, MessageKind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn ordered(max_attempts: u32) -> Arc<Group> {
     Arc::new(Group { order: Order::FollowTopic, ..(*group(1, max_attempts)).clone() })
@@ -36,6 +37,19 @@ fn messages_of_a_group_share_a_queue_and_come_in_order() {
     assert!(rig.receive(&group, 32).is_empty(), "its first message is not finished");
     rig.ack(&group, &first[..1]);
     assert_eq!(offsets(&rig.receive(&group, 32)), (32..40).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_waits_in_one_message_group_goes_to_one_receive_however_many_wait() {
+    let mut rig = fifo();
+    rig.send_groups(&[5; 100]);
+    let group = ordered(16);
+    let first = rig.receive(&group, 32);
+    let term = LeaseTerm::For(Duration::from_secs(10));
+    let waiting: Vec<_> = (0..4).map(|_| rig.poll(&group, "c", 20, Filter::All, term, 60_000)).collect();
+    rig.ack(&group, &first);
+    assert_eq!(offsets(&rig.answer(waiting[0])), (32..52).collect::<Vec<_>>(), "as many as it asked for, and no more");
+    assert!(waiting[1..].iter().all(|token| !rig.replies.contains_key(token)), "the message group is locked for the others");
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl Entries for IndexEntries<'_> {
 
     fn verdict(&self, entry: &Entry, sql: &Sql) -> Verdict {
         // A message that can't be read is given out, and the read that follows says what is wrong.
-        let Ok(frame) = self.reader.frame(entry.lsn) else { return Verdict::Match };
+        let Ok(frame) = self.reader.frame_of(entry.lsn, entry.len) else { return Verdict::Match };
         filter::verdict(&draft::message_of(&frame), sql)
     }
 

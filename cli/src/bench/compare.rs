@@ -1,10 +1,11 @@
 //! `--compare-floor`: the same load on the server and on an empty handler, by turns, and the server CPU time of each call as a ratio.
 //! By turns, because the speed of a machine changes from minute to minute; medians, because a neighbour may wake up in one round.
 
+use super::cost::{Cost, median, sorted};
 use super::floor::Child;
-use super::phase::{Job, Outcome, Phase};
+use super::phase::{Job, Phase};
 use super::place::{Kind, Place};
-use super::{Bench, Settings, save, server_pid};
+use super::{Bench, Settings, needed_pid, save};
 use crate::failure::{Exit, Failure};
 use crate::global::Global;
 use crate::output::{self, Report, Table};
@@ -14,10 +15,7 @@ use gantry_proto::v2::AckMessageEntry;
 use serde::Serialize;
 
 pub async fn run(args: &Bench, settings: &Settings, global: &Global, terminal: &mut Terminal) -> Result<(), Failure> {
-    let Some(pid) = server_pid(args, global).await? else {
-        let failure = Failure::usage("there is no server process to measure").because("its CPU time is read on this machine");
-        return Err(failure.hint("start `gantry server` here, or name it by `--server-pid`"));
-    };
+    let pid = needed_pid(args, global).await?;
     let child = Child::start(settings).await?;
     let floor = child.place(global);
     let mut rounds = Vec::new();
@@ -51,10 +49,10 @@ async fn one_side(pid: u32, settings: &Settings, global: &Global, terminal: &mut
 async fn measure(place: &Place, settings: &Settings, terminal: &mut Terminal) -> Result<Side, Failure> {
     let jobs = |job: fn() -> Job| (0..settings.connections).map(|_| job()).collect();
     let sent = Phase::new("send", place, settings, jobs(|| Job::Produce)).run(terminal).await?;
-    let send = cost("send", &sent, sent.tally.send.messages)?;
+    let send = Cost::of("send", &sent, sent.tally.send.messages)?;
     let expected = sent.tally.confirmed.count();
     let received = Phase::new("receive", place, settings, jobs(|| Job::Receive)).expecting(expected).run(terminal).await?;
-    let receive = cost("receive", &received, received.tally.receive.messages)?;
+    let receive = Cost::of("receive", &received, received.tally.receive.messages)?;
     if place.kind == Kind::Gantry {
         let check = received.ledger.compare(&sent.tally.confirmed);
         if check.lost > 0 || check.corrupt > 0 {
@@ -63,7 +61,7 @@ async fn measure(place: &Place, settings: &Settings, terminal: &mut Terminal) ->
     }
     let acks = deal(received.tally.kept, settings.connections as usize).into_iter().map(Job::Ack).collect();
     let acked = Phase::new("acknowledge", place, settings, acks).run(terminal).await?;
-    Ok(Side { send, receive, ack: cost("acknowledge", &acked, acked.tally.ack.messages)? })
+    Ok(Side { send, receive, ack: Cost::of("acknowledge", &acked, acked.tally.ack.messages)? })
 }
 
 /// Handles in turn to connections.
@@ -73,27 +71,6 @@ fn deal(handles: Vec<AckMessageEntry>, connections: usize) -> Vec<Vec<AckMessage
         shares[number % connections].push(handle);
     }
     shares
-}
-
-fn cost(what: &str, outcome: &Outcome, messages: u64) -> Result<Cost, Failure> {
-    let failed = |why: String| Failure::new(Exit::Failed, format!("cannot measure `{what}`")).because(why);
-    if let (true, Some(error)) = (outcome.errors > 0, &outcome.first_error) {
-        return Err(failed(format!("{} calls failed, the first: {error}", outcome.errors)));
-    }
-    let Some((before, after, _)) = outcome.server else { return Err(failed("the server process is gone".to_owned())) };
-    if messages == 0 {
-        return Err(failed("no message went through".to_owned()));
-    }
-    let cpu = after.cpu_since(&before).as_secs_f64();
-    Ok(Cost { messages, messages_per_second: messages as f64 / outcome.seconds, cpu_us_per_message: cpu * 1e6 / messages as f64 })
-}
-
-/// What one kind of call cost the server.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Cost {
-    messages: u64,
-    messages_per_second: f64,
-    cpu_us_per_message: f64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -144,11 +121,7 @@ impl Comparison {
 }
 
 fn compare(name: &'static str, rounds: &[Round], cost: fn(&Side) -> Cost) -> Compared {
-    let each = |value: &dyn Fn(Cost, Cost) -> f64| -> Vec<f64> {
-        let mut values: Vec<f64> = rounds.iter().map(|round| value(cost(&round.gantry), cost(&round.floor))).collect();
-        values.sort_by(f64::total_cmp);
-        values
-    };
+    let each = |value: &dyn Fn(Cost, Cost) -> f64| sorted(rounds.iter().map(|round| value(cost(&round.gantry), cost(&round.floor))));
     // A floor of nothing at all would divide by zero.
     let ratios = each(&|gantry, floor| gantry.cpu_us_per_message / floor.cpu_us_per_message.max(1e-3));
     Compared {
@@ -160,15 +133,6 @@ fn compare(name: &'static str, rounds: &[Round], cost: fn(&Side) -> Cost) -> Com
         ratio_most: ratios.last().copied().unwrap_or(0.0),
         gantry_messages_per_second: median(&each(&|gantry, _| gantry.messages_per_second)),
         floor_messages_per_second: median(&each(&|_, floor| floor.messages_per_second)),
-    }
-}
-
-/// Of sorted values.
-fn median(sorted: &[f64]) -> f64 {
-    match (sorted.len() / 2, sorted.len() % 2) {
-        (_, _) if sorted.is_empty() => 0.0,
-        (middle, 0) => (sorted[middle - 1] + sorted[middle]) / 2.0,
-        (middle, _) => sorted[middle],
     }
 }
 
@@ -208,7 +172,5 @@ mod tests {
         let compared = compare("send", &[round(15.0, 10.0), round(90.0, 10.0), round(12.0, 10.0)], |side| side.send);
         assert_eq!((compared.ratio, compared.ratio_least, compared.ratio_most), (1.5, 1.2, 9.0));
         assert_eq!((compared.gantry_us_per_message, compared.floor_us_per_message), (15.0, 10.0));
-        assert_eq!(median(&[1.0, 2.0]), 1.5);
-        assert_eq!(median(&[]), 0.0);
     }
 }

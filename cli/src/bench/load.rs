@@ -3,13 +3,14 @@
 use super::phase::{Board, Job, Tally};
 use super::place::Place;
 use super::stamp::Stamp;
-use super::wire::{Calls, StampedSend, Template, encode_receive};
+use super::traffic::{Source, Traffic};
+use super::wire::{Calls, StampedSend, encode_receive};
 use super::{AckStyle, Settings};
 use crate::connect::{self, resource};
 use crate::failure::{Exit, Failure};
 use crate::group::wire;
 use bytes::Bytes;
-use gantry_proto::v2::{AckMessageEntry, AckMessageRequest, FilterExpression, FilterType, Message, MessageQueue, ReceiveMessageRequest};
+use gantry_proto::v2::{AckMessageEntry, AckMessageRequest, Message, MessageQueue, ReceiveMessageRequest};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ const POLL: Duration = Duration::from_secs(20);
 const INVISIBLE: Duration = Duration::from_secs(600);
 /// After a failed call, so that a server in trouble is not beaten.
 const PAUSE: Duration = Duration::from_millis(50);
+/// A message that comes sooner than this before its time came too early: the two clocks that are compared differ by up to 1 ms.
+const EARLY: Duration = Duration::from_millis(2);
 /// Most open-loop sends without an answer on one connection; beyond, sends begin late and the report says so.
 const OPEN_LOOP_MOST: usize = 10_000;
 
@@ -39,11 +42,17 @@ pub struct Crew {
     place: Arc<Place>,
     settings: Arc<Settings>,
     board: Arc<Board>,
+    /// The delivery time of delayed messages, in the clock of the board.
+    deliver_at: Option<u64>,
 }
 
 impl Crew {
     pub fn new(place: &Place, settings: &Settings, board: Arc<Board>) -> Crew {
-        Crew { place: Arc::new(place.clone()), settings: Arc::new(settings.clone()), board }
+        let deliver_at = match settings.traffic {
+            Traffic::Delay { at_ms } => Some(board.at_wall(at_ms)),
+            _ => None,
+        };
+        Crew { place: Arc::new(place.clone()), settings: Arc::new(settings.clone()), board, deliver_at }
     }
 }
 
@@ -130,24 +139,22 @@ impl Connection {
     }
 
     async fn produce_in_turn(mut self, producer: u32) {
-        let template = self.template(producer);
-        let mut seq = 0;
+        let mut source = self.source(producer);
         loop {
             let due = self.crew.board.now();
             if !self.crew.board.take_ticket(due) {
                 return;
             }
-            self.send(StampedSend { template: template.clone(), seq, due }, producer).await;
-            seq += 1;
+            let (message, wanted) = source.next(due);
+            self.send(message, wanted).await;
         }
     }
 
     /// Open loop: one producer, sends as they are due.
     async fn produce_on_time(self, mut due: mpsc::Receiver<u64>) {
         let producer = self.number * self.crew.settings.in_flight;
-        let template = self.template(producer);
+        let mut source = self.source(producer);
         let mut sends = JoinSet::new();
-        let mut seq = 0;
         while let Some(due) = due.recv().await {
             while sends.len() >= OPEN_LOOP_MOST {
                 sends.join_next().await;
@@ -156,28 +163,33 @@ impl Connection {
             if self.crew.board.measures(due) {
                 self.tally.borrow_mut().late.record(due, self.crew.board.now(), 1);
             }
-            let (mut connection, message) = (self.clone(), StampedSend { template: template.clone(), seq, due });
-            sends.spawn_local(async move { connection.send(message, producer).await });
-            seq += 1;
+            let (mut connection, (message, wanted)) = (self.clone(), source.next(due));
+            sends.spawn_local(async move { connection.send(message, wanted).await });
         }
         while sends.join_next().await.is_some() {}
         self.crew.board.producer_ends();
     }
 
-    fn template(&self, producer: u32) -> Arc<Template> {
+    fn source(&self, producer: u32) -> Source {
         let Crew { place, settings, .. } = &self.crew;
-        let group = settings.fifo.then(|| format!("bench-{producer}"));
-        Arc::new(Template::new(&place.global, &place.topic, place.run, producer, settings.size_bytes as usize, group))
+        Source::new(settings.traffic, place, settings.size_bytes as usize, producer, settings.producers())
     }
 
-    async fn send(&mut self, message: StampedSend, producer: u32) {
-        let (due, seq) = (message.due, message.seq);
-        let board = &self.crew.board;
-        match self.calls.send(message).await {
+    /// Sends a message, and notes it if consumers will ask for it.
+    async fn send(&mut self, message: StampedSend, wanted: bool) {
+        let (due, seq, producer) = (message.due, message.seq, message.template.producer());
+        let Crew { place, settings, board, .. } = &self.crew;
+        let sent = match settings.traffic {
+            Traffic::Transaction => self.calls.send_and_commit(message, resource(&place.global, &place.topic)).await,
+            _ => self.calls.send(message).await,
+        };
+        match sent {
             Ok(()) => {
                 board.count_sent();
                 let mut tally = self.tally.borrow_mut();
-                tally.confirmed.insert(producer, seq);
+                if wanted {
+                    tally.confirmed.insert(producer, seq);
+                }
                 // By the time when it was due, so that sends held up in the warm-up don't count as sends of the measured time.
                 if board.measures(due) {
                     tally.send.record(due, board.now(), 1);
@@ -190,18 +202,20 @@ impl Connection {
         }
     }
 
-    /// Receives until the phase stops.
+    /// Receives until the phase stops, for all groups.
     async fn consume(self, keep: Keep) {
         let mut polls = JoinSet::new();
         let acks = Arc::new(Semaphore::new(self.crew.settings.in_flight as usize));
         for _ in 0..self.crew.settings.polls {
-            polls.spawn_local(self.clone().poll(keep, acks.clone()));
+            for group in 0..self.crew.place.groups.len() {
+                polls.spawn_local(self.clone().poll(group, keep, acks.clone()));
+            }
         }
         while polls.join_next().await.is_some() {}
     }
 
-    async fn poll(self, keep: Keep, slots: Arc<Semaphore>) {
-        let request = self.receive_request();
+    async fn poll(self, group: usize, keep: Keep, slots: Arc<Semaphore>) {
+        let request = self.receive_request(group);
         let mut calls = self.calls.with_timeout((POLL + self.crew.place.global.timeout).as_millis() as u64);
         let mut stopped = self.crew.board.stopped();
         let mut acks = JoinSet::new();
@@ -220,8 +234,11 @@ impl Connection {
             match received {
                 Ok(messages) if messages.is_empty() => self.tally.borrow_mut().empty_polls += 1,
                 Ok(messages) => {
-                    self.note(&messages, began);
-                    self.acknowledge(messages, keep, &slots, &mut acks).await;
+                    self.note(group, &messages, began);
+                    match keep {
+                        Keep::Yes => self.tally.borrow_mut().kept.extend(messages.into_iter().filter_map(ack_entry)),
+                        Keep::No => self.acknowledge(group, messages, &slots, &mut acks).await,
+                    }
                 }
                 Err(error) => {
                     self.crew.board.count_error(format!("receive: {error}"));
@@ -232,12 +249,12 @@ impl Connection {
         while acks.join_next().await.is_some() {}
     }
 
-    fn receive_request(&self) -> Bytes {
+    fn receive_request(&self, group: usize) -> Bytes {
         let Crew { place, settings, .. } = &self.crew;
         encode_receive(&ReceiveMessageRequest {
-            group: Some(resource(&place.global, &place.group)),
+            group: Some(resource(&place.global, &place.groups[group])),
             message_queue: Some(MessageQueue { topic: Some(resource(&place.global, &place.topic)), id: -1, ..Default::default() }),
-            filter_expression: Some(FilterExpression { r#type: FilterType::Tag as i32, expression: "*".to_owned() }),
+            filter_expression: Some(settings.traffic.filter()),
             batch_size: settings.batch as i32,
             invisible_duration: wire(INVISIBLE),
             long_polling_timeout: wire(POLL),
@@ -246,18 +263,21 @@ impl Connection {
     }
 
     /// Writes down what came.
-    fn note(&self, messages: &[Message], began: u64) {
+    fn note(&self, group: usize, messages: &[Message], began: u64) {
         let board = &self.crew.board;
         let stamps: Vec<Stamp> = {
             let mut ledger = board.ledger();
-            messages.iter().filter_map(|message| ledger.note(&message.body)).collect()
+            messages.iter().filter_map(|message| ledger.note(group, &message.body)).collect()
         };
         let mut tally = self.tally.borrow_mut();
         let now = board.now();
         if board.measures(now) {
             tally.receive.record(began, now, messages.len() as u64);
             for stamp in &stamps {
-                tally.end_to_end.record(stamp.due, now, 1);
+                tally.end_to_end.record(self.crew.deliver_at.unwrap_or(stamp.due), now, 1);
+            }
+            if self.crew.deliver_at.is_some_and(|due| now + (EARLY.as_nanos() as u64) < due) {
+                tally.early += stamps.len() as u64;
             }
         }
         drop(tally);
@@ -266,28 +286,24 @@ impl Connection {
     }
 
     /// Begins the acknowledgements of a batch as slots become free.
-    async fn acknowledge(&self, messages: Vec<Message>, keep: Keep, slots: &Arc<Semaphore>, acks: &mut JoinSet<()>) {
+    async fn acknowledge(&self, group: usize, messages: Vec<Message>, slots: &Arc<Semaphore>, acks: &mut JoinSet<()>) {
         let entries: Vec<AckMessageEntry> = messages.into_iter().filter_map(ack_entry).collect();
-        if keep == Keep::Yes {
-            self.tally.borrow_mut().kept.extend(entries);
-            return;
-        }
         let size = if self.crew.settings.ack == AckStyle::Each { 1 } else { entries.len().max(1) };
         for part in entries.chunks(size) {
             let slot = slots.clone().acquire_owned().await;
             let (mut connection, part) = (self.clone(), part.to_vec());
             acks.spawn_local(async move {
-                connection.ack(part).await;
+                connection.ack(group, part).await;
                 drop(slot);
             });
         }
         while acks.try_join_next().is_some() {}
     }
 
-    async fn ack(&mut self, entries: Vec<AckMessageEntry>) {
+    async fn ack(&mut self, group: usize, entries: Vec<AckMessageEntry>) {
         let Crew { place, board, .. } = &self.crew;
         let (began, messages) = (board.now(), entries.len() as u64);
-        let group = Some(resource(&place.global, &place.group));
+        let group = Some(resource(&place.global, &place.groups[group]));
         let request = AckMessageRequest { group, topic: Some(resource(&place.global, &place.topic)), entries };
         match self.calls.ack(&request).await {
             Ok(()) => {
@@ -303,7 +319,7 @@ impl Connection {
         }
     }
 
-    /// Acknowledges handles that an earlier phase kept, `in_flight` at a time.
+    /// Acknowledges handles that an earlier phase kept for the first group, `in_flight` at a time.
     async fn acknowledge_all(self, entries: Vec<AckMessageEntry>) {
         let size = if self.crew.settings.ack == AckStyle::Each { 1 } else { self.crew.settings.batch as usize };
         let parts = Rc::new(RefCell::new(entries.chunks(size).map(<[AckMessageEntry]>::to_vec).collect::<Vec<_>>()));
@@ -313,7 +329,7 @@ impl Connection {
             acks.spawn_local(async move {
                 loop {
                     let Some(part) = parts.borrow_mut().pop() else { return };
-                    connection.ack(part).await;
+                    connection.ack(0, part).await;
                 }
             });
         }

@@ -1,20 +1,24 @@
 //! `gantry bench`: loads a server and tells what it cost. Read in this order: this file (options and scenarios), `phase` (one measured
-//! stretch of work), `load` (what a connection does), `wire` (its calls, lean enough not to be what is measured), `schedule` (open-loop
-//! sending without coordinated omission), `stamp` (is every message there, once, whole?), `process` (CPU time and memory of the server),
-//! `report`, and at last `floor` and `compare` (the same load on an empty handler: what any gRPC server would cost).
+//! stretch of work), `load` (what a connection does), `traffic` (what its messages are like), `wire` (its calls, lean enough not to be
+//! what is measured), `schedule` (open-loop sending without coordinated omission), `stamp` (is every message there, once, whole?),
+//! `process` (CPU time and memory of the server), `report`, and at last `cost` with the two comparisons: `floor` and `compare` (the same
+//! load on an empty handler: what any gRPC server would cost) and `kinds` (what each kind of message costs beside the plain one).
 
 mod phase;
 
 mod load;
 mod schedule;
 mod stamp;
+mod traffic;
 mod wire;
 
 mod process;
 mod report;
 
 mod compare;
+mod cost;
 pub(crate) mod floor;
+mod kinds;
 mod place;
 
 #[cfg(test)]
@@ -39,6 +43,7 @@ use serde::Serialize;
 use stamp::{Confirmed, STAMP_BYTES, Verification};
 use std::path::PathBuf;
 use std::time::Duration;
+use traffic::Traffic;
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -48,6 +53,7 @@ Examples:
   gantry bench --scenario consume --messages 200k
   gantry bench --scenario idle --connections 1000 --duration 30s
   gantry bench --compare-floor --messages 50k --rounds 5
+  gantry bench --compare-kinds --messages 100k --save kinds.json
 
 Latency of --rate is measured from the time a send was due, not from the time it began, so a
 server that stalls cannot hide the sends that waited for it.";
@@ -96,7 +102,7 @@ pub struct Bench {
     /// Messages of one receive call
     #[arg(long, value_name = "N", default_value_t = RECEIVE_BATCH_MAX, value_parser = clap::value_parser!(u32).range(1..=32))]
     batch: u32,
-    /// End after this many messages [default for consume: 100k]
+    /// End after this many messages [default for consume: 100k, --compare-floor: 50k, --compare-kinds: 20k of each]
     #[arg(long, short = 'n', value_name = "N", value_parser = produce::count, conflicts_with = "duration")]
     messages: Option<u64>,
     /// End after this time [default: 10s]
@@ -133,13 +139,16 @@ pub struct Bench {
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Load an empty handler instead of the server
-    #[arg(long, conflicts_with_all = ["topic", "group", "server_pid", "compare_floor"])]
+    #[arg(long, conflicts_with_all = ["topic", "group", "server_pid", "comparison"])]
     floor: bool,
     /// Load the server and an empty handler by turns, and compare their CPU time
-    #[arg(long, conflicts_with_all = ["scenario", "duration", "rate", "warmup", "fifo", "topic", "group"])]
+    #[arg(long, group = "comparison", conflicts_with_all = ["scenario", "duration", "rate", "warmup", "fifo", "topic", "group"])]
     compare_floor: bool,
-    /// Turns of --compare-floor
-    #[arg(long, value_name = "N", default_value_t = 3, requires = "compare_floor", value_parser = clap::value_parser!(u32).range(1..=100))]
+    /// Load the server with every kind of message by turns, and compare its CPU time with that of plain messages
+    #[arg(long, group = "comparison", conflicts_with_all = ["scenario", "duration", "rate", "warmup", "fifo", "topic", "group"])]
+    compare_kinds: bool,
+    /// Turns of a comparison
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "comparison", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 }
 
@@ -160,6 +169,8 @@ pub struct Settings {
     threads: u32,
     #[serde(skip)]
     drain: Duration,
+    #[serde(skip)]
+    traffic: Traffic,
 }
 
 impl Settings {
@@ -168,7 +179,8 @@ impl Settings {
             let allowed = format!("it must be {STAMP_BYTES} bytes, for the stamp that is checked, to {}", value::show_size(BODY_MAX as u64));
             return Err(Failure::usage(format!("`--size {}` is out of bounds", args.size)).because(allowed));
         }
-        let counted = args.compare_floor || args.scenario == Scenario::Consume;
+        let compares = args.compare_floor || args.compare_kinds;
+        let counted = compares || args.scenario == Scenario::Consume;
         if counted && args.duration.is_some() {
             return Err(Failure::usage("`--duration` does not go with `--scenario consume`")
                 .because("what is sent first must be counted")
@@ -177,7 +189,12 @@ impl Settings {
         if args.scenario == Scenario::Idle && (args.messages.is_some() || args.floor) {
             return Err(Failure::usage("`--scenario idle` goes with `--duration` only").because("nothing is sent, and the empty handler never waits"));
         }
-        let messages = args.messages.or(counted.then_some(if args.compare_floor { 50_000 } else { 100_000 }));
+        let usual = match (args.compare_floor, args.compare_kinds) {
+            (true, _) => 50_000,
+            (_, true) => 20_000,
+            _ => 100_000,
+        };
+        let messages = args.messages.or(counted.then_some(usual));
         let duration = if messages.is_some() { None } else { Some(args.duration.unwrap_or(Duration::from_secs(10))) };
         let warmup = args.warmup.unwrap_or(if duration.is_some() { Duration::from_secs(1) } else { Duration::ZERO });
         Ok(Settings {
@@ -194,7 +211,13 @@ impl Settings {
             fifo: args.fifo,
             threads: args.threads,
             drain: args.drain,
+            traffic: if args.fifo { Traffic::Fifo { message_groups: args.connections * args.in_flight } } else { Traffic::Normal },
         })
+    }
+
+    /// Sends that are on their way at the same time; each comes from a producer of its own.
+    fn producers(&self) -> u32 {
+        self.connections * self.in_flight
     }
 
     fn duration(&self) -> Option<Duration> {
@@ -210,6 +233,9 @@ pub async fn run(args: Bench, global: &Global, terminal: &mut Terminal) -> Resul
     let settings = Settings::new(&args)?;
     if args.compare_floor {
         return compare::run(&args, &settings, global, terminal).await;
+    }
+    if args.compare_kinds {
+        return kinds::run(&args, &settings, global, terminal).await;
     }
     let child = if args.floor { Some(floor::Child::start(&settings).await?) } else { None };
     let place = match &child {
@@ -247,6 +273,13 @@ async fn server_pid(args: &Bench, global: &Global) -> Result<Option<u32>, Failur
     let address = Address::parse(&global.endpoint, global.tls)?;
     let local = address.host == "localhost" || address.host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
     Ok(if local { process::listener(address.port).await } else { None })
+}
+
+/// The process to measure, for what cannot do without.
+async fn needed_pid(args: &Bench, global: &Global) -> Result<u32, Failure> {
+    let failure = || Failure::usage("there is no server process to measure").because("its CPU time is read on this machine");
+    let pid = server_pid(args, global).await?;
+    pid.ok_or_else(|| failure().hint("start `gantry server` here, or name it by `--server-pid`"))
 }
 
 /// Runs one scenario.

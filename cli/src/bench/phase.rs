@@ -64,7 +64,7 @@ pub struct Board {
 }
 
 impl Board {
-    fn new(tickets: Option<u64>, producing: u64, expected: u64, run: u64) -> Board {
+    fn new(tickets: Option<u64>, producing: u64, expected: u64, place: &Place) -> Board {
         Board {
             clock: SystemClock::new(),
             tickets: AtomicU64::new(tickets.unwrap_or(u64::MAX)),
@@ -78,7 +78,7 @@ impl Board {
             producing: AtomicU64::new(producing),
             expected,
             stop: watch::Sender::new(false),
-            ledger: Mutex::new(Ledger::new(run)),
+            ledger: Mutex::new(Ledger::new(place.run, place.groups.len())),
             first_error: Mutex::new(None),
         }
     }
@@ -86,6 +86,12 @@ impl Board {
     /// Nanoseconds since the phase was prepared: all times of a phase are in this clock.
     pub fn now(&self) -> u64 {
         self.clock.mono().as_nanos() as u64
+    }
+
+    /// A time of day, to the millisecond, in this clock.
+    pub fn at_wall(&self, wall_ms: u64) -> u64 {
+        let ahead = wall_ms as i64 - self.clock.wall_ms() as i64;
+        self.now().saturating_add_signed(ahead * 1_000_000)
     }
 
     /// The right to one send that is due then.
@@ -220,8 +226,10 @@ pub struct Tally {
     pub late: Timings,
     pub receive: Timings,
     pub ack: Timings,
-    /// From the time a send was due to the arrival of the message.
+    /// From the time a send was due, or for delayed messages from their delivery time, to the arrival of the message.
     pub end_to_end: Timings,
+    /// Messages that came before the time for which they were asked.
+    pub early: u64,
     pub empty_polls: u64,
     pub confirmed: Confirmed,
     /// Handles that `Job::Receive` kept.
@@ -231,7 +239,7 @@ pub struct Tally {
 impl Tally {
     pub fn new() -> Tally {
         let [send, late, receive, ack, end_to_end] = std::array::from_fn(|_| Timings::new());
-        Tally { send, late, receive, ack, end_to_end, empty_polls: 0, confirmed: Confirmed::default(), kept: Vec::new() }
+        Tally { send, late, receive, ack, end_to_end, early: 0, empty_polls: 0, confirmed: Confirmed::default(), kept: Vec::new() }
     }
 
     fn merge(&mut self, other: Tally) {
@@ -240,6 +248,7 @@ impl Tally {
         self.receive.merge(&other.receive);
         self.ack.merge(&other.ack);
         self.end_to_end.merge(&other.end_to_end);
+        self.early += other.early;
         self.empty_polls += other.empty_polls;
         self.confirmed.merge(other.confirmed);
         self.kept.extend(other.kept);
@@ -299,7 +308,7 @@ impl<'a> Phase<'a> {
         let producing = self.jobs.iter().filter(|job| matches!(job, Job::Produce)).count() as u64;
         // A phase without sends and without anything to receive ends with its jobs, or by time.
         let held_open = u64::from(producing == 0 && self.expected == 0);
-        let board = Arc::new(Board::new(self.settings.messages, producing + held_open, self.expected, self.place.run));
+        let board = Arc::new(Board::new(self.settings.messages, producing + held_open, self.expected, self.place));
         let _guard = StopOnDrop(board.clone());
         let lanes = self.pace_jobs();
         let unconnected = self.sample().await.0.map(|sample| sample.rss_bytes);

@@ -69,16 +69,17 @@ impl Calls {
 /// How long something took, in microseconds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Latency {
-    mean_us: f64,
-    p50_us: f64,
-    p90_us: f64,
-    p99_us: f64,
-    p999_us: f64,
-    max_us: f64,
+    pub mean_us: f64,
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub max_us: f64,
 }
 
 impl Latency {
-    fn new(nanos: &Histogram<u64>) -> Option<Latency> {
+    /// None when nothing was recorded.
+    pub fn new(nanos: &Histogram<u64>) -> Option<Latency> {
         let at = |quantile: f64| nanos.value_at_quantile(quantile) as f64 / 1e3;
         let mean_us = nanos.mean() / 1e3;
         let max_us = nanos.max() as f64 / 1e3;
@@ -91,7 +92,7 @@ impl Latency {
 }
 
 /// Three digits or so: `87 µs`, `1.25 ms`, `2.01 s`.
-fn show_us(us: f64) -> String {
+pub fn show_us(us: f64) -> String {
     match us {
         us if us < 1e3 => format!("{us:.0} µs"),
         us if us < 1e4 => format!("{:.2} ms", us / 1e3),

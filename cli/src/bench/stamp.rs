@@ -106,11 +106,11 @@ impl Confirmed {
     }
 }
 
-/// Messages that came, by producer.
+/// Messages that came, by consumer group and producer.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     run: u64,
-    producers: BTreeMap<u32, Seen>,
+    groups: Vec<BTreeMap<u32, Seen>>,
     duplicated: u64,
     reordered: u64,
     corrupt: u64,
@@ -124,12 +124,13 @@ struct Seen {
 }
 
 impl Ledger {
-    pub fn new(run: u64) -> Ledger {
-        Ledger { run, producers: BTreeMap::new(), duplicated: 0, reordered: 0, corrupt: 0, foreign: 0 }
+    /// For so many consumer groups, each of which gets every message.
+    pub fn new(run: u64, groups: usize) -> Ledger {
+        Ledger { run, groups: vec![BTreeMap::new(); groups], duplicated: 0, reordered: 0, corrupt: 0, foreign: 0 }
     }
 
-    /// Notes a body; its stamp if the message is of this run and was not there before.
-    pub fn note(&mut self, body: &[u8]) -> Option<Stamp> {
+    /// Notes a body that came to a consumer group; its stamp if the message is of this run and was not there before.
+    pub fn note(&mut self, group: usize, body: &[u8]) -> Option<Stamp> {
         let Some(stamp) = Stamp::read(body) else {
             self.corrupt += 1;
             return None;
@@ -138,7 +139,7 @@ impl Ledger {
             self.foreign += 1;
             return None;
         }
-        let seen = self.producers.entry(stamp.producer).or_default();
+        let seen = self.groups[group].entry(stamp.producer).or_default();
         if !seen.seqs.insert(stamp.seq) {
             self.duplicated += 1;
             return None;
@@ -153,13 +154,17 @@ impl Ledger {
     /// Holds what came against what was confirmed.
     pub fn compare(&self, confirmed: &Confirmed) -> Verification {
         let nothing = Bits::default();
-        let seen = |producer: &u32| self.producers.get(producer).map_or(&nothing, |seen| &seen.seqs);
         let stored = |producer: &u32| confirmed.producers.get(producer).unwrap_or(&nothing);
+        let came = || self.groups.iter().flatten();
+        let lost = |group: &BTreeMap<u32, Seen>| -> u64 {
+            let seen = |producer: &u32| group.get(producer).map_or(&nothing, |seen| &seen.seqs);
+            confirmed.producers.iter().map(|(producer, seqs)| seqs.without(seen(producer))).sum()
+        };
         Verification {
-            confirmed: confirmed.count(),
-            received: self.producers.values().map(|seen| seen.seqs.count()).sum(),
-            lost: confirmed.producers.iter().map(|(producer, seqs)| seqs.without(seen(producer))).sum(),
-            unconfirmed: self.producers.iter().map(|(producer, seen)| seen.seqs.without(stored(producer))).sum(),
+            confirmed: confirmed.count() * self.groups.len() as u64,
+            received: came().map(|(_, seen)| seen.seqs.count()).sum(),
+            lost: self.groups.iter().map(lost).sum(),
+            unconfirmed: came().map(|(producer, seen)| seen.seqs.without(stored(producer))).sum(),
             duplicated: self.duplicated,
             reordered: self.reordered,
             corrupt: self.corrupt,
@@ -171,7 +176,7 @@ impl Ledger {
 /// How what came differs from what was sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verification {
-    /// Sends that the server answered with OK.
+    /// Sends that the server answered with OK, once for each consumer group.
     pub confirmed: u64,
     /// Different messages of this run that came.
     pub received: u64,
@@ -218,13 +223,27 @@ mod tests {
             confirmed.insert(1, seq);
         }
         confirmed.insert(2, 0);
-        let mut ledger = Ledger::new(7);
+        let mut ledger = Ledger::new(7, 1);
         for seq in (0..100).filter(|seq| *seq != 64 && *seq != 50).chain([50, 51, 100]) {
-            ledger.note(&body(7, 1, seq));
+            ledger.note(0, &body(7, 1, seq));
         }
-        ledger.note(&body(8, 1, 0));
-        ledger.note(b"hello");
+        ledger.note(0, &body(8, 1, 0));
+        ledger.note(0, b"hello");
         let expected = Verification { confirmed: 101, received: 100, lost: 2, unconfirmed: 1, duplicated: 1, reordered: 1, corrupt: 1, foreign: 1 };
+        assert_eq!(ledger.compare(&confirmed), expected);
+    }
+
+    #[test]
+    fn every_group_must_get_every_message_and_no_group_twice() {
+        let mut confirmed = Confirmed::default();
+        confirmed.insert(1, 0);
+        confirmed.insert(1, 1);
+        let mut ledger = Ledger::new(7, 2);
+        assert!(ledger.note(0, &body(7, 1, 0)).is_some());
+        assert!(ledger.note(1, &body(7, 1, 0)).is_some());
+        assert!(ledger.note(1, &body(7, 1, 0)).is_none());
+        assert!(ledger.note(0, &body(7, 1, 1)).is_some());
+        let expected = Verification { confirmed: 4, received: 3, lost: 1, duplicated: 1, ..Default::default() };
         assert_eq!(ledger.compare(&confirmed), expected);
     }
 }

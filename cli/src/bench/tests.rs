@@ -8,6 +8,7 @@ use super::place::Place;
 use super::process::Sample;
 use super::report::RunReport;
 use super::stamp::{Ledger, Verification};
+use super::traffic::Traffic;
 use super::{AckStyle, Scenario, Settings};
 use crate::Exit;
 use crate::output::Report;
@@ -116,12 +117,17 @@ async fn options_that_do_not_go_together_are_refused() {
         "--scenario idle --messages 5",
         "--rate 5/s --fifo",
         "--compare-floor --floor",
+        "--compare-kinds --compare-floor",
+        "--compare-kinds --fifo",
+        "--compare-kinds --duration 5s",
+        "--rounds 2",
     ] {
         assert_eq!(run(&fake, &format!("bench {options}")).await.exit(), Exit::Usage, "{options}");
     }
 }
 
-fn settings(messages: u64) -> Settings {
+/// A small load without warm-up.
+pub fn settings(messages: u64) -> Settings {
     Settings {
         connections: 2,
         in_flight: 8,
@@ -136,6 +142,7 @@ fn settings(messages: u64) -> Settings {
         fifo: false,
         threads: 1,
         drain: Duration::from_secs(2),
+        traffic: Traffic::Normal,
     }
 }
 
@@ -183,7 +190,7 @@ fn a_result_is_a_table_for_people_and_json_for_programs() {
     let look = |ms, mib: u64| Sample::new(Duration::from_millis(ms), mib << 20);
     let outcome = Outcome {
         tally,
-        ledger: Ledger::new(1),
+        ledger: Ledger::new(1, 1),
         errors: 0,
         first_error: None,
         since: 1_000_000_000,

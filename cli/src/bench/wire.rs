@@ -3,15 +3,17 @@
 
 use super::stamp::{STAMP_BYTES, Stamp};
 use crate::clock;
-use crate::connect::{DECODE_LIMIT, Headers, resource};
+use crate::connect::{DECODE_LIMIT, Headers};
 use crate::global::Global;
 use bytes::{BufMut, Bytes};
 use gantry_proto::v2::receive_message_response::Content;
 use gantry_proto::v2::{
-    AckMessageRequest, AckMessageResponse, Code, Encoding, Message, MessageType, ReceiveMessageRequest, ReceiveMessageResponse, SendMessageRequest,
-    SendMessageResponse, Status, SystemProperties,
+    AckMessageRequest, AckMessageResponse, Code, Encoding, EndTransactionRequest, EndTransactionResponse, Message, MessageType,
+    ReceiveMessageRequest, ReceiveMessageResponse, Resource, SendMessageRequest, SendMessageResponse, SendResultEntry, Status, SystemProperties,
+    TransactionResolution, TransactionSource,
 };
 use prost::Message as _;
+use prost_types::Timestamp;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use tonic::client::Grpc;
@@ -23,9 +25,19 @@ use tonic::transport::Channel;
 const SEND: &str = "/apache.rocketmq.v2.MessagingService/SendMessage";
 const RECEIVE: &str = "/apache.rocketmq.v2.MessagingService/ReceiveMessage";
 const ACK: &str = "/apache.rocketmq.v2.MessagingService/AckMessage";
+const END: &str = "/apache.rocketmq.v2.MessagingService/EndTransaction";
 
 /// A message id has this many hexadecimal digits.
 const ID_DIGITS: usize = 32;
+
+/// What the messages of a template have besides a body.
+#[derive(Debug)]
+pub struct Traits {
+    pub message_type: MessageType,
+    pub message_group: Option<String>,
+    pub deliver_at: Option<Timestamp>,
+    pub property: Option<(&'static str, &'static str)>,
+}
 
 /// A send request of one producer, encoded but for the message id and the stamp.
 #[derive(Debug)]
@@ -38,28 +50,43 @@ pub struct Template {
 }
 
 impl Template {
-    /// `size` is that of the body; a group makes the messages FIFO.
-    pub fn new(global: &Global, topic: &str, run: u64, producer: u32, size: usize, group: Option<String>) -> Template {
+    /// `size` is that of the body.
+    pub fn new(topic: Resource, run: u64, producer: u32, size: usize, traits: Traits) -> Template {
         let mark = "!".repeat(ID_DIGITS);
         let system = SystemProperties {
             message_id: mark.clone(),
             body_encoding: Encoding::Identity as i32,
-            message_type: if group.is_some() { MessageType::Fifo } else { MessageType::Normal } as i32,
+            message_type: traits.message_type as i32,
             // One time for all: a new one for each message would change its length, and no server looks at it.
             born_timestamp: Some(clock::wall()),
             born_host: "gantry-bench".to_owned(),
-            message_group: group,
+            message_group: traits.message_group,
+            delivery_timestamp: traits.deliver_at,
             ..Default::default()
         };
-        let topic = Some(resource(global, topic));
+        let user_properties = traits.property.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let body = Bytes::from(vec![b'.'; size]);
-        let message = Message { topic, user_properties: Default::default(), system_properties: Some(system), body };
+        let message = Message { topic: Some(topic), user_properties, system_properties: Some(system), body };
         let whole = Bytes::from(SendMessageRequest { messages: vec![message] }.encode_to_vec());
         let id = whole.windows(ID_DIGITS).position(|part| part == mark.as_bytes()).expect("the id was just encoded");
         // The body is the last field, so its bytes are the last.
         let body = whole.len() - size;
         let between = whole.slice(id + ID_DIGITS..body);
         Template { run, producer, before_id: whole.slice(..id), between, filler: whole.slice(body + STAMP_BYTES..) }
+    }
+
+    /// Who sends these messages, as their stamps say it.
+    pub fn producer(&self) -> u32 {
+        self.producer
+    }
+
+    fn message_id(&self, seq: u64) -> [u8; ID_DIGITS] {
+        let mut number = [0; ID_DIGITS / 2];
+        number[..8].copy_from_slice(&self.run.to_be_bytes());
+        number[8..].copy_from_slice(&((u64::from(self.producer) << 40) | seq).to_be_bytes());
+        let mut id = [0; ID_DIGITS];
+        hex::encode_to_slice(number, &mut id).expect("two digits a byte");
+        id
     }
 }
 
@@ -85,11 +112,7 @@ impl Encode for StampedSend {
     fn encode(self, out: &mut impl BufMut) {
         let Template { run, producer, before_id, between, filler } = &*self.template;
         let stamp = Stamp { run: *run, producer: *producer, seq: self.seq, due: self.due };
-        let mut number = [0; ID_DIGITS / 2];
-        number[..8].copy_from_slice(&run.to_be_bytes());
-        number[8..].copy_from_slice(&((u64::from(*producer) << 40) | self.seq).to_be_bytes());
-        let mut id = [0; ID_DIGITS];
-        hex::encode_to_slice(number, &mut id).expect("two digits a byte");
+        let id = self.template.message_id(self.seq);
         for part in [&before_id[..], &id, &between[..], &stamp.bytes(filler), &filler[..]] {
             out.put_slice(part);
         }
@@ -163,8 +186,29 @@ impl Calls {
 
     /// Sends one message.
     pub async fn send(&mut self, message: StampedSend) -> Result<(), String> {
-        let answer: SendMessageResponse = self.unary(SEND, message).await?;
-        ok(answer.entries.first().and_then(|entry| entry.status.as_ref()).or(answer.status.as_ref()))
+        self.store(message).await.map(drop)
+    }
+
+    /// Sends one half message and commits it.
+    pub async fn send_and_commit(&mut self, message: StampedSend, topic: Resource) -> Result<(), String> {
+        let message_id = String::from_utf8_lossy(&message.template.message_id(message.seq)).into_owned();
+        let entry = self.store(message).await?;
+        let end = EndTransactionRequest {
+            topic: Some(topic),
+            message_id,
+            transaction_id: entry.transaction_id,
+            resolution: TransactionResolution::Commit as i32,
+            source: TransactionSource::SourceClient as i32,
+            ..Default::default()
+        };
+        let answer: EndTransactionResponse = self.unary(END, Bytes::from(end.encode_to_vec())).await?;
+        ok(answer.status.as_ref())
+    }
+
+    async fn store(&mut self, message: StampedSend) -> Result<SendResultEntry, String> {
+        let mut answer: SendMessageResponse = self.unary(SEND, message).await?;
+        let entry = answer.entries.pop().unwrap_or_default();
+        ok(entry.status.as_ref().or(answer.status.as_ref())).map(|()| entry)
     }
 
     /// Acknowledges what the request names.
@@ -222,11 +266,15 @@ pub fn encode_receive(request: &ReceiveMessageRequest) -> Bytes {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::connect::resource;
     use crate::tests::global;
 
     #[test]
     fn a_filled_template_is_the_request_that_prost_would_write() {
-        let template = Arc::new(Template::new(&global("unused", "unused"), "orders", 0xabc, 7, 100, Some("g".to_owned())));
+        let traits =
+            Traits { message_type: MessageType::Fifo, message_group: Some("g".to_owned()), deliver_at: None, property: Some(("colour", "blue")) };
+        let topic = resource(&global("unused", "unused"), "orders");
+        let template = Arc::new(Template::new(topic, 0xabc, 7, 100, traits));
         let mut bytes = Vec::new();
         StampedSend { template, seq: 9, due: 11 }.encode(&mut bytes);
         let request = SendMessageRequest::decode(&bytes[..]).unwrap();
@@ -235,6 +283,7 @@ mod tests {
         assert_eq!(message.topic.as_ref().unwrap().name, "orders");
         assert_eq!(system.message_id, "0000000000000abc0000070000000009");
         assert_eq!((system.message_group.as_deref(), system.message_type()), (Some("g"), MessageType::Fifo));
+        assert_eq!(message.user_properties["colour"], "blue");
         assert_eq!(message.body.len(), 100);
         assert_eq!(Stamp::read(&message.body), Some(Stamp { run: 0xabc, producer: 7, seq: 9, due: 11 }));
     }

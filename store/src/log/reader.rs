@@ -162,11 +162,16 @@ impl LogReader {
 
     /// The frame at an address, checked. May wait for the disk.
     pub fn frame(&self, lsn: Lsn) -> Result<Frame, ReadError> {
+        self.frame_of(lsn, 0)
+    }
+
+    /// The frame of `len` bytes at an address, checked: no more than that is read. 0 if the length is not known. May wait for the disk.
+    pub fn frame_of(&self, lsn: Lsn, len: u32) -> Result<Frame, ReadError> {
         let (segment, end) = self.find(lsn)?;
         if self.is_recent(lsn) {
             return self.take_from_map(&segment, lsn, end);
         }
-        let (mut bytes, mut len) = (Bytes::new(), FIRST_READ);
+        let (mut bytes, mut len) = (Bytes::new(), if len == 0 { FIRST_READ } else { len as usize });
         loop {
             if bytes.len() < len {
                 bytes = read(&segment, lsn, end, len).map_err(|error| failed(&segment, lsn, error))?;

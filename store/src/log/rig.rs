@@ -51,6 +51,7 @@ pub fn contents(log: &CommitLog) -> BTreeMap<u64, Vec<u8>> {
         assert_eq!(reader.frame(*lsn).unwrap(), *frame);
         assert_eq!(reader.try_frame(*lsn, frame.header.len).unwrap().unwrap(), *frame);
         assert_eq!(reader.try_frame(*lsn, 0).unwrap().unwrap(), *frame);
+        assert_eq!(reader.frame_of(*lsn, frame.header.len).unwrap(), *frame);
     }
     frames
         .iter()
