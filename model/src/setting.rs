@@ -123,7 +123,7 @@ impl Settings for TopicOptions {
         },
         Setting {
             name: "quota.stored.bytes",
-            about: "bytes of log that the messages of the topic may take; sends are refused at it",
+            about: "bytes of log that messages may take; no sends beyond it",
             example: "10GiB",
             write: |options, text| units::size(text).map(|size| options.quota.stored_bytes = size),
             read: |options| show_size(options.quota.stored_bytes),
