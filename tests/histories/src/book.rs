@@ -5,13 +5,14 @@
 
 use gantry_broker::shard::core::Given;
 use gantry_model::contract::broker::Sent;
-use gantry_model::{QueueKey, ReceiptHandle};
+use gantry_model::{MessageKind, QueueKey, ReceiptHandle};
 use std::collections::BTreeMap;
 
 /// A message as its producer knows it.
 #[derive(Clone, Debug)]
 pub struct Letter {
     pub id: u128,
+    pub kind: MessageKind,
     pub tag: u32,
     /// The message group; 0 for none.
     pub lane: u32,

@@ -1,13 +1,14 @@
 //! One history: random sends, receives, acknowledgements, failures, pauses, crashes; then peace, in which everything must come to its end.
 
 use crate::book::{Letter, Page, Rules};
+use crate::halves::Fate;
 use crate::world::{Item, World};
 use gantry_broker::shard::asks::{Ask, Told};
 use gantry_broker::shard::core::{After, Event, Given, Reply, Token};
 use gantry_broker::shard::parked::is_parked;
 use gantry_broker::shard::polls::{Poll, Wanted};
 use gantry_broker::shard::send::Class;
-use gantry_model::contract::broker::{AttemptCount, LeaseTerm, RecallError, Ticket};
+use gantry_model::contract::broker::{AttemptCount, LeaseTerm, RecallError, Resolution, Ticket};
 use gantry_model::group::{GroupOptions, Order, StartPosition};
 use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicOptions, TopicType};
 use gantry_model::{
@@ -30,6 +31,9 @@ pub struct Outcome {
     pub acks: u64,
     pub dead: u64,
     pub skips: u64,
+    /// Ends of transactions that producers asked for, and questions that reached one.
+    pub ends: u64,
+    pub questions: u64,
     pub crashes: u64,
 }
 
@@ -41,15 +45,17 @@ impl Outcome {
         self.acks += other.acks;
         self.dead += other.dead;
         self.skips += other.skips;
+        self.ends += other.ends;
+        self.questions += other.questions;
         self.crashes += other.crashes;
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { sends, deliveries, redelivered, acks, dead, skips, crashes } = self;
+        let Outcome { sends, deliveries, redelivered, acks, dead, skips, ends, questions, crashes } = self;
         write!(f, "{sends} sends, {deliveries} deliveries ({redelivered} repeated), {acks} acknowledgements, ")?;
-        write!(f, "{dead} dead letters, {skips} skips, {crashes} crashes")
+        write!(f, "{dead} dead letters, {skips} skips, {ends} ends of transactions ({questions} questions), {crashes} crashes")
     }
 }
 
@@ -61,30 +67,34 @@ struct Member {
 }
 
 /// What a request that waits for its answer was.
-enum Asked {
+pub(crate) enum Asked {
     Send(usize),
     Receive { member: usize, until: u64 },
     Finish { member: usize, handles: Vec<ReceiptHandle> },
     Change,
     Recall(usize),
+    End { id: u128, resolution: Resolution },
     Skip { member: usize, place: (QueueKey, u64) },
 }
 
 pub struct History {
     seed: u64,
     chance: SeededChance,
-    world: World,
-    topic: Arc<Topic>,
-    letters: Vec<Letter>,
+    pub(crate) world: World,
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) letters: Vec<Letter>,
+    /// What is known of half messages, by message id.
+    pub(crate) fates: BTreeMap<u128, Fate>,
     members: Vec<Member>,
-    asked: BTreeMap<Token, Asked>,
-    outcome: Outcome,
+    pub(crate) asked: BTreeMap<Token, Asked>,
+    pub(crate) outcome: Outcome,
 }
 
 impl History {
     pub fn new(seed: u64) -> History {
         let mut chance = SeededChance::new(seed);
-        let kind = [TopicType::Normal, TopicType::Fifo, TopicType::Mixed, TopicType::Delay][chance.below(4) as usize];
+        let kinds = [TopicType::Normal, TopicType::Fifo, TopicType::Mixed, TopicType::Delay, TopicType::Transaction];
+        let kind = kinds[chance.below(kinds.len() as u64) as usize];
         let queues = 1 + chance.below(3) as usize;
         let topic = Arc::new(Topic {
             id: TopicId(1),
@@ -98,7 +108,17 @@ impl History {
         });
         let members = (0..1 + chance.below(2) as u32).map(|number| member(number, kind, &mut chance)).collect();
         let world = World::new(topic.clone());
-        History { seed, chance, world, topic, letters: Vec::new(), members, asked: BTreeMap::new(), outcome: Outcome::default() }
+        History {
+            seed,
+            chance,
+            world,
+            topic,
+            letters: Vec::new(),
+            fates: BTreeMap::new(),
+            members,
+            asked: BTreeMap::new(),
+            outcome: Outcome::default(),
+        }
     }
 
     /// The same, told as it goes.
@@ -123,12 +143,12 @@ impl History {
         })
     }
 
-    fn pick(&mut self, count: usize) -> usize {
+    pub(crate) fn pick(&mut self, count: usize) -> usize {
         self.chance.below(count as u64) as usize
     }
 
     fn something(&mut self) {
-        match self.chance.below(22) {
+        match self.chance.below(25) {
             0..6 => self.send(),
             6..10 => {
                 let (member, max, wait) = (self.pick(self.members.len()), 1 + self.chance.below(5) as u32, self.chance.below(2) * 5_000);
@@ -145,6 +165,8 @@ impl History {
             18 => self.crash(),
             19 => self.recall(),
             20 => self.skip(),
+            21..23 => self.end_one(),
+            23 => self.producer_comes(),
             _ => self.settle(),
         }
         if self.chance.below(3) == 0 {
@@ -171,7 +193,19 @@ impl History {
                 _ => false,
             };
             let deliver_ms = if later { self.world.now + self.chance.below(30_000) } else { 0 };
+            let half = match self.topic.kind {
+                TopicType::Transaction => true,
+                TopicType::Mixed => !grouped && !later && self.chance.below(2) == 0,
+                _ => false,
+            };
+            let kind = match (lane, later, half) {
+                (_, _, true) => MessageKind::Transaction,
+                (0, false, _) => MessageKind::Normal,
+                (0, true, _) => MessageKind::Delay,
+                _ => MessageKind::Fifo,
+            };
             Letter {
+                kind,
                 id: 1 + number as u128,
                 tag: 1 + self.chance.below(3) as u32,
                 lane,
@@ -182,11 +216,7 @@ impl History {
             }
         };
         let class = Class {
-            kind: match (letter.lane, letter.deliver_ms) {
-                (0, 0) => MessageKind::Normal,
-                (0, _) => MessageKind::Delay,
-                _ => MessageKind::Fifo,
-            },
+            kind: letter.kind,
             id: letter.id,
             group: (letter.lane != 0).then_some(u64::from(letter.lane)),
             priority: None,
@@ -350,6 +380,9 @@ impl History {
     fn settle(&mut self) {
         self.world.settle();
         self.take_answers();
+        if self.chance.below(3) > 0 {
+            self.answer_questions(false);
+        }
     }
 
     fn take_answers(&mut self) {
@@ -368,6 +401,7 @@ impl History {
                 (Asked::Finish { member, handles }, Reply::Changed(Ok(()))) => self.members[member].page.finished(&handles[0]),
                 (Asked::Finish { .. } | Asked::Change, Reply::Changed(_)) => {}
                 (Asked::Skip { member, place }, Reply::Told(Told::Skip(Ok(_)))) => self.members[member].page.skipped(place),
+                (Asked::End { id, resolution }, Reply::Ended(answer)) => self.note_ended(id, resolution, answer),
                 (Asked::Recall(number), Reply::Recalled(answer)) => self.note_recalled(number, answer),
                 (_, other) => panic!("an answer to another question: {other:?}"),
             }
@@ -399,18 +433,22 @@ impl History {
     }
 
     /// How often a message is in a queue that consumers see.
-    fn copies(&self, id: u128) -> usize {
+    pub(crate) fn copies(&self, id: u128) -> usize {
         let queues = self.world.index.queues().filter(|queue| queue.topic() == self.topic.id && !is_parked(*queue));
         queues.map(|queue| self.world.index.queue(queue).filter(|(_, number, _)| self.letters[*number].id == id).count()).sum()
     }
 
     fn note_delivered(&mut self, member: usize, until: u64, lease: Vec<Given>) {
-        let Member { group, page, .. } = &mut self.members[member];
-        let given: Vec<(Given, ReceiptHandle)> = lease.into_iter().map(|given| (given, handle(group, &given))).collect();
+        let group = self.members[member].group.clone();
+        let given: Vec<(Given, ReceiptHandle)> = lease.into_iter().map(|given| (given, handle(&group, &given))).collect();
         for (one, _) in &given {
+            if let Some(number) = self.world.index.number(one.queue, one.offset) {
+                self.check_visible(number);
+            }
             assert!(self.world.is_committed(one.queue, one.offset), "V1: {:?}/{} is not committed", one.queue, one.offset);
         }
         self.outcome.deliveries += given.len() as u64;
+        let page = &mut self.members[member].page;
         let (index, letters, wanted) = (&self.world.index, &self.letters, page.rules.tag);
         let letter = |queue, offset| index.number(queue, offset).map(|number| &letters[number]);
         let dead = QueueKey::new(group.dead_letter, gantry_model::QueueId(0));
@@ -435,9 +473,11 @@ impl History {
             }
         }
         let mut quiet = 0;
-        while quiet < 4 {
+        while quiet < 4 || self.world.core.state.transactions.count() > 0 {
             self.world.now += 41_000;
             (0..self.members.len()).for_each(|member| self.loosen(member));
+            self.settle();
+            self.answer_questions(true);
             self.settle();
             let before = self.outcome.deliveries;
             for member in 0..self.members.len() {
@@ -475,6 +515,7 @@ impl History {
     fn check_end(&mut self) {
         let queues: Vec<QueueKey> = self.world.index.queues().filter(|queue| queue.topic() == self.topic.id && !is_parked(*queue)).collect();
         self.check_delayed(&queues);
+        self.check_halves();
         for member in &self.members {
             self.outcome.redelivered += member.page.redelivered;
             let letters = self.world.index.queues().filter(|queue| queue.topic() == member.group.dead_letter);

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod book;
+pub mod halves;
 pub mod history;
 pub mod world;
 

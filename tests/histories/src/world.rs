@@ -147,7 +147,7 @@ pub struct World {
     /// Answers that left.
     pub replies: BTreeMap<Token, Reply>,
     /// Questions about transactions that nobody answered yet.
-    pub checks: Vec<(TransactionHandle, ClientId)>,
+    pub checks: Vec<(TransactionHandle, ClientId, Offset)>,
     tokens: u64,
     /// Tells what happens, for a person who looks for the reason of a failure.
     pub tell: bool,
@@ -209,7 +209,7 @@ impl World {
                     let placed = record.placed().map(|(queue, offset)| Placed { queue, offset, ..original });
                     self.append(Frame { time: self.now, record: Some(record), message: placed, id: None });
                 }
-                Action::Check { handle, sender, .. } => self.checks.push((handle, sender)),
+                Action::Check { handle, sender, at } => self.checks.push((handle, sender, at)),
                 // Nobody has lite topics here.
                 Action::Lost(_) => {}
                 Action::Reply { token, reply } => self.pending.push((self.log.len(), token, reply)),
@@ -285,6 +285,7 @@ impl World {
         assert!(!whole || state == self.core.state, "L4: the log says what the leader knew");
         self.now += pause_ms;
         self.core = Core::new(state, ShardId(0), Limits::default(), self.now);
+        self.checks.clear();
         let lost = self.pending.drain(..).map(|(_, token, _)| token).collect();
         self.begin(if pause_ms < 2_000 { 0 } else { pause_ms.min(30_000) });
         lost
