@@ -1,4 +1,7 @@
 //! How full the disk is, and what follows.
+//!
+//! A level is reached when so many percent are used **and** less than so many bytes are free: one percent of a small volume is soon written, but a
+//! twelfth of a disk of 252 GB is more than a broker writes in hours (`docs/design/012-disk-watermarks.md`).
 
 use gantry_platform::disk::Space;
 
@@ -7,22 +10,31 @@ use gantry_platform::disk::Space;
 pub enum Watermark {
     #[default]
     Ok,
-    /// 75 % used: what has expired is deleted at once.
+    /// 75 % used, under 64 GiB free: what has expired is deleted at once.
     Expire,
-    /// 85 %: a cluster moves shards elsewhere.
+    /// 85 %, 32 GiB: a cluster moves shards elsewhere.
     Move,
-    /// 92 %: no more messages; consumers go on.
+    /// 92 %, 8 GiB: no more messages; consumers go on.
     RefuseSends,
-    /// 97 %: only what is needed to make room.
+    /// 97 %, 4 GiB: only what is needed to make room.
     ControlOnly,
 }
+
+const GIB: u64 = 1 << 30;
+
+/// Each level with the percentage that is used, and the free bytes above which it is not reached whatever the percentage.
+const LEVELS: [(u64, u64, Watermark); 4] = [
+    (97, 4 * GIB, Watermark::ControlOnly),
+    (92, 8 * GIB, Watermark::RefuseSends),
+    (85, 32 * GIB, Watermark::Move),
+    (75, 64 * GIB, Watermark::Expire),
+];
 
 /// The watermark that this much space is at.
 pub fn watermark(space: Space) -> Watermark {
     let used = u128::from(space.total.saturating_sub(space.free)) * 100;
-    let at_least = |percent: u64| space.total > 0 && used >= u128::from(percent) * u128::from(space.total);
-    let levels = [(97, Watermark::ControlOnly), (92, Watermark::RefuseSends), (85, Watermark::Move), (75, Watermark::Expire)];
-    levels.into_iter().find(|&(percent, _)| at_least(percent)).map_or(Watermark::Ok, |(_, level)| level)
+    let reached = |percent: u64, enough: u64| space.total > 0 && space.free < enough && used >= u128::from(percent) * u128::from(space.total);
+    LEVELS.into_iter().find(|&(percent, enough, _)| reached(percent, enough)).map_or(Watermark::Ok, |(.., level)| level)
 }
 
 #[cfg(test)]
@@ -46,5 +58,18 @@ mod tests {
             check(percent * 10_000, at);
         }
         assert_eq!(watermark(Space { total: 0, free: 0 }), Watermark::Ok, "a disk that says nothing refuses nothing");
+    }
+
+    #[test]
+    fn a_large_disk_counts_bytes() {
+        let check =
+            |free: u64, expected: Watermark| assert_eq!(watermark(Space { total: 10_000 * GIB, free }), expected, "{free} bytes free of 10,000 GiB");
+        check(64 * GIB, Watermark::Ok);
+        check(64 * GIB - 1, Watermark::Expire);
+        check(32 * GIB, Watermark::Expire);
+        check(32 * GIB - 1, Watermark::Move);
+        check(8 * GIB, Watermark::Move);
+        check(8 * GIB - 1, Watermark::RefuseSends);
+        check(4 * GIB - 1, Watermark::ControlOnly);
     }
 }
