@@ -15,4 +15,5 @@ pub mod log;
 pub mod index;
 pub mod checkpoint;
 pub mod data_folder;
+pub mod replica;
 mod twin;
