@@ -5,7 +5,7 @@ use gantry_model::{Lsn, ShardId};
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::{Clock, RealDisk, SystemClock};
 use gantry_store::frame::{Flags, Kind};
-use gantry_store::log::{CommitLog, Options};
+use gantry_store::log::{CommitLog, Known, Options};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,8 @@ fn main() {
     disk.remove_dir_all(Path::new(&root)).expect("the folder is ours");
 }
 
-fn open(disk: &SharedDisk, known: Lsn) -> (CommitLog, u64) {
+fn open(disk: &SharedDisk, until: Lsn) -> (CommitLog, u64) {
+    let known = Known { until, ..Known::default() };
     let options = Options::new(ShardId(1), [1; 16]);
     let (log, recovery) = CommitLog::open(Arc::clone(disk), Path::new("shard"), options, known).expect("a sound log");
     (log, recovery.bytes_scanned)

@@ -315,6 +315,11 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
+/// What the header says besides.
+pub(crate) fn flags_of(header: &[u8; HEADER]) -> Flags {
+    Flags(u16::from_le_bytes([header[34], header[35]]))
+}
+
 /// The length that a frame at `lsn` claims by the first bytes of its header, after the cheap checks: what to read before [`decode`].
 pub(crate) fn claimed_len(header: &[u8; HEADER], lsn: Lsn, shard: ShardId) -> Result<usize, Invalid> {
     let len = u32_at(header, 0);

@@ -11,7 +11,7 @@ use gantry_platform::{MemoryDisk, RealDisk, SeededChance};
 use gantry_store::checkpoint;
 use gantry_store::data_folder::{DataFolder, LastRun};
 use gantry_store::frame::{Flags, Kind};
-use gantry_store::log::{CommitLog, Options, Verdict};
+use gantry_store::log::{CommitLog, Known, Options, Verdict};
 use gantry_store::record::{Fixed, MessageView, encode_properties};
 use std::collections::BTreeMap;
 use std::io::IoSlice;
@@ -65,7 +65,7 @@ fn build(disk: &SharedDisk) {
     let folder = DataFolder::open(Arc::clone(disk), Path::new(ROOT), "boot-1", &mut chance).unwrap();
     let mut shard = folder.open_shard(&mut chance, SHARD).unwrap();
     shard.set_meta(gantry_store::data_folder::Meta { promised: Epoch(2), checkpoint: Lsn(64), ..shard.meta() }).unwrap();
-    let (mut log, _) = CommitLog::open(Arc::clone(disk), shard.dir(), options(&folder), Lsn(0)).unwrap();
+    let (mut log, _) = CommitLog::open(Arc::clone(disk), shard.dir(), options(&folder), Known::default()).unwrap();
     log.stage(Kind::EpochStart, Flags::default(), TIME, &[&2u32.to_le_bytes()]).unwrap();
     stage_message(&mut log, Flags::default(), &message(), 0);
     log.write().unwrap();
@@ -143,7 +143,7 @@ fn version_1_is_read() {
     let checkpoint = checkpoint::load_newest(&*disk, &shard.dir().join("state")).unwrap().unwrap();
     let buckets = [(0, "zero"), (1, "changed"), (4097, "new")].map(|(number, text)| (number, Bytes::from_static(text.as_bytes())));
     assert_eq!((checkpoint.lsn, checkpoint.buckets), (Lsn(64), buckets.to_vec()));
-    let (log, recovery) = CommitLog::open(Arc::clone(&disk), shard.dir(), options(&folder), Lsn(0)).unwrap();
+    let (log, recovery) = CommitLog::open(Arc::clone(&disk), shard.dir(), options(&folder), Known::default()).unwrap();
     assert_eq!((recovery.verdict, recovery.last_epoch, recovery.last_time), (Verdict::Clean, Epoch(2), TIME + 20));
     let frames: Vec<_> = log.reader().frames(log.start(), log.end()).map(|frame| frame.unwrap().1).collect();
     let kinds: Vec<Kind> = frames.iter().map(|frame| frame.header.kind).filter(|kind| *kind != Kind::Lease).collect();

@@ -39,6 +39,26 @@ impl Position {
         if timely && header.epoch >= self.chain.epoch { Ok(()) } else { Err(Invalid::Order) }
     }
 
+    /// Whether a frame may stand here, and whether a batch goes on behind it. `payload` is that of an `End`.
+    pub fn may_follow(&self, header: &FrameHeader, payload: &[u8], in_batch: bool) -> Result<bool, Invalid> {
+        self.admits(header)?;
+        if header.kind == Kind::Gap {
+            // What was set aside may have taken the rest of a batch with it.
+            return Ok(false);
+        }
+        if header.kind == Kind::End {
+            let counted = self.gaps || payload == self.end_payload();
+            return if counted && !in_batch { Ok(false) } else { Err(Invalid::Count) };
+        }
+        match (part(header.flags), in_batch || self.gaps) {
+            (Some(Part::Whole), _) if !in_batch => Ok(false),
+            (Some(Part::First), _) if !in_batch => Ok(true),
+            (Some(Part::Inner), true) => Ok(in_batch),
+            (Some(Part::Last), true) => Ok(false),
+            _ => Err(Invalid::Batch),
+        }
+    }
+
     /// Moves behind a frame.
     pub fn pass(&mut self, header: &FrameHeader) {
         let time = if header.kind == Kind::Gap { self.chain.time } else { header.time };
@@ -58,7 +78,8 @@ impl Position {
     }
 }
 
-const END_PAYLOAD: usize = 12;
+/// Bytes of what an `End` frame says.
+pub(super) const END_PAYLOAD: usize = 12;
 /// The room an `End` frame takes, which every segment keeps for it.
 pub(super) const END_FRAME: u64 = (frame::HEADER + END_PAYLOAD).next_multiple_of(frame::ALIGN) as u64;
 

@@ -5,6 +5,7 @@
 //! have dropped what it could not write, and a later sync would prove nothing. Read this file first, then `recovery`.
 
 mod chain;
+mod follow;
 pub mod reader;
 pub mod recovery;
 mod repair;
@@ -20,9 +21,12 @@ mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod follow_tests;
+#[cfg(test)]
 mod rig;
 
 use crate::frame::{self, FRAME_MAX, Flags, FrameHeader, Kind, VERSION};
+use crate::replica::EpochTable;
 use chain::{END_FRAME, Part, Position, part};
 use gantry_model::{Epoch, Lsn, ShardId};
 use gantry_platform::disk::SharedDisk;
@@ -34,8 +38,9 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use reader::{Frames, LogReader, ReadError};
-pub use recovery::{OpenError, Recovery, Verdict};
+pub use follow::{TakeError, links};
+pub use reader::{Frames, LogReader, Raw, ReadError};
+pub use recovery::{Known, OpenError, Recovery, Verdict};
 pub use segment::HeaderError;
 pub use spares::SpareMaker;
 
@@ -117,6 +122,7 @@ struct Parts {
     position: Position,
     closed: bool,
     mark_number: u64,
+    epochs: EpochTable,
 }
 
 /// The log of one shard. One thread owns it.
@@ -145,19 +151,20 @@ pub struct CommitLog {
     mark_number: u64,
     /// The end at the last call of `idle`.
     idle_end: Lsn,
+    /// Of what is staged, too.
+    epochs: EpochTable,
     failed: Option<AppendError>,
 }
 
 impl CommitLog {
-    /// Opens the log in the shard's folder, or begins one. `known` is an address before which everything was durable once (the newest
-    /// checkpoint); segments before it are not read.
-    pub fn open(disk: SharedDisk, shard_dir: &Path, options: Options, known: Lsn) -> Result<(CommitLog, Recovery), OpenError> {
+    /// Opens the log in the shard's folder, or begins one. Segments before what is `known` are not read.
+    pub fn open(disk: SharedDisk, shard_dir: &Path, options: Options, known: Known) -> Result<(CommitLog, Recovery), OpenError> {
         recovery::open(disk, shard_dir, options, known)
     }
 
     /// Puts a log together from sound segments, the last of which ends at `position`.
     fn assemble(parts: Parts) -> Result<CommitLog, OpenError> {
-        let Parts { disk, dir, options, spares, mut segments, position, closed, mark_number } = parts;
+        let Parts { disk, dir, options, spares, mut segments, position, closed, mark_number, epochs } = parts;
         let owner = Owner { cluster: options.cluster, shard: options.shard };
         let mut staged = position;
         let mut number = mark_number;
@@ -195,6 +202,7 @@ impl CommitLog {
             marked,
             mark_number: number,
             idle_end: staged.at,
+            epochs,
             failed: None,
         })
     }
@@ -319,6 +327,12 @@ impl CommitLog {
     /// Drops the whole segments before an address. Their files become spares if some are wanted and nobody reads them, else they are
     /// removed; readers that still hold frames keep the bytes.
     pub fn trim(&mut self, before: Lsn) -> io::Result<()> {
+        let trimmed = self.drop_before(before);
+        self.epochs.trim(self.start());
+        trimmed
+    }
+
+    fn drop_before(&mut self, before: Lsn) -> io::Result<()> {
         while let Some(segment) = self.shared.drop_oldest(before) {
             let Header { size, generation, .. } = segment.header;
             let path = segment.path.clone();
@@ -442,8 +456,14 @@ impl CommitLog {
             shard: self.options.shard,
         };
         header.crc = frame::encode(&mut self.staging, &header, payload);
-        self.staged.pass(&header);
+        self.pass(&header);
         lsn
+    }
+
+    /// Moves behind a frame that was staged.
+    fn pass(&mut self, header: &FrameHeader) {
+        self.staged.pass(header);
+        self.epochs.note(header.epoch, header.lsn);
     }
 
     /// Closes the segment and begins the next. If there is no room for one, everything stays as it was.
@@ -454,6 +474,11 @@ impl CommitLog {
         };
         let payload = self.staged.end_payload();
         self.put(Kind::End, Flags::default(), 0, self.staged.chain.epoch, &[&payload]);
+        self.begin_next(spare)
+    }
+
+    /// Makes the segment durable, whose `End` is staged, and goes on in a new file.
+    fn begin_next(&mut self, spare: Spare) -> Result<(), AppendError> {
         self.write()?;
         self.sync()?;
         let begin = Position::begin(self.staged.at, self.staged.chain);

@@ -5,6 +5,7 @@
 //! is not in memory would stop the thread, and a page that can't be read would end the process.
 
 use super::SegmentInfo;
+use super::chain::{Part, part};
 use super::segment::Segment;
 use crate::frame::{self, Frame, HEADER, Invalid};
 use bytes::Bytes;
@@ -56,6 +57,23 @@ impl Shared {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
         let droppable = segments.get(1).is_some_and(|next| next.base() <= before);
         droppable.then(|| segments.remove(0))
+    }
+
+    /// Takes out the newest segment if it begins behind `base`.
+    pub fn drop_newest(&self, base: Lsn) -> Option<Arc<Segment>> {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        if segments.last()?.base() > base { segments.pop() } else { None }
+    }
+
+    pub fn replace_last(&self, segment: Arc<Segment>) {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.pop();
+        segments.push(segment);
+    }
+
+    /// The segment in which a frame at this address is or would be.
+    pub fn holding(&self, lsn: Lsn) -> Arc<Segment> {
+        self.read(|segments| Arc::clone(&segments[segments.partition_point(|segment| segment.base() <= lsn).saturating_sub(1)]))
     }
 
     pub fn start(&self) -> Lsn {
@@ -135,6 +153,15 @@ impl std::error::Error for ReadError {}
 #[derive(Clone, Debug)]
 pub struct LogReader {
     shared: Arc<Shared>,
+}
+
+/// Frames as they stand in the log.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    /// Whole batches, one at least.
+    pub bytes: Bytes,
+    /// Length of the file that they are in.
+    pub file: u64,
 }
 
 /// A segment, and the end of what may be read in it.
@@ -223,6 +250,52 @@ impl LogReader {
     /// disk.
     pub fn frames(&self, from: Lsn, to: Lsn) -> Frames<'_> {
         Frames { reader: self, at: from, to: to.min(self.end()), chunk: Bytes::new(), chunk_at: from, segment: None }
+    }
+
+    /// Whole batches from an address on, which begins one: as many as fit into `most` bytes, but one at least, all of one segment. May wait for the
+    /// disk.
+    pub fn raw(&self, from: Lsn, most: usize) -> Result<Raw, ReadError> {
+        let (segment, end) = self.find(from)?;
+        let mut want = most.max(HEADER);
+        loop {
+            let bytes = self.bytes_at(&segment, from, end, want)?;
+            let (whole, next) = self.batches(&segment, from, &bytes)?;
+            if whole > 0 {
+                return Ok(Raw { bytes: bytes.slice(..whole), file: segment.header.size });
+            }
+            if next <= bytes.len() || from.0 + next as u64 > end.0 {
+                return Err(damaged(&segment, from, Invalid::Length(next as u32)));
+            }
+            want = next;
+        }
+    }
+
+    fn bytes_at(&self, segment: &Segment, from: Lsn, end: Lsn, want: usize) -> Result<Bytes, ReadError> {
+        let len = want.min((end.0 - from.0) as usize);
+        if self.is_recent(from)
+            && let Some(bytes) = segment.map.slice(segment.position(from), len)
+        {
+            return Ok(bytes);
+        }
+        read(segment, from, end, len).map_err(|error| failed(segment, from, error))
+    }
+
+    /// How many of the bytes are whole batches; and how many bytes would be one frame more.
+    fn batches(&self, segment: &Segment, from: Lsn, bytes: &[u8]) -> Result<(usize, usize), ReadError> {
+        let (mut whole, mut at) = (0, 0);
+        while let Some(head) = bytes[at..].first_chunk::<HEADER>() {
+            let lsn = Lsn(from.0 + at as u64);
+            let len = frame::claimed_len(head, lsn, self.shared.shard).map_err(|why| damaged(segment, lsn, why))?;
+            let next = at + frame::padded(len);
+            if next > bytes.len() {
+                return Ok((whole, next));
+            }
+            at = next;
+            if !matches!(part(frame::flags_of(head)), Some(Part::First | Part::Inner)) {
+                whole = at;
+            }
+        }
+        Ok((whole, at + HEADER))
     }
 
     fn find(&self, lsn: Lsn) -> Result<Found, ReadError> {

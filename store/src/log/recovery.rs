@@ -13,6 +13,7 @@ use super::segment::{self, HeaderError, Owner, Segment};
 use super::spares::{self, Spare, Spares};
 use super::{CommitLog, Options, Parts};
 use crate::frame::Invalid;
+use crate::replica::EpochTable;
 use gantry_model::{Epoch, Lsn};
 use gantry_platform::disk::{Disk, PARTIAL_SUFFIX, SharedDisk};
 use std::fmt;
@@ -21,9 +22,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// At least this much behind a cut is zeroed, so that what was torn there can't be met again.
-const BARRIER: u64 = 64 * 1024;
+pub(super) const BARRIER: u64 = 64 * 1024;
 /// Bytes written at a time while the tail is made durable.
 const STEP: usize = 1024 * 1024;
+
+/// What is known of a log before it is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Everything before it was durable once: the newest checkpoint.
+    pub until: Lsn,
+    /// The epochs up to there. Those behind are found.
+    pub epochs: EpochTable,
+}
 
 /// What was found when a log was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,26 +132,30 @@ pub(super) fn io_at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
     move |error| OpenError::Io { path: path.to_path_buf(), error }
 }
 
-/// Opens the log in `shard_dir`/log, or begins one. The caller knows that everything before `known` was durable once.
-pub(super) fn open(disk: SharedDisk, shard_dir: &Path, options: Options, known: Lsn) -> Result<(CommitLog, Recovery), OpenError> {
+/// Opens the log in `shard_dir`/log, or begins one.
+pub(super) fn open(disk: SharedDisk, shard_dir: &Path, options: Options, known: Known) -> Result<(CommitLog, Recovery), OpenError> {
     let dir = shard_dir.join("log");
     disk.create_dir_all(&dir).map_err(io_at(&dir))?;
     let (paths, found) = list(&*disk, &dir, options.first_segment)?;
-    if paths.is_empty() && known > Lsn(0) && !options.skip_damaged {
-        return Err(OpenError::Missing { from: Lsn(0), to: known });
+    let Known { until, epochs } = known;
+    if paths.is_empty() && until > Lsn(0) && !options.skip_damaged {
+        return Err(OpenError::Missing { from: Lsn(0), to: until });
     }
-    let mut work = Work { disk: &*disk, shard_dir, options: &options, segments: Vec::new(), known, scanned: 0, set_aside: Vec::new() };
+    let mut work = Work { disk: &*disk, shard_dir, options: &options, segments: Vec::new(), known: until, scanned: 0, set_aside: Vec::new(), epochs };
     work.open_all(&paths)?;
     work.close_all()?;
     let last = work.last()?;
-    let Work { segments, scanned: bytes_scanned, set_aside, .. } = work;
+    let Work { segments, scanned: bytes_scanned, set_aside, mut epochs, .. } = work;
     let nothing = Tail { position: Position::begin(Lsn(0), Chain::default()), closed: true, mark_number: 0, verdict: Verdict::Clean };
     let Tail { position, closed, mark_number, verdict } = last.unwrap_or(nothing);
     let largest = segments.iter().map(|segment| segment.header.size).max();
     let size = largest.map_or(options.first_segment, |size| (size * 2).min(options.max_segment));
     let spares = Arc::new(Spares::new(&dir, found, options.spares, size));
-    let segments = segments.into_iter().map(Arc::new).collect();
-    let log = CommitLog::assemble(Parts { disk, dir, options, spares, segments, position, closed, mark_number })?;
+    let segments: Vec<_> = segments.into_iter().map(Arc::new).collect();
+    // What is known may reach further than what is left, and begin earlier.
+    epochs.cut(position.at);
+    epochs.trim(segments.first().map_or(position.at, |segment| segment.base()));
+    let log = CommitLog::assemble(Parts { disk, dir, options, spares, segments, position, closed, mark_number, epochs })?;
     let recovery = Recovery { end: log.end(), last_epoch: position.chain.epoch, last_time: position.chain.time, verdict, set_aside, bytes_scanned };
     Ok((log, recovery))
 }
@@ -185,6 +199,7 @@ struct Work<'a> {
     known: Lsn,
     scanned: u64,
     set_aside: Vec<(Lsn, Lsn)>,
+    epochs: EpochTable,
 }
 
 impl Work<'_> {
@@ -222,11 +237,17 @@ impl Work<'_> {
         let mut repaired = None;
         loop {
             let (segment, next) = (&self.segments[at], &self.segments[at + 1]);
-            let Scanned { position, stop, bytes } = scan(segment, segment.header.before, Some(next.base()));
+            let Scanned { position, stop, bytes, epochs } = scan(segment, segment.header.before, Some(next.base()));
             self.scanned += bytes;
             match stop {
-                Stop::Closed if position.at == next.base() && position.chain.crc == next.header.before.crc => return Ok(()),
-                Stop::Closed if position.at < next.base() => return self.fill_missing(at, position),
+                Stop::Closed if position.at == next.base() && position.chain.crc == next.header.before.crc => {
+                    self.epochs.extend(&epochs);
+                    return Ok(());
+                }
+                Stop::Closed if position.at < next.base() => {
+                    self.epochs.extend(&epochs);
+                    return self.fill_missing(at, position);
+                }
                 Stop::Closed => return Err(self.damaged(segment, position.at, next.base(), "the next segment continues another history")),
                 Stop::Invalid { at: lsn, why: Invalid::Newer { kind, version } } => {
                     return Err(OpenError::Newer { segment: segment.path.clone(), lsn, kind, version });
@@ -284,7 +305,7 @@ impl Work<'_> {
             let failed = || io_at(&segment.path);
             let (mark, mark_number) = segment.newest_mark().map_err(failed())?;
             let durable = mark.max(self.known);
-            let Scanned { position, stop, bytes } = scan(segment, segment.header.before, None);
+            let Scanned { position, stop, bytes, epochs } = scan(segment, segment.header.before, None);
             self.scanned += bytes;
             let from = match stop {
                 Stop::Invalid { at: lsn, why: Invalid::Newer { kind, version } } => {
@@ -292,6 +313,7 @@ impl Work<'_> {
                 }
                 _ if position.at >= durable => {
                     let verdict = settle(segment, position.at, mark, &stop).map_err(failed())?;
+                    self.epochs.extend(&epochs);
                     return Ok(Some(Tail { position, closed: matches!(stop, Stop::Closed), mark_number, verdict }));
                 }
                 // Whole segments behind this one are gone.
@@ -312,7 +334,11 @@ impl Work<'_> {
                 return Err(error);
             }
             repaired = Some(from);
-            let Some((to, crc)) = found else { return self.give_up_tail(position, durable, &stop, &error).map(Some) };
+            let Some((to, crc)) = found else {
+                let tail = self.give_up_tail(position, durable, &stop, &error);
+                self.epochs.extend(&epochs);
+                return tail.map(Some);
+            };
             let chain = chain_before(segment, from);
             self.skip(self.segments.len() - 1, Gap { from, to, crc, chain }, &error)?;
         }
@@ -405,7 +431,7 @@ fn settle(segment: &Segment, end: Lsn, mark: Lsn, stop: &Stop) -> io::Result<Ver
 }
 
 /// Zeros a range; answers whether there was anything else in it.
-fn zero(segment: &Segment, from: Lsn, to: Lsn) -> io::Result<bool> {
+pub(super) fn zero(segment: &Segment, from: Lsn, to: Lsn) -> io::Result<bool> {
     let zeros = vec![0; STEP];
     let mut found = vec![0; STEP];
     let mut changed = false;

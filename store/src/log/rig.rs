@@ -17,7 +17,7 @@ pub fn options() -> Options {
 }
 
 pub fn open_with(disk: &SharedDisk, options: Options, known: Lsn) -> Result<(CommitLog, Recovery), OpenError> {
-    CommitLog::open(Arc::clone(disk), Path::new(DIR), options, known)
+    CommitLog::open(Arc::clone(disk), Path::new(DIR), options, Known { until: known, ..Known::default() })
 }
 
 pub fn open(disk: &SharedDisk) -> (CommitLog, Recovery) {

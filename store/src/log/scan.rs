@@ -1,8 +1,9 @@
 //! Reads the frames of one segment in order and checks everything about them, without trusting anything that is on the disk.
 
-use super::chain::{Chain, END_FRAME, Part, Position, part};
+use super::chain::{Chain, END_FRAME, END_PAYLOAD, Position};
 use super::segment::Segment;
 use crate::frame::{self, FrameHeader, HEADER, Invalid, Kind};
+use crate::replica::EpochTable;
 use gantry_model::{Lsn, ShardId};
 use std::io;
 
@@ -128,6 +129,8 @@ pub(super) struct Scanned {
     pub stop: Stop,
     /// Bytes read.
     pub bytes: u64,
+    /// The epochs of the frames before `position`.
+    pub epochs: EpochTable,
 }
 
 /// Why a scan stopped.
@@ -147,6 +150,7 @@ pub(super) fn scan(segment: &Segment, chain: Chain, closing: Option<Lsn>) -> Sca
     let mut position = Position::begin(segment.base(), chain);
     let mut inner = position;
     let mut in_batch = false;
+    let mut epochs = EpochTable::default();
     let stop = loop {
         if Some(inner.at) == closing && inner.gaps {
             break Stop::Closed;
@@ -161,6 +165,7 @@ pub(super) fn scan(segment: &Segment, chain: Chain, closing: Option<Lsn>) -> Sca
             Err(why) => break Stop::Invalid { at: inner.at, why },
         }
         inner.pass(&header);
+        epochs.note(header.epoch, header.lsn);
         if !in_batch {
             position = inner;
         }
@@ -168,28 +173,27 @@ pub(super) fn scan(segment: &Segment, chain: Chain, closing: Option<Lsn>) -> Sca
             break Stop::Closed;
         }
     };
-    Scanned { position, stop, bytes: window.total }
+    epochs.cut(position.at);
+    Scanned { position, stop, bytes: window.total, epochs }
 }
 
 /// Whether a frame may stand here, and whether a batch goes on behind it.
 fn follow(window: &mut Window<'_>, position: &Position, header: &FrameHeader, in_batch: bool) -> Result<bool, Invalid> {
-    position.admits(header)?;
-    if header.kind == Kind::Gap {
-        // What was set aside may have taken the rest of a batch with it.
-        return Ok(false);
+    let payload = window.get(Lsn(header.lsn.0 + HEADER as u64), END_PAYLOAD).unwrap_or_default();
+    position.may_follow(header, payload, in_batch)
+}
+
+/// The place in a segment where the frame that ends at `end` ends; `None` if none does.
+pub(super) fn position_at(segment: &Segment, end: Lsn) -> io::Result<Option<Position>> {
+    let mut window = Window::new(segment);
+    let mut position = Position::begin(segment.base(), segment.header.before);
+    while position.at < end {
+        match window.frame(position.at, segment.header.owner.shard)? {
+            Ok(header) if position.admits(&header).is_ok() => position.pass(&header),
+            _ => return Ok(None),
+        }
     }
-    if header.kind == Kind::End {
-        let payload = window.get(Lsn(header.lsn.0 + HEADER as u64), position.end_payload().len()).unwrap_or_default();
-        let counted = position.gaps || payload == position.end_payload();
-        return if counted && !in_batch { Ok(false) } else { Err(Invalid::Count) };
-    }
-    match (part(header.flags), in_batch || position.gaps) {
-        (Some(Part::Whole), _) if !in_batch => Ok(false),
-        (Some(Part::First), _) if !in_batch => Ok(true),
-        (Some(Part::Inner), true) => Ok(in_batch),
-        (Some(Part::Last), true) => Ok(false),
-        _ => Err(Invalid::Batch),
-    }
+    Ok(Some(position).filter(|position| position.at == end))
 }
 
 /// Whether a closed segment ends as its successor says, without reading the rest of it.

@@ -79,6 +79,13 @@ impl EpochTable {
         }
     }
 
+    /// Adds what is newer of another part of the same log.
+    pub fn extend(&mut self, newer: &EpochTable) {
+        let last = self.starts.last().map_or(Epoch(0), |(epoch, _)| *epoch);
+        let known = self.starts.is_empty();
+        self.starts.extend(newer.starts.iter().filter(|(epoch, _)| known || *epoch > last));
+    }
+
     /// The log was cut at `end`.
     pub fn cut(&mut self, end: Lsn) {
         self.starts.retain(|(_, first)| *first < end);
