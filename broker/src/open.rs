@@ -4,29 +4,26 @@
 
 use crate::admission::Admission;
 use crate::alive::Alive;
-use crate::draft;
 use crate::local::LocalBroker;
 use crate::local::transactions::{Reach, ask_producers};
 use crate::post::PostOffice;
 use crate::read::Messages;
-use crate::record::{Forget, Record};
+use crate::record::Forget;
 use crate::shard::clock::ShardClock;
 use crate::shard::core::{Core, Limits};
 use crate::shard::inbox::{Inbox, Request, Status};
+use crate::shard::replay::{Applied, table_of};
 use crate::shard::state::State;
-use crate::shard::state::seen::Row;
 use crate::shard::thread::Driver;
 use crate::shard::upkeep::{Job, Place, Retention, Upkeep, restore};
 use gantry_model::contract::Metadata;
-use gantry_model::{GroupId, Lsn, Offset, ShardId, TopicId};
+use gantry_model::{GroupId, Lsn, ShardId, TopicId};
 use gantry_platform::clock::SharedClock;
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::tasks;
 use gantry_store::checkpoint;
-use gantry_store::frame::{Frame, Kind};
-use gantry_store::index::{Entry, Index, Memtable};
-use gantry_store::log::{self, CommitLog, LogReader, Verdict};
-use gantry_store::record::MessageView;
+use gantry_store::index::Index;
+use gantry_store::log::{self, CommitLog, Known, Verdict};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -89,7 +86,8 @@ impl std::error::Error for OpenError {}
 impl LocalBroker {
     /// Recovers the shard and starts its thread. Needs a tokio runtime, for the watch on the catalogue.
     pub fn open(options: Options) -> Result<Arc<LocalBroker>, OpenError> {
-        let recovered = recover(&options)?;
+        let mut recovered = recover(&options)?;
+        recovered.apply_all()?;
         let (inbox, requests) = Inbox::new();
         let status = Arc::new(Status::default());
         let (clock, shift) = ShardClock::after(options.clock.clone(), recovered.last_time);
@@ -103,10 +101,11 @@ impl LocalBroker {
         let upkeep = Upkeep::start(place, inbox.clone(), recovered.checkpoint).map_err(failed)?;
         recovered.seals.into_iter().for_each(|job| upkeep.give(Job::Seal(job)));
         let reader = recovered.log.reader();
-        let core = Core::new(recovered.state, options.shard, Limits::default(), recovered.last_time);
+        let Applied { state, index, .. } = recovered.applied;
+        let core = Core::new(state, options.shard, Limits::default(), recovered.last_time);
         let alive = Arc::new(Alive::new(options.clock.clone()));
         let (questions, asked) = tokio::sync::mpsc::unbounded_channel();
-        let Recovered { log, index, .. } = recovered;
+        let log = recovered.log;
         let reach = Reach::default();
         let mut driver =
             Driver::new(core, log, index, clock, inbox.clone(), requests, status.clone(), upkeep, questions, alive.clone(), reach.clone());
@@ -137,8 +136,8 @@ impl LocalBroker {
 /// A shard as its files say it is, before anybody leads it.
 pub struct Recovered {
     pub log: CommitLog,
-    pub index: Index,
-    pub state: State,
+    /// As of the newest checkpoint: what follows may not be committed.
+    pub applied: Applied,
     /// The position of the checkpoint that the state came from.
     pub checkpoint: Lsn,
     pub last_time: u64,
@@ -148,157 +147,65 @@ pub struct Recovered {
     pub seals: Vec<gantry_store::index::SealJob>,
 }
 
+impl Recovered {
+    /// Takes everything in the log for committed, as it is where there are no other copies.
+    pub fn apply_all(&mut self) -> Result<(), OpenError> {
+        let end = self.log.end();
+        self.seals.extend(self.applied.advance(&self.log, end).map_err(failed)?);
+        Ok(())
+    }
+}
+
 /// Reads a shard's files, and mends what a crash left half done.
 pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
     let disk = &options.disk;
     let loaded = checkpoint::load_newest(&**disk, &options.dir.join("state")).map_err(failed)?;
-    let at = loaded.as_ref().map(|checkpoint| checkpoint.lsn);
+    let written = loaded.is_some();
     let restored = loaded.and_then(restore);
-    if at.is_some() && restored.is_none() {
+    if written && restored.is_none() {
         tracing::warn!("the newest checkpoint is of another version; the state is computed from the log");
     }
+    let known = restored.as_ref().map_or_else(Known::default, |restored| Known { until: restored.at, epochs: restored.epochs.clone() });
     let Sizes { first_segment, max_segment, .. } = options.sizes;
     let settings =
         log::Options { first_segment, max_segment, skip_damaged: options.skip_damaged, ..log::Options::new(options.shard, options.cluster) };
-    let (log, recovery) =
-        CommitLog::open(disk.clone(), &options.dir, settings, at.filter(|_| restored.is_some()).unwrap_or_default()).map_err(failed)?;
+    let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings, known).map_err(failed)?;
     for (from, to) in &recovery.set_aside {
         tracing::error!(%from, %to, "a damaged range of the log was set aside in `bad/`; what was in it is lost");
     }
-    let (checkpoint, (state, slots)) = match (at, restored) {
-        (Some(at), Some((state, slots))) if at <= log.end() => (at, (state, Some(slots))),
-        _ => (log.start(), (State::default(), None)),
+    let (checkpoint, state, slots) = match restored {
+        Some(restored) if restored.at <= log.end() => (restored.at, restored.state, Some(restored.slots)),
+        _ => (log.start(), State::default(), None),
     };
     let segments = log.segments();
-    let sealed: Vec<Lsn> = segments.iter().filter(|segment| segment.sealed).map(|segment| segment.base).collect();
-    let active = log.active_base();
-    let opened = Index::open(&**disk, &options.dir.join("idx"), &sealed, active, slots).map_err(failed)?;
+    // The index goes along with the state, so it begins in the segment where the checkpoint is.
+    let segment = segments.iter().rev().map(|segment| segment.base).find(|base| *base <= checkpoint).unwrap_or(log.start());
+    let sealed: Vec<Lsn> = segments.iter().map(|segment| segment.base).filter(|base| *base < segment).collect();
+    let opened = Index::open(&**disk, &options.dir.join("idx"), &sealed, segment, slots).map_err(failed)?;
     opened.refused.iter().for_each(|error| tracing::warn!(%error, "an index run can't be used; its segment is read again"));
     let mut index = opened.index;
     let reader = log.reader();
     let mut seals = Vec::new();
     for base in index.missing() {
-        let end = sealed.iter().copied().find(|next| *next > base).unwrap_or(active);
-        seals.extend(index.replayed(table_of(&reader, base, end)?));
+        let end = sealed.iter().copied().find(|next| *next > base).unwrap_or(segment);
+        seals.extend(index.replayed(table_of(&reader, base, end).map_err(failed)?));
     }
-    let mut replay = Replay { state, index, checkpoint, active };
-    replay.run(&reader, checkpoint.min(active), log.end())?;
-    let Replay { state, index, .. } = replay;
-    Ok(Recovered { log, index, state, checkpoint, last_time: recovery.last_time, torn: recovery.verdict != Verdict::Clean, seals })
-}
-
-/// The index of one segment, made from its frames.
-fn table_of(reader: &LogReader, base: Lsn, end: Lsn) -> Result<Memtable, OpenError> {
-    let mut table = Memtable::new(base);
-    for frame in reader.frames(base, end) {
-        let (lsn, frame) = frame.map_err(failed)?;
-        if let Some((entry, keys)) = draft::entry_of(lsn, &frame) {
-            table.insert(entry);
-            keys.iter().for_each(|&hash| table.insert_key(hash, lsn));
-        }
-        if let Some(timer) = draft::timer_of(lsn, &frame) {
-            table.insert_timer(timer.due, timer.queue);
-        }
-    }
-    Ok(table)
-}
-
-/// Brings state and index up to the end of the log.
-struct Replay {
-    state: State,
-    index: Index,
-    /// The state has everything before this.
-    checkpoint: Lsn,
-    /// The index has everything before this.
-    active: Lsn,
-}
-
-impl Replay {
-    fn run(&mut self, reader: &LogReader, from: Lsn, to: Lsn) -> Result<(), OpenError> {
-        for frame in reader.frames(from, to) {
-            let (lsn, frame) = frame.map_err(failed)?;
-            let placed = draft::entry_of(lsn, &frame);
-            if lsn >= self.active {
-                self.index_frame(lsn, &frame, placed.as_ref());
-            }
-            if lsn >= self.checkpoint {
-                self.apply(lsn, &frame, placed.as_ref())?;
-                if let Some((Entry { queue, len, .. }, _)) = placed {
-                    self.state.hold(queue, len);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn index_frame(&mut self, lsn: Lsn, frame: &Frame, placed: Option<&(Entry, Vec<u64>)>) {
-        if let Some((entry, keys)) = placed {
-            self.index.append(*entry, keys);
-        }
-        if let Some(timer) = draft::timer_of(lsn, frame) {
-            self.index.append_timer(timer.due, timer.queue);
-        }
-    }
-
-    /// Notes the id of a message that a client sent; copies of it are not sends.
-    fn remember(&mut self, frame: &Frame) {
-        if !draft::is_sent(frame) {
-            return;
-        }
-        let message = draft::message_of(frame);
-        if let Some(view) = MessageView::parse(&message)
-            && let Some(id) = view.message_id()
-        {
-            let (queue, offset) = (view.fixed.queue, view.fixed.offset.0);
-            self.state.seen.remember(Row { id: draft::id_hash(queue.topic(), id), queue, offset, time: frame.header.time });
-        }
-    }
-
-    fn apply(&mut self, lsn: Lsn, frame: &Frame, placed: Option<&(Entry, Vec<u64>)>) -> Result<(), OpenError> {
-        if frame.header.kind == Kind::Gap {
-            self.state.expect_holes();
-        }
-        self.remember(frame);
-        if frame.header.kind == Kind::Message {
-            let Some(&(Entry { queue, offset, .. }, _)) = placed else {
-                return Err(OpenError(format!("the message at {lsn} can't be read by this version; run the version that wrote it")));
-            };
-            let given = self.state.apply_message_at(queue, offset);
-            self.state.lite.touched(queue, frame.header.time);
-            return if given == offset {
-                Ok(())
-            } else {
-                Err(OpenError(format!(
-                    "queue {queue:?} has offset {offset} at {lsn} where {given} was expected; please report this with the data folder"
-                )))
-            };
-        }
-        let record = Record::decode(frame.header.kind, &frame.payload)
-            .map_err(|error| OpenError(format!("at {lsn}: {error}; run the version that wrote it")))?;
-        let Some(record) = record else { return Ok(()) };
-        self.state.apply(&record);
-        match record {
-            Record::Trim(trim) => trim.queues.iter().for_each(|&(queue, min)| self.index.trim_queue(queue, Offset(min))),
-            Record::LiteDrop(drop) => drop.queues.iter().for_each(|&queue| self.index.drop_queue(queue)),
-            Record::Forget(Forget::Topic(topic)) => self.index.drop_topic(topic),
-            _ => {}
-        }
-        Ok(())
-    }
+    let applied = Applied::new(state, index, checkpoint, segment);
+    Ok(Recovered { log, applied, checkpoint, last_time: recovery.last_time, torn: recovery.verdict != Verdict::Clean, seals })
 }
 
 /// The topics and groups that a shard holds something of.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct Catalogue {
     pub topics: BTreeSet<TopicId>,
     pub groups: BTreeSet<GroupId>,
 }
 
 impl Driver {
     /// What the state mentions, so that the watch can tell what was deleted while nobody looked.
-    fn known(&self) -> Known {
+    fn known(&self) -> Catalogue {
         let state = &self.core.state;
-        Known { topics: state.queues().map(|(queue, _)| queue.topic()).collect(), groups: state.cursors().map(|(_, group, _)| group).collect() }
+        Catalogue { topics: state.queues().map(|(queue, _)| queue.topic()).collect(), groups: state.cursors().map(|(_, group, _)| group).collect() }
     }
 }
 
@@ -306,8 +213,8 @@ impl Driver {
 ///
 /// What was unknown to the catalogue at the start is kept: ids are never used again, so it harms nobody, and if the catalogue lost something, the
 /// messages must not go as well.
-async fn watch(metadata: Arc<dyn Metadata>, inbox: Inbox, held: Known) {
-    let mut known = Known::default();
+async fn watch(metadata: Arc<dyn Metadata>, inbox: Inbox, held: Catalogue) {
+    let mut known = Catalogue::default();
     let lost = held.topics.iter().filter(|topic| metadata.topic_by_id(**topic).is_none()).count();
     if lost > 0 {
         tracing::warn!(topics = lost, "the shard holds messages of topics that the catalogue does not know; they are kept");
@@ -320,7 +227,7 @@ async fn watch(metadata: Arc<dyn Metadata>, inbox: Inbox, held: Known) {
     }
 }
 
-fn tell(metadata: &dyn Metadata, inbox: &Inbox, known: &mut Known) {
+fn tell(metadata: &dyn Metadata, inbox: &Inbox, known: &mut Catalogue) {
     let mut groups = BTreeSet::new();
     let mut after = None;
     loop {
@@ -349,7 +256,7 @@ fn tell(metadata: &dyn Metadata, inbox: &Inbox, known: &mut Known) {
     for &topic in known.topics.difference(&topics) {
         inbox.put(Request::Forget { what: Forget::Topic(topic) });
     }
-    *known = Known { topics, groups };
+    *known = Catalogue { topics, groups };
 }
 
 fn failed(error: impl fmt::Display) -> OpenError {

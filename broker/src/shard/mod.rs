@@ -17,6 +17,8 @@ pub mod clock;
 pub mod inbox;
 pub mod thread;
 mod write;
+mod commit;
+pub mod replay;
 pub mod parked;
 pub mod timers;
 mod due;

@@ -8,11 +8,11 @@
 
 use super::asks::Told;
 use super::clock::ShardClock;
+use super::commit::Rounds;
 use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
 use super::due::{Leaving, OldReads};
 use super::halves::{Listed, Question};
 use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
-use super::lite::Lost;
 use super::polls::{Poll, Wanted};
 use super::upkeep::Upkeep;
 use crate::admission::Permit;
@@ -20,7 +20,7 @@ use crate::alive::Alive;
 use crate::draft::{self, Draft};
 use crate::filter;
 use crate::local::transactions::Reach;
-use crate::post::{Letter, Post, ReplyTo};
+use crate::post::{Letter, ReplyTo};
 use crate::record::Forget;
 use gantry_model::contract::broker::{EndError, LeaseError, LiteError, QueueBounds, QueuePosition, RecallError, SendError, Sent, ShardCondition};
 use gantry_model::filter::{Sql, Verdict};
@@ -72,14 +72,12 @@ pub struct Driver {
     /// To those who can reach producers; the core bounds how many are under way.
     pub(super) questions: UnboundedSender<Question>,
     alive: Arc<Alive>,
-    reach: Reach,
+    pub(super) reach: Reach,
     /// The segment that the index is being filled for.
     pub(super) indexed: Lsn,
     pub(super) waiters: HashMap<Token, Waiter>,
-    /// Replies that rest on what is staged.
-    pub(super) pending: Vec<(Token, Reply)>,
-    /// Clients to tell, once it is committed, that they lost a lite topic.
-    pub(super) lost: Vec<Lost>,
+    /// What waits to be committed.
+    pub(super) rounds: Rounds,
     /// Events that the driver itself brings, before the next request.
     pub(super) own: VecDeque<Event<Draft>>,
     pub(super) actions: Vec<Action<Draft>>,
@@ -173,8 +171,7 @@ impl Driver {
             reach,
             indexed,
             waiters: HashMap::new(),
-            pending: Vec::new(),
-            lost: Vec::new(),
+            rounds: Rounds::default(),
             own: VecDeque::new(),
             actions: Vec::new(),
             written: 0,
@@ -205,7 +202,7 @@ impl Driver {
                 return Err(error);
             }
         }
-        self.upkeep.finish(&mut self.core, &self.index, self.log.end());
+        self.upkeep.finish(&mut self.core, &self.index, &self.log);
         self.log.close()
     }
 
@@ -250,7 +247,7 @@ impl Driver {
 
     /// The next request; waits for it only if nothing else is to be done.
     fn wait(&mut self) -> Option<Request> {
-        let busy = self.log.staged_bytes() > 0 || !self.pending.is_empty() || !self.own.is_empty();
+        let busy = self.log.staged_bytes() > 0 || self.rounds.is_begun() || !self.own.is_empty();
         if busy {
             return match self.requests.try_recv() {
                 Ok(request) => Some(request),
@@ -418,19 +415,6 @@ impl Driver {
         self.perform()
     }
 
-    /// Makes what is staged durable, answers what rested on it, and makes messages visible.
-    fn commit(&mut self) -> Result<(), AppendError> {
-        if self.log.staged_bytes() > 0 {
-            self.log.write()?;
-            self.log.sync()?;
-        }
-        self.tell_losers();
-        self.send_answers();
-        self.upkeep.checkpoint_if_due(&mut self.core, &self.index, self.log.end());
-        let (now, appended) = (self.core.now(), self.core.appended());
-        self.step(now, Event::Committed { appended })
-    }
-
     fn keep_up(&mut self, now: u64) -> Result<(), AppendError> {
         self.publish();
         if !self.upkeep.is_due(now) {
@@ -490,7 +474,7 @@ impl Driver {
     }
 
     /// The letter that answers a request, unless nobody asked any more.
-    fn answer(&mut self, token: Token, reply: Reply) -> Option<Letter> {
+    pub(super) fn answer(&mut self, token: Token, reply: Reply) -> Option<Letter> {
         let shard = self.core.shard;
         match (self.waiters.remove(&token)?, reply) {
             (Waiter::Send { reply, _permit }, Reply::Sent(answers)) => Some(Letter::Sent(reply, answers)),
@@ -512,28 +496,6 @@ impl Driver {
                 Some(Letter::Leased { reply, leased, shard })
             }
             _ => None,
-        }
-    }
-
-    /// Sends what rests on the last commit, one envelope for each thread that waits.
-    fn send_answers(&mut self) {
-        let mut envelopes: Vec<(Arc<Post>, Vec<Letter>)> = Vec::new();
-        for (token, reply) in std::mem::take(&mut self.pending) {
-            let Some(letter) = self.answer(token, reply) else { continue };
-            match envelopes.iter_mut().find(|(post, _)| Arc::ptr_eq(post, letter.post())) {
-                Some((_, letters)) => letters.push(letter),
-                None => envelopes.push((letter.post().clone(), vec![letter])),
-            }
-        }
-        for (post, letters) in envelopes {
-            post.send(letters, &self.inbox);
-        }
-    }
-
-    fn tell_losers(&mut self) {
-        let Some(clients) = self.reach.get().filter(|_| !self.lost.is_empty()) else { return self.lost.clear() };
-        for lost in self.lost.drain(..) {
-            clients.lost_lite(&lost.client, lost.group, lost.topic, &lost.lite);
         }
     }
 

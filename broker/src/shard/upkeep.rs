@@ -8,7 +8,7 @@ use super::inbox::{Inbox, Request, Status};
 use super::parked;
 use super::state::State;
 use super::state::lite;
-use super::state::snapshot::{self, Part, SLOTS};
+use super::state::snapshot::{self, EPOCHS, Part, SLOTS};
 use super::timers::{NextMove, next_move};
 use crate::draft::Draft;
 use crate::record::{Forget, Trim};
@@ -19,9 +19,11 @@ use gantry_model::{Lsn, Offset, QueueKey, Topic, TopicId};
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::tasks;
 use gantry_store::checkpoint;
-use gantry_store::index::{Index, SealJob};
+use gantry_store::index::{Index, SealJob, SlotSnapshot};
 use gantry_store::log::watermark::{Watermark, watermark};
 use gantry_store::log::{AppendError, CommitLog, SpareMaker};
+use gantry_store::replica::EpochTable;
+use gantry_store::replica::log::Log;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,6 +59,7 @@ pub struct Frozen {
     at: Lsn,
     parts: Vec<(u16, Option<Part>)>,
     slots: bytes::Bytes,
+    epochs: bytes::Bytes,
 }
 
 /// How long and how much to keep where a topic doesn't say.
@@ -175,18 +178,19 @@ impl Upkeep {
         due
     }
 
-    /// Freezes the state for a checkpoint when enough has happened. Must be called when everything appended is durable.
-    pub fn checkpoint_if_due(&mut self, core: &mut Core<Draft>, index: &Index, end: Lsn) {
+    /// Freezes the state for a checkpoint when enough has happened. Must be called when everything appended is written; what comes of it may be
+    /// given to the thread when all of that is committed.
+    pub fn checkpoint_if_due(&mut self, core: &mut Core<Draft>, index: &Index, log: &CommitLog) -> Option<Frozen> {
+        let end = log.end();
         let grown = end.0 - self.checkpoint_at.0;
         let waited = core.now().saturating_sub(self.checkpoint_time) >= CHECKPOINT_MS;
         if self.checkpointing || !(grown >= self.place.checkpoint_bytes || waited && grown > 0 && core.state.changed()) {
-            return;
+            return None;
         }
         self.checkpoint_time = core.now();
-        if let Some(frozen) = freeze(&mut core.state, index, end) {
-            self.checkpointing = true;
-            self.give(Job::Checkpoint(frozen));
-        }
+        let frozen = freeze(&mut core.state, index, log);
+        self.checkpointing = frozen.is_some();
+        frozen
     }
 
     pub fn checkpointed(&mut self, at: Lsn, error: Option<String>, state: &mut State) {
@@ -201,9 +205,9 @@ impl Upkeep {
     }
 
     /// A last checkpoint at the end of a clean run, and the end of the thread.
-    pub fn finish(&mut self, core: &mut Core<Draft>, index: &Index, end: Lsn) {
-        if end > self.checkpoint_at
-            && let Some(frozen) = freeze(&mut core.state, index, end)
+    pub fn finish(&mut self, core: &mut Core<Draft>, index: &Index, log: &CommitLog) {
+        if log.end() > self.checkpoint_at
+            && let Some(frozen) = freeze(&mut core.state, index, log)
         {
             self.give(Job::Checkpoint(frozen));
         }
@@ -401,9 +405,9 @@ fn by_end(state: &State, moved: &mut BTreeMap<QueueKey, u64>) {
     }
 }
 
-fn freeze(state: &mut State, index: &Index, at: Lsn) -> Option<Frozen> {
+fn freeze(state: &mut State, index: &Index, log: &CommitLog) -> Option<Frozen> {
     let slots = index.snapshot_slots().ok()?.encode();
-    Some(Frozen { at, parts: state.freeze(), slots })
+    Some(Frozen { at: log.end(), parts: state.freeze(), slots, epochs: log.epochs().encode() })
 }
 
 fn perform(place: &Place, job: Job) -> Request {
@@ -412,16 +416,26 @@ fn perform(place: &Place, job: Job) -> Request {
         Job::Spare(maker) => Request::Spared { error: maker.make().err().map(|error| error.to_string()) },
         Job::Checkpoint(frozen) => {
             let parts = frozen.parts.iter().map(|(number, part)| (*number, part.as_ref().map(|part| bytes::Bytes::from(part.encode()))));
-            let slots = [(SLOTS, Some(frozen.slots.clone()))];
+            let slots = [(SLOTS, Some(frozen.slots.clone())), (EPOCHS, Some(frozen.epochs.clone()))];
             let written = checkpoint::write(&*place.disk, &place.dir.join("state"), frozen.at, parts.chain(slots));
             Request::Checkpointed { at: frozen.at, error: written.err().map(|error| error.to_string()) }
         }
     }
 }
 
-/// The state and the index slots of a checkpoint; `None` if a part of it is not readable by this version.
-pub fn restore(checkpoint: checkpoint::Checkpoint) -> Option<(State, gantry_store::index::SlotSnapshot)> {
-    let (slots, parts): (Vec<_>, Vec<_>) = checkpoint.buckets.into_iter().partition(|(number, _)| *number == SLOTS);
-    let slots = gantry_store::index::SlotSnapshot::decode(&slots.first()?.1).ok()?;
-    Some((snapshot::restore(parts)?, slots))
+/// What a checkpoint holds.
+pub struct Restored {
+    pub at: Lsn,
+    pub state: State,
+    pub slots: SlotSnapshot,
+    pub epochs: EpochTable,
+}
+
+/// `None` if a part of it is not readable by this version.
+pub fn restore(checkpoint: checkpoint::Checkpoint) -> Option<Restored> {
+    let (own, parts): (Vec<_>, Vec<_>) = checkpoint.buckets.into_iter().partition(|(number, _)| [SLOTS, EPOCHS].contains(number));
+    let own: BTreeMap<u16, bytes::Bytes> = own.into_iter().collect();
+    let slots = SlotSnapshot::decode(own.get(&SLOTS)?).ok()?;
+    let epochs = EpochTable::decode(own.get(&EPOCHS)?)?;
+    Some(Restored { at: checkpoint.lsn, state: snapshot::restore(parts)?, slots, epochs })
 }

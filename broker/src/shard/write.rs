@@ -1,8 +1,8 @@
 //! What the core decided, on its way into the log and the index.
 
+use super::commit::Effect;
 use super::core::{Action, BatchPart};
 use super::thread::Driver;
-use super::upkeep::Job;
 use crate::draft::{self, Draft};
 use crate::record::{CheckStep, Record, TxnCheck};
 use bytes::Bytes;
@@ -22,8 +22,8 @@ impl Driver {
                 Action::Append { record } => self.append(&record)?,
                 Action::Copy { record, from } => self.append_copy(&record, from)?,
                 Action::Check { handle, sender, at } => self.put_question(handle, sender, at),
-                Action::Lost(lost) => self.lost.push(lost),
-                Action::Reply { token, reply } => self.pending.push((token, reply)),
+                Action::Lost(lost) => self.rounds.effect(Effect::Lost(lost)),
+                Action::Reply { token, reply } => self.rounds.reply(token, reply),
             }
         }
         self.actions = actions;
@@ -52,7 +52,7 @@ impl Driver {
     fn append(&mut self, record: &Record) -> Result<(), AppendError> {
         self.stage(record.kind(), Flags::default(), self.core.now(), &[&record.encode()])?;
         match record {
-            Record::Trim(trim) => self.upkeep.trimmed(trim, &mut self.index, &mut self.log),
+            Record::Trim(trim) => self.rounds.effect(Effect::Trim(trim.clone())),
             Record::LiteDrop(drop) => drop.queues.iter().for_each(|&queue| self.index.drop_queue(queue)),
             Record::Forget(forget) => self.upkeep.forgotten(*forget, &mut self.index, &self.core.state),
             Record::TxnCheck(TxnCheck { topic, id, step: CheckStep::GivenUp, .. }) => {
@@ -98,7 +98,7 @@ impl Driver {
         let active = self.log.active_base();
         if active != self.indexed {
             let job = self.index.seal(self.indexed, active);
-            self.upkeep.give(Job::Seal(job));
+            self.rounds.effect(Effect::Seal(job));
             self.indexed = active;
         }
         Ok(lsn)

@@ -1,6 +1,7 @@
 //! What the rules need to know of a log: where it ends, what it had at an address, in which epochs its frames were appended.
 
 use crate::frame::{self, FrameHeader};
+use bytes::Bytes;
 use gantry_model::{Epoch, Lsn};
 
 /// How far a log reaches. The greater one has everything that was committed of the smaller one: a later epoch counts more than more bytes.
@@ -129,6 +130,24 @@ impl EpochTable {
         (begins(self) && begins(other)).then_some(Lsn(0))
     }
 
+    /// For a checkpoint: epoch u32 and address u64 of each.
+    pub fn encode(&self) -> Bytes {
+        let rows = self.starts.iter().flat_map(|(epoch, lsn)| [&epoch.0.to_le_bytes()[..], &lsn.0.to_le_bytes()[..]].concat());
+        rows.collect()
+    }
+
+    /// `None` if it is not a table.
+    pub fn decode(bytes: &[u8]) -> Option<EpochTable> {
+        let (rows, rest) = bytes.as_chunks::<12>();
+        let row = |row: &[u8; 12]| {
+            let (epoch, lsn) = row.split_first_chunk::<4>()?;
+            Some((Epoch(u32::from_le_bytes(*epoch)), Lsn(u64::from_le_bytes(*lsn.first_chunk()?))))
+        };
+        let starts: Vec<_> = rows.iter().map(row).collect::<Option<_>>()?;
+        let ascends = starts.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
+        (rest.is_empty() && ascends).then_some(EpochTable { starts })
+    }
+
     fn end_of(&self, at: usize, end: Lsn) -> Lsn {
         self.starts.get(at + 1).map_or(end, |(_, next)| *next)
     }
@@ -172,6 +191,16 @@ mod tests {
         trimmed.trim(Lsn(120));
         assert_eq!(trimmed, table(&[(2, 120), (3, 160)]));
         assert_eq!((trimmed.epoch_before(Lsn(120)), trimmed.epoch_before(Lsn(161))), (None, Some(Epoch(3))));
+    }
+
+    #[test]
+    fn a_table_is_read_as_it_was_written() {
+        for written in [table(&[]), table(&[(1, 0)]), table(&[(1, 0), (7, 1 << 40), (u32::MAX, u64::MAX)])] {
+            assert_eq!(EpochTable::decode(&written.encode()), Some(written));
+        }
+        let bytes = table(&[(1, 0), (2, 80)]).encode();
+        assert_eq!(EpochTable::decode(&bytes[..23]), None);
+        assert_eq!(EpochTable::decode(&[&bytes[12..], &bytes[..12]].concat()), None, "epochs ascend");
     }
 
     #[test]

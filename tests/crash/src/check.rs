@@ -21,11 +21,13 @@ const GROUP: GroupId = GroupId(1);
 /// Checks one crash state. Answers whether a tail was cut off.
 pub fn recovered<'a>(disk: MemoryDisk, told: impl Iterator<Item = &'a Fact>) -> Result<bool, String> {
     let disk: SharedDisk = Arc::new(disk);
-    let shard = recover(&options(disk.clone())).map_err(|error| format!("the shard does not open: {error}"))?;
+    let refused = |error| format!("the shard does not open: {error}");
+    let mut shard = recover(&options(disk.clone())).map_err(refused)?;
+    shard.apply_all().map_err(refused)?;
     let reader = shard.log.reader();
-    for (queue, bounds) in shard.state.queues() {
+    for (queue, bounds) in shard.applied.state.queues() {
         for offset in bounds.min..bounds.next {
-            let entry = shard.index.lookup(queue, gantry_model::Offset(offset)).ok().flatten();
+            let entry = shard.applied.index.lookup(queue, gantry_model::Offset(offset)).ok().flatten();
             let entry = entry.ok_or_else(|| format!("queue {queue:?} has a hole at {offset} (it holds {bounds:?})"))?;
             reader.frame(entry.position).map_err(|error| format!("queue {queue:?} offset {offset}: {error}"))?;
         }
@@ -35,10 +37,11 @@ pub fn recovered<'a>(disk: MemoryDisk, told: impl Iterator<Item = &'a Fact>) -> 
         match fact {
             Fact::Sent { queue, offset, id, body } => {
                 let key = QueueKey::new(TOPIC, *queue);
-                if offset.0 < shard.state.bounds(key).min {
+                if offset.0 < shard.applied.state.bounds(key).min {
                     continue;
                 }
                 let entry = shard
+                    .applied
                     .index
                     .lookup(key, *offset)
                     .ok()
@@ -53,7 +56,7 @@ pub fn recovered<'a>(disk: MemoryDisk, told: impl Iterator<Item = &'a Fact>) -> 
             }
             Fact::Acked { queue, offset } => {
                 let key = QueueKey::new(TOPIC, *queue);
-                let cursor = shard.state.cursor(GROUP, key).ok_or("a position is gone")?;
+                let cursor = shard.applied.state.cursor(GROUP, key).ok_or("a position is gone")?;
                 if cursor.find(offset.0, LeaseId(u64::MAX)) != Found::Finished {
                     return Err(format!("{key:?} {offset} was finished and would be delivered again"));
                 }
@@ -66,14 +69,14 @@ pub fn recovered<'a>(disk: MemoryDisk, told: impl Iterator<Item = &'a Fact>) -> 
             Fact::Recalled { message_id } => drop(recalled.insert(message_id.as_str(), true)),
         }
     }
-    let letters = shard.state.bounds(QueueKey::new(DEAD, QueueId(0))).next;
+    let letters = shard.applied.state.bounds(QueueKey::new(DEAD, QueueId(0))).next;
     if letters < dead {
         return Err(format!("{dead} dead letters were acknowledged, {letters} are there"));
     }
     for (id, (handle, body)) in delayed {
         check_delayed(&shard, handle, body, recalled.get(id).copied()).map_err(|why| format!("delayed message {id}: {why}"))?;
     }
-    shard.state.cursors().for_each(|(_, _, cursor)| cursor.check());
+    shard.applied.state.cursors().for_each(|(_, _, cursor)| cursor.check());
     Ok(shard.log.end().0 > 0 && shard.torn)
 }
 
@@ -82,11 +85,11 @@ fn check_delayed(shard: &Recovered, handle: &RecallHandle, body: &[u8], recalled
     let reader = shard.log.reader();
     let hash = key_hash(TOPIC, KeyKind::MessageId, handle.message_id.as_bytes());
     let mut places = 0;
-    for position in shard.index.by_key(hash, usize::MAX).map_err(|error| error.to_string())? {
+    for position in shard.applied.index.by_key(hash, usize::MAX).map_err(|error| error.to_string())? {
         let frame = reader.frame(position).map_err(|error| error.to_string())?;
         let due = Due { time: handle.deliver_ms, position };
-        let timers = shard.index.timers(Due::default(), u64::MAX, usize::MAX).map_err(|error| error.to_string())?;
-        let waits = timers.iter().any(|timer| timer.due == due) && shard.state.timers.waits(due);
+        let timers = shard.applied.index.timers(Due::default(), u64::MAX, usize::MAX).map_err(|error| error.to_string())?;
+        let waits = timers.iter().any(|timer| timer.due == due) && shard.applied.state.timers.waits(due);
         if waits || frame.header.kind == Kind::Release {
             places += 1;
             check_body(&frame, handle, body)?;

@@ -20,6 +20,8 @@ const VERSION: u8 = 4;
 /// Numbers of the parts of a checkpoint: the buckets come first, and the index's slots stand between them and the rest.
 pub const SLOTS: u16 = BUCKETS as u16;
 pub const HEAD: u16 = SLOTS + 1;
+/// The log's epochs, which stand beside the state.
+pub const EPOCHS: u16 = SLOTS + 2;
 pub const TIMERS: u16 = SLOTS + 3;
 /// Open transactions.
 pub const TRANSACTIONS: u16 = SLOTS + 16;
