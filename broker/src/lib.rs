@@ -9,6 +9,7 @@ pub mod codec;
 pub mod record;
 pub mod draft;
 pub mod shard;
+pub mod replica;
 pub mod admission;
 pub mod alive;
 pub mod read;

@@ -9,26 +9,29 @@ use crate::local::transactions::{Reach, ask_producers};
 use crate::post::PostOffice;
 use crate::read::Messages;
 use crate::record::Forget;
+use crate::replica::{self, Identity, Replica};
 use crate::shard::clock::ShardClock;
 use crate::shard::core::{Core, Limits};
+use crate::shard::halves::Question;
 use crate::shard::inbox::{Inbox, Request, Status};
 use crate::shard::replay::{Applied, table_of};
 use crate::shard::state::State;
-use crate::shard::thread::Driver;
-use crate::shard::upkeep::{Job, Place, Retention, Upkeep, restore};
+use crate::shard::thread::{Catalogue, Driver, Parts};
+use crate::shard::upkeep::{Job, Place, Restored, Retention, Upkeep, restore};
 use gantry_model::contract::Metadata;
 use gantry_model::{GroupId, Lsn, ShardId, TopicId};
 use gantry_platform::clock::SharedClock;
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::tasks;
 use gantry_store::checkpoint;
-use gantry_store::index::Index;
-use gantry_store::log::{self, CommitLog, Known, Verdict};
+use gantry_store::index::{Index, SealJob};
+use gantry_store::log::{self, CommitLog, LogReader, Verdict};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 /// Bytes that may be under way into a shard.
 const INBOX_BYTES: usize = 64 * 1024 * 1024;
@@ -83,35 +86,65 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+/// The ends of a shard's channels that are not its thread's.
+struct Wires {
+    asked: UnboundedReceiver<Question>,
+    reader: LogReader,
+    inbox: Inbox,
+    status: Arc<Status>,
+    alive: Arc<Alive>,
+    reach: Reach,
+}
+
+/// What a shard's thread needs in any role, and the other ends of it.
+fn connect(options: &Options, log: CommitLog, checkpoint: Lsn) -> Result<(Parts, Wires), OpenError> {
+    let (inbox, requests) = Inbox::new();
+    let place = Place {
+        disk: options.disk.clone(),
+        dir: options.dir.clone(),
+        metadata: options.metadata.clone(),
+        retention: options.retention,
+        checkpoint_bytes: options.sizes.checkpoint,
+    };
+    let upkeep = Upkeep::start(place, inbox.clone(), checkpoint).map_err(failed)?;
+    let (questions, asked) = tokio::sync::mpsc::unbounded_channel();
+    let (status, alive, reach) = (Arc::new(Status::default()), Arc::new(Alive::new(options.clock.clone())), Reach::default());
+    let wires = Wires { asked, reader: log.reader(), inbox: inbox.clone(), status: status.clone(), alive: alive.clone(), reach: reach.clone() };
+    let parts =
+        Parts { log, clock: options.clock.clone(), inbox, requests, status, upkeep, questions, alive, reach, catalogue: Catalogue::default() };
+    Ok((parts, wires))
+}
+
 impl LocalBroker {
-    /// Recovers the shard and starts its thread. Needs a tokio runtime, for the watch on the catalogue.
+    /// Recovers a shard that has no other copies, and starts its thread. Needs a tokio runtime, for the watch on the catalogue.
     pub fn open(options: Options) -> Result<Arc<LocalBroker>, OpenError> {
         let mut recovered = recover(&options)?;
         recovered.apply_all()?;
-        let (inbox, requests) = Inbox::new();
-        let status = Arc::new(Status::default());
         let (clock, shift) = ShardClock::after(options.clock.clone(), recovered.last_time);
-        let place = Place {
-            disk: options.disk.clone(),
-            dir: options.dir.clone(),
-            metadata: options.metadata.clone(),
-            retention: options.retention,
-            checkpoint_bytes: options.sizes.checkpoint,
-        };
-        let upkeep = Upkeep::start(place, inbox.clone(), recovered.checkpoint).map_err(failed)?;
-        recovered.seals.into_iter().for_each(|job| upkeep.give(Job::Seal(job)));
-        let reader = recovered.log.reader();
-        let Applied { state, index, .. } = recovered.applied;
-        let core = Core::new(state, options.shard, Limits::default(), recovered.last_time);
-        let alive = Arc::new(Alive::new(options.clock.clone()));
-        let (questions, asked) = tokio::sync::mpsc::unbounded_channel();
-        let log = recovered.log;
-        let reach = Reach::default();
-        let mut driver =
-            Driver::new(core, log, index, clock, inbox.clone(), requests, status.clone(), upkeep, questions, alive.clone(), reach.clone());
+        let Recovered { log, applied, checkpoint, last_time, seals, .. } = recovered;
+        let (parts, wires) = connect(&options, log, checkpoint)?;
+        seals.into_iter().for_each(|job| parts.upkeep.give(Job::Seal(job)));
+        let known = Known::of(&applied.state);
+        let core = Core::new(applied.state, options.shard, Limits::default(), last_time);
+        let mut driver = Driver::new(parts, core, applied.index, clock);
         driver.start(shift).map_err(failed)?;
-        let known = driver.known();
-        let thread = tasks::thread(format!("gantry-shard-{}", options.shard), move || driver.run().is_ok()).map_err(failed)?;
+        LocalBroker::begin(options, wires, known, move || driver.run().is_ok())
+    }
+
+    /// Recovers a copy of a shard and starts its thread, which follows or leads as the controller says. Only while it leads, requests are answered.
+    pub fn open_replica(options: Options, identity: Identity) -> Result<(Arc<LocalBroker>, replica::Handle), OpenError> {
+        let recovered = recover(&options)?;
+        let known = Known::of(&recovered.applied.state);
+        let Recovered { log, applied, checkpoint, seals, .. } = recovered;
+        let (parts, wires) = connect(&options, log, checkpoint)?;
+        seals.into_iter().for_each(|job| parts.upkeep.give(Job::Seal(job)));
+        let (replica, handle) = Replica::new(options.clone(), identity, parts, applied);
+        Ok((LocalBroker::begin(options, wires, known, move || replica.run())?, handle))
+    }
+
+    fn begin(options: Options, wires: Wires, known: Known, run: impl FnOnce() -> bool + Send + 'static) -> Result<Arc<LocalBroker>, OpenError> {
+        let Wires { asked, reader, inbox, status, alive, reach } = wires;
+        let thread = tasks::thread(format!("gantry-shard-{}", options.shard), run).map_err(failed)?;
         let watch = tasks::spawn("catalogue watch", watch(options.metadata.clone(), inbox.clone(), known));
         let messages = Messages::new(reader, options.metadata);
         // Ends with the shard's thread. Without it nobody is asked, and transactions wait.
@@ -151,7 +184,7 @@ impl Recovered {
     /// Takes everything in the log for committed, as it is where there are no other copies.
     pub fn apply_all(&mut self) -> Result<(), OpenError> {
         let end = self.log.end();
-        self.seals.extend(self.applied.advance(&self.log, end).map_err(failed)?);
+        self.seals.extend(self.applied.advance(&self.log, end).map_err(failed)?.seals);
         Ok(())
     }
 }
@@ -165,7 +198,7 @@ pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
     if written && restored.is_none() {
         tracing::warn!("the newest checkpoint is of another version; the state is computed from the log");
     }
-    let known = restored.as_ref().map_or_else(Known::default, |restored| Known { until: restored.at, epochs: restored.epochs.clone() });
+    let known = restored.as_ref().map_or_else(log::Known::default, |restored| log::Known { until: restored.at, epochs: restored.epochs.clone() });
     let Sizes { first_segment, max_segment, .. } = options.sizes;
     let settings =
         log::Options { first_segment, max_segment, skip_damaged: options.skip_damaged, ..log::Options::new(options.shard, options.cluster) };
@@ -173,15 +206,27 @@ pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
     for (from, to) in &recovery.set_aside {
         tracing::error!(%from, %to, "a damaged range of the log was set aside in `bad/`; what was in it is lost");
     }
-    let (checkpoint, state, slots) = match restored {
-        Some(restored) if restored.at <= log.end() => (restored.at, restored.state, Some(restored.slots)),
-        _ => (log.start(), State::default(), None),
+    let (applied, seals) = applied_at(options, &log, restored.filter(|restored| restored.at <= log.end()))?;
+    let checkpoint = applied.at();
+    Ok(Recovered { log, applied, checkpoint, last_time: recovery.last_time, torn: recovery.verdict != Verdict::Clean, seals })
+}
+
+/// State and index as of the newest checkpoint, of a shard whose log is open.
+pub(crate) fn reload(options: &Options, log: &CommitLog) -> Result<(Applied, Vec<SealJob>), OpenError> {
+    let loaded = checkpoint::load_newest(&*options.disk, &options.dir.join("state")).map_err(failed)?;
+    applied_at(options, log, loaded.and_then(restore))
+}
+
+/// What a checkpoint holds, or the beginning of the log, with the index up to the segment where that is. Answers also the index runs that were missing.
+fn applied_at(options: &Options, log: &CommitLog, restored: Option<Restored>) -> Result<(Applied, Vec<SealJob>), OpenError> {
+    let (at, state, slots) = match restored {
+        Some(restored) => (restored.at, restored.state, Some(restored.slots)),
+        None => (log.start(), State::default(), None),
     };
     let segments = log.segments();
-    // The index goes along with the state, so it begins in the segment where the checkpoint is.
-    let segment = segments.iter().rev().map(|segment| segment.base).find(|base| *base <= checkpoint).unwrap_or(log.start());
+    let segment = segments.iter().rev().map(|segment| segment.base).find(|base| *base <= at).unwrap_or(log.start());
     let sealed: Vec<Lsn> = segments.iter().map(|segment| segment.base).filter(|base| *base < segment).collect();
-    let opened = Index::open(&**disk, &options.dir.join("idx"), &sealed, segment, slots).map_err(failed)?;
+    let opened = Index::open(&*options.disk, &options.dir.join("idx"), &sealed, segment, slots).map_err(failed)?;
     opened.refused.iter().for_each(|error| tracing::warn!(%error, "an index run can't be used; its segment is read again"));
     let mut index = opened.index;
     let reader = log.reader();
@@ -190,22 +235,20 @@ pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
         let end = sealed.iter().copied().find(|next| *next > base).unwrap_or(segment);
         seals.extend(index.replayed(table_of(&reader, base, end).map_err(failed)?));
     }
-    let applied = Applied::new(state, index, checkpoint, segment);
-    Ok(Recovered { log, applied, checkpoint, last_time: recovery.last_time, torn: recovery.verdict != Verdict::Clean, seals })
+    Ok((Applied::new(state, index, at, segment), seals))
 }
 
 /// The topics and groups that a shard holds something of.
 #[derive(Debug, Default)]
-pub struct Catalogue {
+pub struct Known {
     pub topics: BTreeSet<TopicId>,
     pub groups: BTreeSet<GroupId>,
 }
 
-impl Driver {
+impl Known {
     /// What the state mentions, so that the watch can tell what was deleted while nobody looked.
-    fn known(&self) -> Catalogue {
-        let state = &self.core.state;
-        Catalogue { topics: state.queues().map(|(queue, _)| queue.topic()).collect(), groups: state.cursors().map(|(_, group, _)| group).collect() }
+    fn of(state: &State) -> Known {
+        Known { topics: state.queues().map(|(queue, _)| queue.topic()).collect(), groups: state.cursors().map(|(_, group, _)| group).collect() }
     }
 }
 
@@ -213,8 +256,8 @@ impl Driver {
 ///
 /// What was unknown to the catalogue at the start is kept: ids are never used again, so it harms nobody, and if the catalogue lost something, the
 /// messages must not go as well.
-async fn watch(metadata: Arc<dyn Metadata>, inbox: Inbox, held: Catalogue) {
-    let mut known = Catalogue::default();
+async fn watch(metadata: Arc<dyn Metadata>, inbox: Inbox, held: Known) {
+    let mut known = Known::default();
     let lost = held.topics.iter().filter(|topic| metadata.topic_by_id(**topic).is_none()).count();
     if lost > 0 {
         tracing::warn!(topics = lost, "the shard holds messages of topics that the catalogue does not know; they are kept");
@@ -227,7 +270,7 @@ async fn watch(metadata: Arc<dyn Metadata>, inbox: Inbox, held: Catalogue) {
     }
 }
 
-fn tell(metadata: &dyn Metadata, inbox: &Inbox, known: &mut Catalogue) {
+fn tell(metadata: &dyn Metadata, inbox: &Inbox, known: &mut Known) {
     let mut groups = BTreeSet::new();
     let mut after = None;
     loop {
@@ -256,7 +299,7 @@ fn tell(metadata: &dyn Metadata, inbox: &Inbox, known: &mut Catalogue) {
     for &topic in known.topics.difference(&topics) {
         inbox.put(Request::Forget { what: Forget::Topic(topic) });
     }
-    *known = Catalogue { topics, groups };
+    *known = Known { topics, groups };
 }
 
 fn failed(error: impl fmt::Display) -> OpenError {

@@ -7,6 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub use tokio::time::{error::Elapsed, interval, sleep, timeout};
 
+/// Holds up a thread of its own. Never for a thread that others wait for.
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// A clock shared by several owners.
 pub type SharedClock = Arc<dyn Clock>;
 

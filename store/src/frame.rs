@@ -347,23 +347,28 @@ pub(crate) fn check(bytes: &[u8], lsn: Lsn, shard: ShardId) -> Result<FrameHeade
     if checksum(whole) != crc {
         return Err(Invalid::Checksum);
     }
-    let (number, version, flags) = (head[32], head[33], Flags(u16::from_le_bytes([head[34], head[35]])));
-    let known = Kind::from_number(number).filter(|_| version <= VERSION);
-    if known.is_none() && flags.contains(Flags::CRITICAL) {
-        return Err(Invalid::Newer { kind: number, version });
+    let header = claims(head);
+    if header.kind == Kind::Unknown && header.flags.contains(Flags::CRITICAL) {
+        return Err(Invalid::Newer { kind: head[32], version: header.version });
     }
-    Ok(FrameHeader {
-        len: len as u32,
-        crc,
+    Ok(header)
+}
+
+/// What a header says, unchecked.
+pub(crate) fn claims(head: &[u8; HEADER]) -> FrameHeader {
+    let version = head[33];
+    FrameHeader {
+        len: u32_at(head, 0),
+        crc: u32_at(head, 4),
         prev_crc: u32_at(head, 8),
         epoch: Epoch(u32_at(head, 12)),
-        lsn,
+        lsn: Lsn(u64_at(head, 16)),
         time: u64_at(head, 24),
-        kind: known.unwrap_or(Kind::Unknown),
+        kind: Kind::from_number(head[32]).filter(|_| version <= VERSION).unwrap_or(Kind::Unknown),
         version,
-        flags,
-        shard,
-    })
+        flags: flags_of(head),
+        shard: ShardId(u32_at(head, 36)),
+    }
 }
 
 /// Reads the frame that begins `bytes`; its payload is a slice of them.

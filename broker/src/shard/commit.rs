@@ -9,6 +9,7 @@ use super::thread::Driver;
 use super::upkeep::{Frozen, Job};
 use crate::post::{Letter, Post};
 use crate::record::Trim;
+use crate::replica::leading::Leading;
 use gantry_model::Lsn;
 use gantry_store::index::SealJob;
 use gantry_store::log::AppendError;
@@ -80,24 +81,38 @@ impl Rounds {
 impl Driver {
     /// Writes what is staged and makes it durable here; then settles what is committed.
     pub(super) fn commit(&mut self) -> Result<(), AppendError> {
-        if self.log.staged_bytes() > 0 {
-            self.log.write()?;
-            self.log.sync()?;
-        }
-        if let Some(frozen) = self.upkeep.checkpoint_if_due(&mut self.core, &self.index, &self.log) {
+        self.flush()?;
+        let (now, end) = (self.core.now(), self.log.end());
+        if let Some(frozen) = self.upkeep.checkpoint_if_due(now, &mut self.core.state, &self.index, &self.log, end) {
             self.rounds.effect(Effect::Checkpoint(frozen));
         }
-        self.rounds.close(self.log.end(), self.core.appended());
+        self.rounds.close(end, self.core.appended());
         self.settle()
     }
 
-    /// Everything before it is committed.
-    fn hw(&self) -> Lsn {
-        self.log.durable()
+    /// Writes and syncs what is staged. Followers get it while the own disk syncs.
+    pub(crate) fn flush(&mut self) -> Result<(), AppendError> {
+        if self.log.staged_bytes() == 0 {
+            return Ok(());
+        }
+        self.log.write()?;
+        if let Some(leading) = &mut self.leading {
+            leading.written(&self.log, self.written);
+        }
+        let durable = self.log.sync()?;
+        if let Some(leading) = &mut self.leading {
+            leading.synced(durable);
+        }
+        Ok(())
+    }
+
+    /// Everything before it is committed. Alone, that is what is durable.
+    pub(crate) fn hw(&self) -> Lsn {
+        self.leading.as_ref().map_or(self.log.durable(), Leading::hw)
     }
 
     /// Answers what is committed, and makes its messages visible.
-    fn settle(&mut self) -> Result<(), AppendError> {
+    pub(super) fn settle(&mut self) -> Result<(), AppendError> {
         let hw = self.hw();
         let mut replies = Vec::new();
         let mut appended = None;

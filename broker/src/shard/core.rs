@@ -417,8 +417,7 @@ impl<D: Draft> Core<D> {
     }
 
     /// Begins a reign. `shift_ms` is how long nobody led.
-    pub fn start(&mut self, shift_ms: u64) -> Vec<Action<D>> {
-        let epoch = self.state.head.epoch + 1;
+    pub fn start(&mut self, epoch: u32, shift_ms: u64) -> Vec<Action<D>> {
         self.reign = Reign { log_ended: self.now, shift_ms };
         self.append(Record::EpochStart(EpochStart { epoch, shift_ms }));
         self.rearm();

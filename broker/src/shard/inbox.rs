@@ -9,6 +9,8 @@ use crate::admission::Permit;
 use crate::draft::Draft;
 use crate::post::ReplyTo;
 use crate::record::Forget;
+use crate::replica::leading::CaughtUp;
+use crate::replica::message::PeerEvent;
 use gantry_model::contract::broker::{
     AttemptCount, EndError, EndedBy, LeaseError, LeaseTerm, LiteError, LiteSync, LiteTopic, QueueBounds, QueuePosition, RecallError, Resolution,
     SendError, Sent, ShardCondition,
@@ -144,6 +146,10 @@ pub enum Request {
     Drain {
         reply: ReplyTo<()>,
     },
+    /// Another replica, or the controller about this one, speaks.
+    Peer(PeerEvent),
+    /// Frames were read for a follower.
+    CaughtUp(CaughtUp),
     Stop,
 }
 

@@ -18,6 +18,7 @@ pub mod inbox;
 pub mod thread;
 mod write;
 mod commit;
+mod lead;
 pub mod replay;
 pub mod parked;
 pub mod timers;

@@ -6,7 +6,7 @@
 use super::state::State;
 use super::state::seen::Row;
 use crate::draft;
-use crate::record::{Forget, Record};
+use crate::record::{Forget, Record, Trim};
 use gantry_model::{Lsn, Offset};
 use gantry_store::frame::{Frame, Kind};
 use gantry_store::index::{Entry, Index, Memtable, SealJob};
@@ -42,6 +42,15 @@ pub struct Applied {
     segment: Lsn,
 }
 
+/// What follows from frames that were applied.
+#[derive(Default)]
+pub struct Passed {
+    /// Indexes of segments that ended, to be written.
+    pub seals: Vec<SealJob>,
+    /// What retention gave up, to be deleted.
+    pub trims: Vec<Trim>,
+}
+
 impl Applied {
     /// A state of `at`, with an index that has all segments before `segment`, in which `at` is.
     pub fn new(state: State, index: Index, at: Lsn, segment: Lsn) -> Applied {
@@ -53,36 +62,36 @@ impl Applied {
         self.at
     }
 
-    /// Goes on to an address that begins a frame or ends the log. Answers the indexes of segments that were passed, to be written.
-    pub fn advance(&mut self, log: &CommitLog, to: Lsn) -> Result<Vec<SealJob>, ReplayError> {
+    /// Goes on to an address that begins a frame or ends the log.
+    pub fn advance(&mut self, log: &CommitLog, to: Lsn) -> Result<Passed, ReplayError> {
         let segments = log.segments();
         let behind = self.segment;
         let mut begins = segments.iter().map(|segment| segment.base).filter(|base| *base > behind && *base <= to).peekable();
-        let mut seals = Vec::new();
+        let mut passed = Passed::default();
         let reader = log.reader();
         for frame in reader.frames(self.indexed.min(self.at), to) {
             let (lsn, frame) = frame.map_err(failed)?;
             while let Some(base) = begins.next_if(|base| *base <= lsn) {
-                seals.push(self.seal(base));
+                passed.seals.push(self.seal(base));
             }
-            self.pass(lsn, &frame)?;
+            self.pass(lsn, &frame, &mut passed)?;
         }
-        begins.for_each(|base| seals.push(self.seal(base)));
+        begins.for_each(|base| passed.seals.push(self.seal(base)));
         (self.at, self.indexed) = (to, to);
-        Ok(seals)
+        Ok(passed)
     }
 
     fn seal(&mut self, next: Lsn) -> SealJob {
         self.index.seal(std::mem::replace(&mut self.segment, next), next)
     }
 
-    fn pass(&mut self, lsn: Lsn, frame: &Frame) -> Result<(), ReplayError> {
+    fn pass(&mut self, lsn: Lsn, frame: &Frame, passed: &mut Passed) -> Result<(), ReplayError> {
         let placed = draft::entry_of(lsn, frame);
         if lsn >= self.indexed {
             self.index_frame(lsn, frame, placed.as_ref());
         }
         if lsn >= self.at {
-            self.apply(lsn, frame, placed.as_ref())?;
+            self.apply(lsn, frame, placed.as_ref(), passed)?;
             if let Some((Entry { queue, len, .. }, _)) = placed {
                 self.state.hold(queue, len);
             }
@@ -113,7 +122,7 @@ impl Applied {
         }
     }
 
-    fn apply(&mut self, lsn: Lsn, frame: &Frame, placed: Option<&(Entry, Vec<u64>)>) -> Result<(), ReplayError> {
+    fn apply(&mut self, lsn: Lsn, frame: &Frame, placed: Option<&(Entry, Vec<u64>)>, passed: &mut Passed) -> Result<(), ReplayError> {
         if frame.header.kind == Kind::Gap {
             self.state.expect_holes();
         }
@@ -137,7 +146,10 @@ impl Applied {
         let Some(record) = record else { return Ok(()) };
         self.state.apply(&record);
         match record {
-            Record::Trim(trim) => trim.queues.iter().for_each(|&(queue, min)| self.index.trim_queue(queue, Offset(min))),
+            Record::Trim(trim) => {
+                trim.queues.iter().for_each(|&(queue, min)| self.index.trim_queue(queue, Offset(min)));
+                passed.trims.push(trim);
+            }
             Record::LiteDrop(drop) => drop.queues.iter().for_each(|&queue| self.index.drop_queue(queue)),
             Record::Forget(Forget::Topic(topic)) => self.index.drop_topic(topic),
             _ => {}

@@ -13,6 +13,7 @@ use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
 use super::due::{Leaving, OldReads};
 use super::halves::{Listed, Question};
 use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
+use super::lead::Mail;
 use super::polls::{Poll, Wanted};
 use super::upkeep::Upkeep;
 use crate::admission::Permit;
@@ -22,13 +23,15 @@ use crate::filter;
 use crate::local::transactions::Reach;
 use crate::post::{Letter, ReplyTo};
 use crate::record::Forget;
+use crate::replica::leading::{LOOK, Leading};
 use gantry_model::contract::broker::{EndError, LeaseError, LiteError, QueueBounds, QueuePosition, RecallError, SendError, Sent, ShardCondition};
 use gantry_model::filter::{Sql, Verdict};
-use gantry_model::{Lsn, Offset, QueueKey, ReceiptHandle, ShardId, TopicId};
+use gantry_model::{Group, GroupId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
+use gantry_platform::clock::SharedClock;
 use gantry_store::frame::{Flags, Kind};
 use gantry_store::index::{self, Due, Index, LookupError, Timer};
 use gantry_store::log::{AppendError, CommitLog, LogReader};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -58,18 +61,41 @@ pub(super) enum Waiter {
     SyncLite(ReplyTo<Result<(), LiteError>>),
 }
 
-/// Everything a shard's thread owns.
+/// What a shard's thread has in any role.
+pub struct Parts {
+    pub log: CommitLog,
+    pub clock: SharedClock,
+    pub inbox: Inbox,
+    pub requests: Receiver<Request>,
+    pub status: Arc<Status>,
+    pub upkeep: Upkeep,
+    /// To those who can reach producers; the core bounds how many are under way.
+    pub questions: UnboundedSender<Question>,
+    pub alive: Arc<Alive>,
+    pub reach: Reach,
+    pub catalogue: Catalogue,
+}
+
+/// What the controller said while this replica followed, for when it leads.
+#[derive(Default)]
+pub struct Catalogue {
+    pub topics: BTreeMap<TopicId, Arc<Topic>>,
+    pub groups: BTreeMap<GroupId, Arc<Group>>,
+    pub forgotten: Vec<Forget>,
+}
+
+/// Everything a leading shard's thread owns.
 pub struct Driver {
     pub core: Core<Draft>,
     pub log: CommitLog,
     pub reader: LogReader,
     pub index: Index,
     pub clock: ShardClock,
+    pub(super) machine: SharedClock,
     pub inbox: Inbox,
     pub requests: Receiver<Request>,
     pub status: Arc<Status>,
     pub upkeep: Upkeep,
-    /// To those who can reach producers; the core bounds how many are under way.
     pub(super) questions: UnboundedSender<Question>,
     alive: Arc<Alive>,
     pub(super) reach: Reach,
@@ -78,6 +104,10 @@ pub struct Driver {
     pub(super) waiters: HashMap<Token, Waiter>,
     /// What waits to be committed.
     pub(super) rounds: Rounds,
+    /// The other copies of the shard, if it is to have any.
+    pub(super) leading: Option<Leading>,
+    pub(super) mail: Mail,
+    catalogue: Catalogue,
     /// Events that the driver itself brings, before the next request.
     pub(super) own: VecDeque<Event<Draft>>,
     pub(super) actions: Vec<Action<Draft>>,
@@ -141,27 +171,21 @@ fn readable<T>(found: Result<Vec<T>, LookupError>) -> Option<Vec<T>> {
 }
 
 impl Driver {
-    #[expect(clippy::too_many_arguments, reason = "the parts of a shard, brought together once")]
-    pub fn new(
-        core: Core<Draft>,
-        log: CommitLog,
-        index: Index,
-        clock: ShardClock,
-        inbox: Inbox,
-        requests: Receiver<Request>,
-        status: Arc<Status>,
-        upkeep: Upkeep,
-        questions: UnboundedSender<Question>,
-        alive: Arc<Alive>,
-        reach: Reach,
-    ) -> Driver {
+    /// A leader of a shard whose state and index have everything in the log.
+    pub fn new(parts: Parts, core: Core<Draft>, index: Index, clock: ShardClock) -> Driver {
+        let Parts { log, clock: machine, inbox, requests, status, upkeep, questions, alive, reach, mut catalogue } = parts;
         let (reader, indexed) = (log.reader(), log.active_base());
+        let groups = catalogue.groups.values().map(|group| Event::GroupKnown { group: group.clone() });
+        let topics = catalogue.topics.values().map(|topic| Event::TopicKnown { topic: topic.clone() });
+        let forgotten = catalogue.forgotten.drain(..).map(|what| Event::Forget { what });
+        let own = groups.chain(topics).chain(forgotten).collect();
         Driver {
             core,
             log,
             reader,
             index,
             clock,
+            machine,
             inbox,
             requests,
             status,
@@ -172,7 +196,10 @@ impl Driver {
             indexed,
             waiters: HashMap::new(),
             rounds: Rounds::default(),
-            own: VecDeque::new(),
+            leading: None,
+            mail: Mail::default(),
+            catalogue,
+            own,
             actions: Vec::new(),
             written: 0,
             in_hand: None,
@@ -183,10 +210,17 @@ impl Driver {
         }
     }
 
+    /// Gives up leading. Who waits for an answer is told nothing.
+    pub fn into_parts(self) -> Parts {
+        let Driver { log, machine, inbox, requests, status, upkeep, questions, alive, reach, catalogue, .. } = self;
+        Parts { log, clock: machine, inbox, requests, status, upkeep, questions, alive, reach, catalogue }
+    }
+
     /// Begins the reign and makes its first record durable, so that nothing is served before.
     pub fn start(&mut self, shift_ms: u64) -> Result<(), AppendError> {
         self.clock.now_ms();
-        self.actions = self.core.start(shift_ms);
+        let epoch = self.core.state.head.epoch + 1;
+        self.actions = self.core.start(epoch, shift_ms);
         self.perform()?;
         self.commit()?;
         self.publish();
@@ -202,11 +236,24 @@ impl Driver {
                 return Err(error);
             }
         }
-        self.upkeep.finish(&mut self.core, &self.index, &self.log);
+        self.close()
+    }
+
+    /// The end of a clean run.
+    pub fn close(mut self) -> Result<(), AppendError> {
+        let end = self.log.end();
+        // What is not committed may yet be cut off, so nothing derived from it is kept.
+        if self.hw() == end && self.log.staged_bytes() == 0 {
+            self.upkeep.finish(&mut self.core.state, &self.index, &self.log, end);
+        }
         self.log.close()
     }
 
-    fn round(&mut self) -> Result<(), AppendError> {
+    pub fn is_stopped(&self) -> bool {
+        self.stop
+    }
+
+    pub fn round(&mut self) -> Result<(), AppendError> {
         let first = self.wait();
         let now = self.clock.now_ms();
         while let Some(event) = self.own.pop_front() {
@@ -228,7 +275,9 @@ impl Driver {
         self.release_due(now)?;
         self.leave_segment(now)?;
         self.commit()?;
-        self.keep_up(now)
+        self.keep_up(now)?;
+        self.tend_followers();
+        Ok(())
     }
 
     /// Takes a request and those that wait behind it, as far as a round goes. Answers how many.
@@ -257,7 +306,8 @@ impl Driver {
         }
         let now = self.clock.now_ms();
         let next = self.core.next_event().into_iter().chain(self.leaving.map(|leaving| leaving.again)).min();
-        let until = next.map_or(IDLE, |time| Duration::from_millis(time.saturating_sub(now)).min(IDLE));
+        let idle = if self.leading.is_some() { LOOK } else { IDLE };
+        let until = next.map_or(idle, |time| Duration::from_millis(time.saturating_sub(now)).min(idle));
         match self.requests.recv_timeout(until) {
             Ok(request) => Some(request),
             Err(RecvTimeoutError::Timeout) => None,
@@ -266,7 +316,15 @@ impl Driver {
     }
 
     fn take(&mut self, now: u64, request: Request) -> Result<(), AppendError> {
+        if !self.may_take(&request) {
+            return Ok(());
+        }
         match request {
+            Request::Peer(event) => self.take_peer(event),
+            Request::CaughtUp(read) => {
+                self.caught_up(read);
+                Ok(())
+            }
             Request::Send { topic, client, drafts, permit, reply } => {
                 let bytes = drafts.iter().map(super::core::Draft::size).sum();
                 let count = drafts.len();
@@ -352,7 +410,10 @@ impl Driver {
             }
             Request::Sealed { run: Ok(run) } => self.index.sealed(run),
             Request::Sealed { run: Err(error) } => tracing::warn!(%error, "an index run could not be written; it is rebuilt at the next start"),
-            Request::Checkpointed { at, error } => self.upkeep.checkpointed(at, error, &mut self.core.state),
+            Request::Checkpointed { at, error } => {
+                self.upkeep.checkpointed(at, error, &mut self.core.state);
+                self.upkeep.trim_log(&mut self.index, &mut self.log);
+            }
             Request::Spared { error } => self.upkeep.spared(error),
             Request::Drain { reply } => {
                 self.status.set_condition(ShardCondition::Draining);
@@ -527,7 +588,9 @@ impl Driver {
     fn find(&self, find: &Find, limit: usize) -> Vec<Found> {
         let entries = match find {
             Find::Key { hash } => {
-                let places = self.index.by_key(*hash, limit).unwrap_or_default();
+                let mut places = self.index.by_key(*hash, limit).unwrap_or_default();
+                let hw = self.hw();
+                places.retain(|lsn| *lsn < hw);
                 return places.into_iter().map(|lsn| Found { queue: QueueKey(0), offset: 0, lsn, len: 0, tag_hash: 0 }).collect();
             }
             Find::From { queue, offset } => self.readable(*queue, *offset, limit),
@@ -556,7 +619,7 @@ impl Driver {
         found
     }
 
-    fn find_stored(&self, topic: &gantry_model::Topic, from_ms: u64, to_ms: u64, limit: usize) -> Vec<index::Entry> {
+    fn find_stored(&self, topic: &Topic, from_ms: u64, to_ms: u64, limit: usize) -> Vec<index::Entry> {
         let mut found: Vec<index::Entry> = Vec::new();
         for (queue, _) in topic.queues() {
             let key = QueueKey::new(topic.id, queue);

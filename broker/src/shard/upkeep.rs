@@ -3,14 +3,12 @@
 //! The slow parts run on a thread of their own, which hands its results back through the inbox. What is decided here is decided on the shard's
 //! thread; a job that fails is tried again with the next one, since all of its results can be made again from the log.
 
-use super::core::Core;
 use super::inbox::{Inbox, Request, Status};
 use super::parked;
 use super::state::State;
 use super::state::lite;
 use super::state::snapshot::{self, EPOCHS, Part, SLOTS};
 use super::timers::{NextMove, next_move};
-use crate::draft::Draft;
 use crate::record::{Forget, Trim};
 use gantry_model::contract::Metadata;
 use gantry_model::contract::broker::ShardCondition;
@@ -115,6 +113,8 @@ pub struct Upkeep {
     checkpointing: bool,
     sparing: bool,
     watermark: Watermark,
+    /// Where the log may begin.
+    trim_to: Lsn,
     /// Whether the last try found no room for another segment.
     no_segment: bool,
     used_percent: u8,
@@ -143,6 +143,7 @@ impl Upkeep {
             checkpointing: false,
             sparing: false,
             watermark: Watermark::Ok,
+            trim_to: Lsn(0),
             no_segment: false,
             used_percent: 0,
             next_queue: QueueKey(0),
@@ -178,17 +179,16 @@ impl Upkeep {
         due
     }
 
-    /// Freezes the state for a checkpoint when enough has happened. Must be called when everything appended is written; what comes of it may be
-    /// given to the thread when all of that is committed.
-    pub fn checkpoint_if_due(&mut self, core: &mut Core<Draft>, index: &Index, log: &CommitLog) -> Option<Frozen> {
-        let end = log.end();
-        let grown = end.0 - self.checkpoint_at.0;
-        let waited = core.now().saturating_sub(self.checkpoint_time) >= CHECKPOINT_MS;
-        if self.checkpointing || !(grown >= self.place.checkpoint_bytes || waited && grown > 0 && core.state.changed()) {
+    /// Freezes the state, which has everything before `at`, for a checkpoint when enough has happened. What comes of it may be given to the thread
+    /// when all of that is committed.
+    pub fn checkpoint_if_due(&mut self, now: u64, state: &mut State, index: &Index, log: &CommitLog, at: Lsn) -> Option<Frozen> {
+        let grown = at.0.saturating_sub(self.checkpoint_at.0);
+        let waited = now.saturating_sub(self.checkpoint_time) >= CHECKPOINT_MS;
+        if self.checkpointing || !(grown >= self.place.checkpoint_bytes || waited && grown > 0 && state.changed()) {
             return None;
         }
-        self.checkpoint_time = core.now();
-        let frozen = freeze(&mut core.state, index, log);
+        self.checkpoint_time = now;
+        let frozen = freeze(state, index, log, at);
         self.checkpointing = frozen.is_some();
         frozen
     }
@@ -205,9 +205,9 @@ impl Upkeep {
     }
 
     /// A last checkpoint at the end of a clean run, and the end of the thread.
-    pub fn finish(&mut self, core: &mut Core<Draft>, index: &Index, log: &CommitLog) {
-        if log.end() > self.checkpoint_at
-            && let Some(frozen) = freeze(&mut core.state, index, log)
+    pub fn finish(&mut self, state: &mut State, index: &Index, log: &CommitLog, at: Lsn) {
+        if at > self.checkpoint_at
+            && let Some(frozen) = freeze(state, index, log, at)
         {
             self.give(Job::Checkpoint(frozen));
         }
@@ -370,21 +370,33 @@ impl Upkeep {
         })
     }
 
-    /// A `Trim` was appended: the index and the log follow.
+    /// A `Trim` is committed: the index and the log follow.
     pub fn trimmed(&mut self, trim: &Trim, index: &mut Index, log: &mut CommitLog) {
         for &(queue, min) in &trim.queues {
             index.trim_queue(queue, Offset(min));
         }
-        if trim.start <= log.start() {
+        self.trim_to = self.trim_to.max(trim.start);
+        self.trim_log(index, log);
+    }
+
+    /// Deletes what was given up, as far as no restart needs it: a follower's checkpoint may be older than that of the leader that decided.
+    pub fn trim_log(&mut self, index: &mut Index, log: &mut CommitLog) {
+        let start = self.trim_to.min(self.needed_from);
+        if start <= log.start() {
             return;
         }
-        match index.trim(trim.start) {
+        match index.trim(start) {
             Ok(files) => files.iter().for_each(|file| drop(self.place.disk.remove(file))),
             Err(error) => tracing::warn!(%error, "an index run can't be read, its segment stays until the next start"),
         }
-        if let Err(error) = log.trim(trim.start) {
+        if let Err(error) = log.trim(start) {
             tracing::warn!(%error, "old segments could not be deleted");
         }
+    }
+
+    /// The state went back to the newest checkpoint.
+    pub fn restored(&mut self, at: Lsn) {
+        self.checkpoint_at = at;
     }
 
     /// A topic or group was forgotten: the index drops its queues.
@@ -405,9 +417,12 @@ fn by_end(state: &State, moved: &mut BTreeMap<QueueKey, u64>) {
     }
 }
 
-fn freeze(state: &mut State, index: &Index, log: &CommitLog) -> Option<Frozen> {
+fn freeze(state: &mut State, index: &Index, log: &CommitLog, at: Lsn) -> Option<Frozen> {
     let slots = index.snapshot_slots().ok()?.encode();
-    Some(Frozen { at: log.end(), parts: state.freeze(), slots, epochs: log.epochs().encode() })
+    let mut epochs = log.epochs();
+    // What follows may yet be cut off.
+    epochs.cut(at);
+    Some(Frozen { at, parts: state.freeze(), slots, epochs: epochs.encode() })
 }
 
 fn perform(place: &Place, job: Job) -> Request {

@@ -61,6 +61,18 @@ pub fn links(bytes: &[u8], from: Lsn, shard: ShardId) -> Result<Vec<Link>, (Lsn,
     Ok(links)
 }
 
+/// As `links`, of frames that this process just read from its own log: what they say of themselves is believed.
+pub fn own_links(bytes: &[u8], from: Lsn) -> Vec<Link> {
+    let mut links = Vec::new();
+    let mut at = 0;
+    while let Some(head) = bytes.get(at..).and_then(|rest| rest.first_chunk::<HEADER>()) {
+        let link = Link::from(&frame::claims(head));
+        at = (link.tail.end.0 - from.0) as usize;
+        links.push(link);
+    }
+    links
+}
+
 /// The first frame of `rest`, and its bytes with the zeros behind.
 fn next_frame(rest: &[u8], at: Lsn, shard: ShardId) -> Result<(FrameHeader, &[u8]), Invalid> {
     let header = frame::check(rest, at, shard)?;
@@ -154,7 +166,7 @@ impl CommitLog {
         }
         let marked = segment.newest_mark();
         (self.marked, self.mark_number) = self.check("reading a durable mark", marked)?;
-        (self.active, self.staged, self.written) = (segment, position, end);
+        (self.active, self.staged, self.written, self.last) = (segment, position, end, position.chain);
         self.sync()?;
         // While the mark says that more was durable, a cut that stays half done would be taken for damage.
         if self.marked > end {
@@ -183,20 +195,21 @@ impl CommitLog {
     }
 }
 
+/// What is staged and not written is not in the log yet.
 impl Log for CommitLog {
     fn start(&self) -> Lsn {
         CommitLog::start(self)
     }
 
     fn tail(&self) -> Tail {
-        Tail { end: self.staged.at, epoch: self.staged.chain.epoch, crc: self.staged.chain.crc }
+        Tail { end: self.written, epoch: self.last.epoch, crc: self.last.crc }
     }
 
     fn tail_at(&self, lsn: Lsn) -> Option<Tail> {
-        if lsn == self.staged.at {
+        if lsn == self.written {
             return Some(self.tail());
         }
-        if lsn < self.start() || lsn >= self.written {
+        if lsn < self.start() || lsn > self.written {
             return None;
         }
         if lsn == self.start() {
@@ -208,6 +221,8 @@ impl Log for CommitLog {
     }
 
     fn epochs(&self) -> EpochTable {
-        self.epochs.clone()
+        let mut epochs = self.epochs.clone();
+        epochs.cut(self.written);
+        epochs
     }
 }

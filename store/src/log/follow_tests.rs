@@ -5,7 +5,7 @@
 use super::rig::*;
 use super::*;
 use crate::frame::{Frame, Invalid};
-use crate::replica::log::{Log, Tail};
+use crate::replica::log::{EpochTable, Log, Tail};
 use gantry_platform::disk::crash::CrashStates;
 use gantry_platform::{Chance, MemoryDisk, RecordingDisk, SeededChance};
 
@@ -105,7 +105,7 @@ fn every_flipped_bit_is_refused_and_nothing_is_taken() {
         bad[bit / 8] ^= 1 << (bit % 8);
         let error = follower.take(&bad, raw.file).unwrap_err();
         assert!(matches!(error, TakeError::Invalid { .. }), "bit {bit}: {error}");
-        assert_eq!((follower.tail(), follower.staged_bytes()), (Tail::default(), 0), "bit {bit}");
+        assert_eq!((follower.tail(), follower.staged_bytes(), follower.epochs()), (Tail::default(), 0, EpochTable::default()), "bit {bit}");
         assert!(links(&bad, Lsn(0), SHARD).is_err(), "bit {bit}");
     }
     assert_eq!(links(&raw.bytes, Lsn(0), SHARD).unwrap().last().unwrap().tail, leader.tail());

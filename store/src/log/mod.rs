@@ -27,7 +27,7 @@ mod rig;
 
 use crate::frame::{self, FRAME_MAX, Flags, FrameHeader, Kind, VERSION};
 use crate::replica::EpochTable;
-use chain::{END_FRAME, Part, Position, part};
+use chain::{Chain, END_FRAME, Part, Position, part};
 use gantry_model::{Epoch, Lsn, ShardId};
 use gantry_platform::disk::SharedDisk;
 use reader::Shared;
@@ -38,7 +38,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use follow::{TakeError, links};
+pub use follow::{TakeError, links, own_links};
 pub use reader::{Frames, LogReader, Raw, ReadError};
 pub use recovery::{Known, OpenError, Recovery, Verdict};
 pub use segment::HeaderError;
@@ -145,6 +145,8 @@ pub struct CommitLog {
     /// Where the batch that is being staged began: position and length of `staging`.
     batch: Option<(Position, usize)>,
     written: Lsn,
+    /// The frame before `written`.
+    last: Chain,
     durable: Lsn,
     /// What the newest mark on the disk says.
     marked: Lsn,
@@ -198,6 +200,7 @@ impl CommitLog {
             reserved: 0,
             batch: None,
             written: staged.at,
+            last: staged.chain,
             durable: staged.at,
             marked,
             mark_number: number,
@@ -275,7 +278,7 @@ impl CommitLog {
         let written = self.active.file.write_at(at, &[IoSlice::new(&self.staging), IoSlice::new(&ZEROS[..rest])]);
         self.check("writing the log", written)?;
         self.staging.clear();
-        self.written = self.staged.at;
+        (self.written, self.last) = (self.staged.at, self.staged.chain);
         self.shared.publish(self.written);
         Ok(self.written)
     }
@@ -375,6 +378,11 @@ impl CommitLog {
     /// The epoch of the frames that are staged now.
     pub fn epoch(&self) -> Epoch {
         self.staged.chain.epoch
+    }
+
+    /// The store time of the last staged frame.
+    pub fn last_time(&self) -> u64 {
+        self.staged.chain.time
     }
 
     /// All segments in order; the last one is active.

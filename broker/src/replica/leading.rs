@@ -1,0 +1,184 @@
+//! The leader's streams to its followers: greets them, sends them what they lack, and hears what they have.
+//!
+//! It runs on the shard's thread. What was just written is sent from memory; what a follower lacks from further back is read by a thread of its own, so
+//! that a replica that catches up never holds up the others.
+
+use super::message::{Frames, Message, Outlet};
+use crate::shard::inbox::{Inbox, Request};
+use bytes::Bytes;
+use gantry_model::{Epoch, Lsn};
+use gantry_platform::clock::{SharedClock, pause};
+use gantry_platform::tasks;
+use gantry_store::log::{CommitLog, Raw, ReadError, own_links};
+use gantry_store::replica::leader::{Greeting, HEARTBEAT, Leader, Next, Pace};
+use gantry_store::replica::log::{Link, Tail};
+use gantry_store::replica::message::Grant;
+use gantry_store::replica::{Member, leader};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+/// Bytes of one append, unless one batch is longer.
+const APPEND_BYTES: u64 = 1024 * 1024;
+/// Bytes per second that are read for one follower that catches up.
+const CATCH_UP_PER_S: u64 = 100 * 1024 * 1024;
+/// Without other work the leader looks at its followers this often.
+pub const LOOK: Duration = Duration::from_millis(HEARTBEAT.as_millis() as u64 / 2);
+
+/// What a follower that catches up is to be sent next.
+struct Wanted {
+    member: Member,
+    prev: Tail,
+    bytes: usize,
+}
+
+/// What was read for a follower.
+#[derive(Debug)]
+pub struct CaughtUp {
+    epoch: Epoch,
+    member: Member,
+    prev: Tail,
+    raw: Result<Raw, ReadError>,
+}
+
+/// One epoch of leading.
+pub struct Leading {
+    leader: Leader,
+    outlets: BTreeMap<Member, Arc<dyn Outlet>>,
+    clock: SharedClock,
+    /// Followers for which something is being read.
+    reading: BTreeSet<Member>,
+    wanted: Sender<Wanted>,
+}
+
+/// Another replica promised a later epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deposed(pub Epoch);
+
+impl Leading {
+    /// The reign that begins with the `EpochStart` that was written at `start`.
+    pub fn begin(
+        grant: Grant,
+        start: &Link,
+        durability: leader::Durability,
+        hw: Lsn,
+        log: &CommitLog,
+        clock: SharedClock,
+        inbox: Inbox,
+    ) -> io::Result<Leading> {
+        let epoch = grant.epoch;
+        let (wanted, todo) = channel::<Wanted>();
+        let reader = log.reader();
+        tasks::thread("gantry-catch-up", move || {
+            while let Ok(Wanted { member, prev, bytes }) = todo.recv() {
+                let raw = reader.raw(prev.end, bytes);
+                let read = raw.as_ref().map_or(0, |raw| raw.bytes.len() as u64);
+                pause(Duration::from_micros(read * 1_000_000 / CATCH_UP_PER_S));
+                inbox.put(Request::CaughtUp(CaughtUp { epoch, member, prev, raw }));
+            }
+        })?;
+        let leader = Leader::begin(grant, start, durability, hw);
+        Ok(Leading { leader, outlets: BTreeMap::new(), clock, reading: BTreeSet::new(), wanted })
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.leader.epoch()
+    }
+
+    pub fn hw(&self) -> Lsn {
+        self.leader.hw()
+    }
+
+    /// Whether requests are taken: enough followers are heard of to commit anything.
+    pub fn serving(&self) -> bool {
+        self.leader.serving(self.clock.mono())
+    }
+
+    /// Whether the epoch has begun for clients: its first frame is committed.
+    pub fn started(&self) -> bool {
+        self.leader.started()
+    }
+
+    /// The own log was written: followers get it while it is synced.
+    pub fn written(&mut self, log: &CommitLog, time: u64) {
+        self.leader.written(log.end());
+        self.send_all(log, time);
+    }
+
+    pub fn synced(&mut self, durable: Lsn) {
+        self.leader.synced(durable);
+    }
+
+    /// Sends what is due: frames, or a heartbeat.
+    pub fn send_all(&mut self, log: &CommitLog, time: u64) {
+        let members: Vec<Member> = self.outlets.keys().copied().collect();
+        members.into_iter().for_each(|member| self.send_to(log, member, time));
+    }
+
+    fn send_to(&mut self, log: &CommitLog, member: Member, time: u64) {
+        while !self.reading.contains(&member) {
+            let now = self.clock.mono();
+            match self.leader.next(log, member, now) {
+                Next::Wait => return,
+                Next::Install => {
+                    tracing::warn!(%member, "a replica lacks what is no longer in the log; it has to be made anew");
+                    return;
+                }
+                Next::Heartbeat { prev } => return self.send(member, prev, Bytes::new(), 0, time),
+                Next::Frames { prev, bytes, pace: Pace::Live } => match log.reader().raw(prev.end, bytes.min(APPEND_BYTES) as usize) {
+                    Ok(raw) => self.send(member, prev, raw.bytes, raw.file, time),
+                    Err(error) => return tracing::error!(%error, %member, "the log can't be read for a replica"),
+                },
+                Next::Frames { prev, bytes, pace: Pace::CatchUp } => {
+                    self.reading.insert(member);
+                    let _ = self.wanted.send(Wanted { member, prev, bytes: bytes.min(APPEND_BYTES) as usize });
+                }
+            }
+        }
+    }
+
+    /// What was read for a follower is sent, if it is still what it lacks.
+    pub fn caught_up(&mut self, log: &CommitLog, read: CaughtUp, time: u64) {
+        if read.epoch != self.epoch() {
+            return;
+        }
+        self.reading.remove(&read.member);
+        match read.raw {
+            Ok(raw) => self.send(read.member, read.prev, raw.bytes, raw.file, time),
+            Err(error) => return tracing::error!(%error, member = %read.member, "the log can't be read for a replica"),
+        }
+        self.send_to(log, read.member, time);
+    }
+
+    fn send(&mut self, member: Member, prev: Tail, bytes: Bytes, file: u64, time: u64) {
+        let Some(outlet) = self.outlets.get(&member) else { return };
+        let links = own_links(&bytes, prev.end);
+        let append = self.leader.append(member, prev, links, time, self.clock.mono());
+        outlet.send(Message::Frames(Frames { epoch: append.epoch, prev, hw: append.hw, leader_time: time, bytes, file }));
+    }
+
+    /// A follower speaks.
+    pub fn hear(&mut self, log: &CommitLog, message: Message, back: &Arc<dyn Outlet>, time: u64) -> Result<(), Deposed> {
+        let now = self.clock.mono();
+        match message {
+            Message::Hello(hello) => match self.leader.hello(log, &hello, now) {
+                Greeting::Welcome(welcome) => {
+                    self.outlets.insert(hello.member, back.clone());
+                    self.reading.remove(&hello.member);
+                    back.send(Message::Welcome(welcome));
+                }
+                Greeting::Deposed(epoch) => return Err(Deposed(epoch)),
+                Greeting::Stranger => tracing::warn!(member = %hello.member, "a replica that is no member wants to follow; it is not answered"),
+                Greeting::Superseded => {}
+            },
+            Message::Ack(ack) => drop(self.leader.acked(&ack, now)),
+            Message::Mismatch(mismatch) => self.leader.mismatch(log, &mismatch, now),
+            Message::Refused(refused) if leader::must_step_down(self.epoch(), refused.promised) => return Err(Deposed(refused.promised)),
+            Message::Refused(_) | Message::Welcome(_) | Message::Frames(_) => {}
+        }
+        self.send_all(log, time);
+        Ok(())
+    }
+}

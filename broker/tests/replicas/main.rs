@@ -1,0 +1,189 @@
+//! A shard with three copies through whole brokers: what is acknowledged is on two of them and survives each of them.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../positions/catalogue.rs"]
+mod catalogue;
+mod world;
+
+use gantry_model::contract::Broker;
+use gantry_model::contract::broker::*;
+use gantry_model::{ClientId, Filter, Lsn, Message, MessageKind, ReceiptHandle};
+use gantry_platform::MemoryDisk;
+use gantry_platform::clock::{sleep, timeout};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use world::World;
+
+/// A send that got no answer in this time gets none.
+const ANSWER: Duration = Duration::from_secs(2);
+
+async fn send(world: &World, node: u64, id: &str) -> Option<Sent> {
+    let message = Message { id: id.to_owned(), kind: MessageKind::Normal, body: format!("body of {id}").into(), ..Message::default() };
+    let request = SendRequest { topic: world.catalogue.topic(1), messages: vec![message], client: ClientId::new("p") };
+    let answers = timeout(ANSWER, world.broker(node).send(request)).await.ok()?;
+    answers.into_iter().next()?.ok()
+}
+
+/// Sends to whoever leads until it is acknowledged.
+async fn send_surely(world: &World, id: &str) -> Sent {
+    for _ in 0..200 {
+        let leader = world.leader().await;
+        if let Some(sent) = send(world, leader, id).await {
+            return sent;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    panic!("nobody takes `{id}`");
+}
+
+async fn receive(world: &World, node: u64, max: u32) -> Vec<(String, ReceiptHandle, u32)> {
+    let request = ReceiveRequest {
+        group: world.catalogue.group(1),
+        topic: world.catalogue.topic(1),
+        filter: Arc::new(Filter::All),
+        client: ClientId::new("c"),
+        max,
+        lease: LeaseTerm::For(Duration::from_secs(300)),
+        wait: Duration::ZERO,
+        attempt_id: None,
+        ordered_batch: true,
+        member: String::new(),
+    };
+    let deliveries = world.broker(node).receive(request).await.unwrap();
+    deliveries.into_iter().map(|delivery| (delivery.message.message().id, delivery.handle, delivery.attempt)).collect()
+}
+
+/// All ids that can be received, each once.
+async fn receive_all(world: &World, node: u64) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    loop {
+        let got = receive(world, node, 32).await;
+        if got.is_empty() {
+            return all;
+        }
+        for (id, ..) in got {
+            assert!(all.insert(id.clone()), "`{id}` came twice");
+        }
+    }
+}
+
+/// The bytes of the log on a disk, from the latest start to the end.
+fn frames(disk: &MemoryDisk, catalogue: &Arc<catalogue::Catalogue>) -> Vec<(Lsn, bytes::Bytes)> {
+    let options = world::options(Arc::new(disk.clone()), catalogue, Path::new("data/shard-0000000000"));
+    let shard = gantry_broker::open::recover(&options).unwrap();
+    let reader = shard.log.reader();
+    let mut at = shard.log.start();
+    let mut all = Vec::new();
+    while at < shard.log.end() {
+        let raw = reader.raw(at, 1).unwrap();
+        all.push((at, raw.bytes.clone()));
+        at = Lsn(at.0 + raw.bytes.len() as u64);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_copies_are_equal_byte_by_byte() {
+    let world = World::new(3).await;
+    for number in 0..300 {
+        send_surely(&world, &format!("m-{number}")).await;
+    }
+    world.until("all copies level", World::is_level).await;
+    let catalogue = world.catalogue.clone();
+    let logs: Vec<_> = world.stop().iter().map(|disk| frames(disk, &catalogue)).collect();
+    assert!(logs[0].len() > 300);
+    assert!(logs.iter().all(|log| *log == logs[0]), "the logs are equal");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_leaders_die() {
+    let mut world = World::new(3).await;
+    let mut sent = BTreeSet::new();
+    for round in 0..4 {
+        for number in 0..40 {
+            let id = format!("m-{round}-{number}");
+            send_surely(&world, &id).await;
+            sent.insert(id);
+        }
+        let leader = world.leader().await;
+        world.kill(leader);
+        let id = format!("after-{round}");
+        send_surely(&world, &id).await;
+        sent.insert(id);
+        world.start(leader);
+    }
+    let leader = world.leader().await;
+    let got = receive_all(&world, leader).await;
+    assert!(sent.is_subset(&got), "lost: {:?}", sent.difference(&got).collect::<Vec<_>>());
+    world.until("all copies level", World::is_level).await;
+    let catalogue = world.catalogue.clone();
+    let logs: Vec<_> = world.stop().iter().map(|disk| frames(disk, &catalogue)).collect();
+    assert!(logs.iter().all(|log| *log == logs[0]), "the logs are equal");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_cut_off_leader_took_is_never_acknowledged_and_goes() {
+    let world = World::new(3).await;
+    send_surely(&world, "first").await;
+    let old = world.leader().await;
+    world.isolate(old);
+    // It takes this for a moment, but can't commit it.
+    assert_eq!(send(&world, old, "never").await, None);
+    world.until("another leader", |world| world.nodes().iter().any(|node| *node != old && world.view(*node).serves)).await;
+    let new = world.nodes().into_iter().find(|node| *node != old && world.view(*node).serves).unwrap();
+    assert!(send(&world, new, "second").await.is_some());
+    assert_eq!(send(&world, old, "refused").await, None, "it knows that it can't commit");
+    world.heal();
+    world.until("all copies level", World::is_level).await;
+    let leader = world.leader().await;
+    assert_eq!(receive_all(&world, leader).await, BTreeSet::from(["first".to_owned(), "second".to_owned()]));
+    let catalogue = world.catalogue.clone();
+    let logs: Vec<_> = world.stop().iter().map(|disk| frames(disk, &catalogue)).collect();
+    assert!(logs.iter().all(|log| *log == logs[0]), "the logs are equal");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_go_on_where_they_were_after_a_transfer_and_after_a_death() {
+    let mut world = World::new(3).await;
+    for number in 0..10 {
+        send_surely(&world, &format!("m-{number}")).await;
+    }
+    let first = world.leader().await;
+    let got = receive(&world, first, 6).await;
+    let group = world.catalogue.group(1);
+    let handles = |range: std::ops::Range<usize>| got[range].iter().map(|(_, handle, _)| *handle).collect::<Vec<_>>();
+    assert_eq!(world.broker(first).ack(&group, handles(0..2)).await, [Ok(()), Ok(())]);
+    let second = first % 3 + 1;
+    world.transfer(second);
+    world.until("the transfer", |world| world.view(second).serves).await;
+    assert_eq!(world.broker(second).ack(&group, handles(2..4)).await, [Ok(()), Ok(())], "handles hold at every leader");
+    world.kill(second);
+    let third = world.leader().await;
+    let rest = receive_all(&world, third).await;
+    assert_eq!(rest.len(), 10 - got.len(), "what is leased or acknowledged does not come again: {rest:?}");
+    assert!(got.iter().all(|(id, ..)| !rest.contains(id)));
+    assert_eq!(world.broker(third).ack(&group, handles(4..6)).await, [Ok(()), Ok(())]);
+    world.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_may_be_away_and_catches_up() {
+    let mut world = World::new(3).await;
+    let leader = world.leader().await;
+    let away = leader % 3 + 1;
+    world.kill(away);
+    for number in 0..300 {
+        send_surely(&world, &format!("m-{number}")).await;
+    }
+    assert_eq!(world.leader().await, leader, "the leader stays");
+    world.start(away);
+    world.until("all copies level", World::is_level).await;
+    // Now the one that was away has all it takes.
+    world.kill(leader);
+    let next = world.leader().await;
+    assert_eq!(receive_all(&world, next).await.len(), 300);
+    world.stop();
+}

@@ -1,0 +1,273 @@
+//! Three brokers with a copy of one shard each, the wires between them, and a controller that elects. All in one process, on disks in memory.
+
+use crate::catalogue::Catalogue;
+use gantry_broker::open::Sizes;
+use gantry_broker::replica::message::{Answer, Message, Outlet, PeerEvent};
+use gantry_broker::replica::{Handle, Identity, View};
+use gantry_broker::{LocalBroker, Options, Retention};
+use gantry_model::{Epoch, ShardId};
+use gantry_platform::clock::{Clock, SystemClock, sleep};
+use gantry_platform::disk::SharedDisk;
+use gantry_platform::{MemoryDisk, SeededChance, tasks};
+use gantry_store::data_folder::DataFolder;
+use gantry_store::replica::elector::{Action, Elector, Event, Sessions, Standing, Times};
+use gantry_store::replica::leader::Durability;
+use gantry_store::replica::message::SealOk;
+use gantry_store::replica::reign::{Entry, Phase, Reason, Reign};
+use gantry_store::replica::{Config, Incarnation, Member, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const SHARD: ShardId = ShardId(0);
+/// Until here everything has to have happened that is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node that runs.
+struct Running {
+    broker: Arc<LocalBroker>,
+    handle: Handle,
+    /// Held, so that nobody else opens it.
+    folder: DataFolder,
+}
+
+/// One machine with its disk.
+struct Machine {
+    disk: MemoryDisk,
+    running: Option<Running>,
+}
+
+#[derive(Default)]
+struct Wires {
+    handles: BTreeMap<u64, Handle>,
+    /// Pairs between which nothing arrives; node 0 is the controller.
+    cut: BTreeSet<(u64, u64)>,
+}
+
+impl Wires {
+    fn reaches(&self, from: u64, to: u64) -> bool {
+        !self.cut.contains(&(from, to))
+    }
+}
+
+/// A wire from one node to another.
+struct Wire {
+    wires: Arc<Mutex<Wires>>,
+    from: u64,
+    to: u64,
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} to {}", self.from, self.to)
+    }
+}
+
+impl Outlet for Wire {
+    fn send(&self, message: Message) {
+        let wires = self.wires.lock().unwrap();
+        if let Some(handle) = wires.handles.get(&self.to).filter(|_| wires.reaches(self.from, self.to)) {
+            let back = Arc::new(Wire { wires: self.wires.clone(), from: self.to, to: self.from });
+            handle.tell(PeerEvent::Said { message, back });
+        }
+    }
+}
+
+/// The whole small cluster.
+pub struct World {
+    machines: BTreeMap<u64, Machine>,
+    wires: Arc<Mutex<Wires>>,
+    pub reign: Arc<Mutex<Reign>>,
+    pub catalogue: Arc<Catalogue>,
+    controller: tasks::Task,
+}
+
+impl World {
+    pub async fn new(nodes: u64) -> World {
+        let (wires, catalogue) = (Arc::<Mutex<Wires>>::default(), Catalogue::new());
+        let mut machines = BTreeMap::new();
+        let mut members = Vec::new();
+        for node in 1..=nodes {
+            let mut machine = Machine { disk: MemoryDisk::new(), running: None };
+            let member = machine.start(node, &catalogue, &wires);
+            members.push(member);
+            machines.insert(node, machine);
+        }
+        let reign = Arc::new(Mutex::new(Reign::new(Config::new(1, members).unwrap(), Epoch(0))));
+        let controller = tasks::spawn("controller", control(reign.clone(), wires.clone()));
+        World { machines, wires, reign, catalogue, controller }
+    }
+
+    pub fn broker(&self, node: u64) -> &Arc<LocalBroker> {
+        &self.machines[&node].running.as_ref().unwrap().broker
+    }
+
+    pub fn view(&self, node: u64) -> View {
+        self.machines[&node].running.as_ref().unwrap().handle.view()
+    }
+
+    /// Waits until something is so.
+    pub async fn until(&self, what: &str, mut so: impl FnMut(&World) -> bool) {
+        let clock = SystemClock::new();
+        while !so(self) {
+            let views: Vec<_> = self.machines.iter().filter_map(|(node, machine)| Some((node, machine.running.as_ref()?.handle.view()))).collect();
+            assert!(clock.mono() < PATIENCE, "not in time: {what}; {views:#?} {:?}", self.reign.lock().unwrap());
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits for a leader that serves, and names it.
+    pub async fn leader(&self) -> u64 {
+        self.until("a leader", |world| world.serving().is_some()).await;
+        self.serving().unwrap()
+    }
+
+    fn serving(&self) -> Option<u64> {
+        let epoch = self.reign.lock().unwrap().epoch();
+        let serves = |node: &&u64| self.machines[node].running.is_some() && self.view(**node).leads == Some(epoch) && self.view(**node).serves;
+        self.machines.keys().find(serves).copied()
+    }
+
+    /// Whether all that run have the same log, all of it committed and applied.
+    pub fn is_level(&self) -> bool {
+        let views: Vec<View> = self.machines.values().filter_map(|machine| Some(machine.running.as_ref()?.handle.view())).collect();
+        views.iter().all(|view| (view.end, view.hw, view.applied) == (views[0].end, views[0].end, views[0].end))
+    }
+
+    pub fn cut(&self, one: u64, other: u64) {
+        self.wires.lock().unwrap().cut.extend([(one, other), (other, one)]);
+    }
+
+    /// Cuts a node off from everybody.
+    pub fn isolate(&self, node: u64) {
+        (0..=self.machines.len() as u64).filter(|other| *other != node).for_each(|other| self.cut(node, other));
+    }
+
+    pub fn heal(&self) {
+        self.wires.lock().unwrap().cut.clear();
+    }
+
+    pub fn transfer(&self, to: u64) {
+        let mut reign = self.reign.lock().unwrap();
+        let prefer = reign.config().members().iter().find(|member| member.node == NodeId(to)).copied();
+        let expect = reign.epoch();
+        reign.apply(&Entry::BeginEpoch { expect, reason: Reason::Transfer, prefer, config: None }).unwrap();
+    }
+
+    /// Ends a node's process. What it did not sync may be lost with it.
+    pub fn kill(&mut self, node: u64) {
+        self.wires.lock().unwrap().handles.remove(&node);
+        let running = self.machines.get_mut(&node).unwrap().running.take().unwrap();
+        running.broker.close();
+        drop(running.folder);
+    }
+
+    pub fn start(&mut self, node: u64) {
+        let (catalogue, wires) = (self.catalogue.clone(), self.wires.clone());
+        self.machines.get_mut(&node).unwrap().start(node, &catalogue, &wires);
+    }
+
+    pub fn nodes(&self) -> Vec<u64> {
+        self.machines.keys().copied().collect()
+    }
+
+    /// The frames of a node's log, after the node ended.
+    pub fn disk(&self, node: u64) -> MemoryDisk {
+        self.machines[&node].disk.clone()
+    }
+
+    pub fn stop(mut self) -> Vec<MemoryDisk> {
+        self.controller.abort();
+        let nodes = self.nodes();
+        nodes.iter().filter(|node| self.machines[node].running.is_some()).copied().collect::<Vec<_>>().into_iter().for_each(|node| self.kill(node));
+        nodes.into_iter().map(|node| self.disk(node)).collect()
+    }
+}
+
+impl Machine {
+    fn start(&mut self, node: u64, catalogue: &Arc<Catalogue>, wires: &Arc<Mutex<Wires>>) -> Member {
+        let disk: SharedDisk = Arc::new(self.disk.clone());
+        let root = Path::new("data");
+        let mut chance = SeededChance::new(node);
+        let folder = DataFolder::open(disk.clone(), root, "boot", &mut chance).unwrap();
+        let shard = folder.open_shard(&mut chance, SHARD).unwrap();
+        let options = options(disk, catalogue, shard.dir());
+        let identity = Identity { node: NodeId(node), folder: shard, incarnation: Incarnation(folder.incarnation), durability: Durability::Disk };
+        let (broker, handle) = LocalBroker::open_replica(options, identity).unwrap();
+        wires.lock().unwrap().handles.insert(node, handle.clone());
+        let member = handle.member;
+        self.running = Some(Running { broker, handle, folder });
+        member
+    }
+}
+
+/// Small files, so that there are many of each.
+pub fn options(disk: SharedDisk, catalogue: &Arc<Catalogue>, dir: &Path) -> Options {
+    Options {
+        disk,
+        dir: dir.to_path_buf(),
+        clock: Arc::new(SystemClock::new()),
+        metadata: catalogue.clone(),
+        shard: SHARD,
+        cluster: [7; 16],
+        retention: Retention { age_ms: 3_600_000, bytes: None },
+        skip_damaged: false,
+        sizes: Sizes { first_segment: 32 * 1024, max_segment: 64 * 1024, checkpoint: 16 * 1024 },
+    }
+}
+
+/// The controller: the real elector, over a reign that is not replicated itself.
+async fn control(reign: Arc<Mutex<Reign>>, wires: Arc<Mutex<Wires>>) {
+    let clock = SystemClock::new();
+    let mut elector = Elector::new(Times { fresh: Duration::from_millis(200), ..Times::default() });
+    let sealed = Arc::<Mutex<Vec<SealOk>>>::default();
+    let mut led = Duration::ZERO;
+    loop {
+        sleep(Duration::from_millis(5)).await;
+        let (mut reign, wires_now) = (reign.lock().unwrap(), wires.lock().unwrap());
+        let reached = |node: u64| wires_now.handles.get(&node).filter(|_| wires_now.reaches(0, node));
+        let views: BTreeMap<Member, View> =
+            wires_now.handles.keys().filter_map(|node| reached(*node)).map(|handle| (handle.member, handle.view())).collect();
+        let mut events: Vec<Event> = sealed.lock().unwrap().drain(..).map(Event::SealOk).collect();
+        let started = views.values().filter(|view| view.started).filter_map(|view| view.leads);
+        events.extend(started.map(Event::Started));
+        events.push(Event::Tick);
+        let sessions: Sessions = views.iter().filter_map(|(member, view)| Some((*member, standing(reached(member.node.0)?, view)))).collect();
+        for event in events {
+            for action in elector.step(clock.mono(), &reign, &sessions, event) {
+                match action {
+                    // One that comes too late is refused, as in the real one.
+                    Action::Propose(entry) => drop(reign.apply(&entry)),
+                    Action::Seal(member, seal) => {
+                        if let Some(handle) = reached(member.node.0) {
+                            let sealed = sealed.clone();
+                            let answer = Answer::new(move |answer| sealed.lock().unwrap().extend(Result::ok(answer)));
+                            handle.tell(PeerEvent::Seal { seal, answer });
+                        }
+                    }
+                    Action::Become(grant) => {
+                        if let Some(handle) = reached(grant.leader.node.0) {
+                            handle.tell(PeerEvent::Become { grant, answer: Answer::new(|_| {}) });
+                        }
+                    }
+                    Action::FromTheFuture(refused) => panic!("{refused:?}"),
+                }
+            }
+        }
+        // Followers are told where the leader is until they hear it.
+        if let Phase::Led(grant) = reign.phase()
+            && clock.mono() > led + Duration::from_millis(50)
+        {
+            led = clock.mono();
+            for (member, _) in views.iter().filter(|(member, view)| **member != grant.leader && view.follows != Some(grant.epoch)) {
+                let outlet = Arc::new(Wire { wires: wires.clone(), from: member.node.0, to: grant.leader.node.0 });
+                wires_now.handles[&member.node.0].tell(PeerEvent::Leader { outlet });
+            }
+        }
+    }
+}
+
+fn standing(handle: &Handle, view: &View) -> Standing {
+    Standing { incarnation: handle.incarnation, hears: view.follows, cordoned: false, load: 0, zone: String::new() }
+}
