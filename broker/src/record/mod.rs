@@ -25,7 +25,7 @@ pub use member::Member;
 pub use position::{OffsetCommit, Seek, SeekQueue, Skip};
 pub use timer::{CatchUp, Delayed, Moved, Recall, RecallCause, Release};
 pub use transaction::{CheckStep, Half, Outcome, Repark, TxnCheck, TxnEnd};
-pub use upkeep::{EpochStart, Forget, Trim};
+pub use upkeep::{Copies, EpochStart, Forget, Trim};
 
 use crate::codec::{Reader, Writer};
 use gantry_model::{GroupId, Offset, QueueKey};
@@ -228,6 +228,7 @@ mod tests {
     use gantry_model::message::DeadReason;
     use gantry_model::{ClientId, LeaseId, Lsn, QueueId, TopicId};
     use gantry_store::index::Due;
+    use gantry_store::replica::{Config, NodeId, StoreId};
     use proptest::prelude::*;
 
     fn check(record: Record) {
@@ -241,7 +242,10 @@ mod tests {
     #[test]
     fn every_record_comes_back_and_no_shortened_one_does() {
         let (group, queue, offset) = (GroupId(3), QueueKey(0x0007_0000_0100), Offset(70_000));
-        check(Record::EpochStart(EpochStart { epoch: 2, shift_ms: 30_000 }));
+        check(Record::EpochStart(EpochStart { epoch: 2, shift_ms: 30_000, unclean: false, copies: None }));
+        let members = [1, 2, 9].map(|node| gantry_store::replica::Member { node: NodeId(node), store: StoreId([node as u8; 16]) });
+        let copies = Copies { leader: members[1], config: Config::new(7, members).expect("three members") };
+        check(Record::EpochStart(EpochStart { epoch: u32::MAX, shift_ms: 0, unclean: true, copies: Some(copies) }));
         check(Record::Lease(Lease {
             group,
             id: LeaseId(9),

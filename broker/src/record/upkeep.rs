@@ -2,12 +2,24 @@
 
 use crate::codec::{Reader, Writer};
 use gantry_model::{GroupId, Lsn, QueueKey, TopicId};
+use gantry_store::replica::{Config, Member, NodeId, StoreId};
 
 /// A leader begins; leases move by the time that nobody led.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EpochStart {
     pub epoch: u32,
     pub shift_ms: u64,
+    /// An operator made it leader although committed frames may be missing.
+    pub unclean: bool,
+    /// Who leads and who has copies, if there are several.
+    pub copies: Option<Copies>,
+}
+
+/// The members of a shard in one epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copies {
+    pub leader: Member,
+    pub config: Config,
 }
 
 /// The log begins later; queues begin later.
@@ -29,11 +41,40 @@ impl EpochStart {
     pub(super) fn encode(&self, out: &mut Writer) {
         out.u32(self.epoch);
         out.u64(self.shift_ms);
+        out.u8(u8::from(self.unclean));
+        let Some(Copies { leader, config }) = &self.copies else { return out.u8(0) };
+        out.u8(config.members().len() as u8);
+        out.u8(config.w() as u8);
+        out.u64(config.generation());
+        [leader].into_iter().chain(config.members()).for_each(|member| put_member(out, *member));
     }
 
     pub(super) fn decode(input: &mut Reader<'_>) -> Option<EpochStart> {
-        Some(EpochStart { epoch: input.u32()?, shift_ms: input.u64()? })
+        let (epoch, shift_ms, unclean) = (input.u32()?, input.u64()?, input.u8()? != 0);
+        let copies = match input.u8()? {
+            0 => None,
+            count => {
+                let (w, generation, leader) = (input.u8()?, input.u64()?, member(input)?);
+                let members: Vec<Member> = (0..count).map(|_| member(input)).collect::<Option<_>>()?;
+                Some(Copies { leader, config: Config::with_copies(generation, members, usize::from(w)).ok()? })
+            }
+        };
+        Some(EpochStart { epoch, shift_ms, unclean, copies })
     }
+}
+
+fn put_member(out: &mut Writer, member: Member) {
+    out.u64(member.node.0);
+    member.store.0.into_iter().for_each(|byte| out.u8(byte));
+}
+
+fn member(input: &mut Reader<'_>) -> Option<Member> {
+    let node = NodeId(input.u64()?);
+    let mut store = [0; 16];
+    for byte in &mut store {
+        *byte = input.u8()?;
+    }
+    Some(Member { node, store: StoreId(store) })
 }
 
 impl Trim {

@@ -416,10 +416,10 @@ impl<D: Draft> Core<D> {
         core
     }
 
-    /// Begins a reign. `shift_ms` is how long nobody led.
-    pub fn start(&mut self, epoch: u32, shift_ms: u64) -> Vec<Action<D>> {
-        self.reign = Reign { log_ended: self.now, shift_ms };
-        self.append(Record::EpochStart(EpochStart { epoch, shift_ms }));
+    /// Begins a reign.
+    pub fn start(&mut self, start: EpochStart) -> Vec<Action<D>> {
+        self.reign = Reign { log_ended: self.now, shift_ms: start.shift_ms };
+        self.append(Record::EpochStart(start));
         self.rearm();
         std::mem::take(&mut self.out)
     }

@@ -3,7 +3,7 @@
 use super::commit::Effect;
 use super::inbox::Request;
 use super::thread::Driver;
-use crate::record::Trim;
+use crate::record::{Copies, EpochStart, Trim};
 use crate::replica::leading::{CaughtUp, Deposed, Leading};
 use crate::replica::message::{Message, PeerEvent};
 use gantry_model::Epoch;
@@ -31,7 +31,8 @@ impl Driver {
     pub(crate) fn lead(&mut self, grant: Grant, shift_ms: u64, durability: Durability, hw: gantry_model::Lsn) -> Result<(), AppendError> {
         self.clock.now_ms();
         let at = self.log.end();
-        self.actions = self.core.start(grant.epoch.0, shift_ms);
+        let copies = Copies { leader: grant.leader, config: grant.config.clone() };
+        self.actions = self.core.start(EpochStart { epoch: grant.epoch.0, shift_ms, unclean: false, copies: Some(copies) });
         self.perform()?;
         self.log.write()?;
         let failed = |error: std::io::Error| AppendError::Failed { doing: "beginning an epoch", error: error.into() };

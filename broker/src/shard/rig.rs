@@ -9,7 +9,7 @@ use super::send::Class;
 use super::state::State;
 use super::state::lite::is_lite;
 use super::state::seen::Row;
-use crate::record::Record;
+use crate::record::{EpochStart, Record};
 use gantry_model::contract::broker::{AttemptCount, LeaseError, LeaseTerm, QueuePosition, Sent};
 use gantry_model::filter::{Properties, Sql, Verdict};
 use gantry_model::group::{GroupSpec, Order};
@@ -215,7 +215,8 @@ impl Rig {
         let core = Core::new(state, ShardId(0), Limits::default(), now);
         let mut rig =
             Rig { core, notes, log, now, replies: BTreeMap::new(), kind: TopicType::Normal, checks: Vec::new(), lost: Vec::new(), tokens: 0 };
-        let actions = rig.core.start(0);
+        let epoch = rig.core.state.head.epoch + 1;
+        let actions = rig.core.start(EpochStart { epoch, shift_ms: 0, unclean: false, copies: None });
         rig.perform(actions);
         rig
     }

@@ -22,7 +22,7 @@ use crate::draft::{self, Draft};
 use crate::filter;
 use crate::local::transactions::Reach;
 use crate::post::{Letter, ReplyTo};
-use crate::record::Forget;
+use crate::record::{EpochStart, Forget};
 use crate::replica::leading::{LOOK, Leading};
 use gantry_model::contract::broker::{EndError, LeaseError, LiteError, QueueBounds, QueuePosition, RecallError, SendError, Sent, ShardCondition};
 use gantry_model::filter::{Sql, Verdict};
@@ -220,7 +220,7 @@ impl Driver {
     pub fn start(&mut self, shift_ms: u64) -> Result<(), AppendError> {
         self.clock.now_ms();
         let epoch = self.core.state.head.epoch + 1;
-        self.actions = self.core.start(epoch, shift_ms);
+        self.actions = self.core.start(EpochStart { epoch, shift_ms, unclean: false, copies: None });
         self.perform()?;
         self.commit()?;
         self.publish();

@@ -1,6 +1,6 @@
 //! The world around the core: a log that may lose its end, an index made from it, and answers that leave when what they rest on is committed.
 
-use gantry_broker::record::Record;
+use gantry_broker::record::{EpochStart, Record};
 use gantry_broker::shard::core::{Action, Core, Draft, Entries, Entry, Event, Limits, Reply, Token};
 use gantry_broker::shard::send::Class;
 use gantry_broker::shard::state::State;
@@ -176,7 +176,8 @@ impl World {
     }
 
     fn begin(&mut self, shift_ms: u64) {
-        let actions = self.core.start(shift_ms);
+        let epoch = self.core.state.head.epoch + 1;
+        let actions = self.core.start(EpochStart { epoch, shift_ms, unclean: false, copies: None });
         self.perform(actions);
         self.step(Event::TopicKnown { topic: self.topic.clone() });
         self.commit();
