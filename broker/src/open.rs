@@ -18,6 +18,7 @@ use crate::shard::state::seen::Row;
 use crate::shard::thread::Driver;
 use crate::shard::upkeep::{Job, Place, Retention, Upkeep, restore};
 use gantry_model::contract::Metadata;
+use gantry_model::placement::id_hash;
 use gantry_model::{GroupId, Lsn, Offset, ShardId, TopicId};
 use gantry_platform::clock::SharedClock;
 use gantry_platform::disk::SharedDisk;
@@ -250,7 +251,7 @@ impl Replay {
             && let Some(id) = view.message_id()
         {
             let (queue, offset) = (view.fixed.queue, view.fixed.offset.0);
-            self.state.seen.remember(Row { id: draft::id_hash(queue.topic(), id), queue, offset, time: frame.header.time });
+            self.state.seen.remember(Row { id: id_hash(queue.topic(), id), queue, offset, time: frame.header.time });
         }
     }
 

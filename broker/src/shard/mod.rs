@@ -13,6 +13,7 @@ mod offsets;
 pub mod letters;
 mod pulls;
 pub mod polls;
+pub mod offers;
 pub mod clock;
 pub mod inbox;
 pub mod thread;

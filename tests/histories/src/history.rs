@@ -251,6 +251,7 @@ impl History {
             attempt_id: None,
             ordered_batch: page.rules.max_attempts != 2,
             member: String::new(),
+            seeks: Default::default(),
         };
         let token = self.world.token();
         self.asked.insert(token, Asked::Receive { member, until });
