@@ -17,6 +17,7 @@ mod letters;
 mod lite;
 
 use crate::route::joined::Joined;
+use crate::route::receive::PassedOn;
 use crate::route::send::Loads;
 use crate::route::shards::{Leader, Shards};
 use async_trait::async_trait;
@@ -42,6 +43,7 @@ pub struct Routed {
     clock: SharedClock,
     loads: Loads,
     joined: Joined,
+    passed_on: PassedOn,
     /// Where the next receive begins to ask.
     turn: AtomicUsize,
     draining: watch::Sender<bool>,
@@ -50,7 +52,16 @@ pub struct Routed {
 impl Routed {
     pub fn new(shards: Arc<dyn Shards>, metadata: Arc<dyn Metadata>, clock: SharedClock) -> Routed {
         let draining = watch::Sender::new(false);
-        Routed { shards, metadata, clock, loads: Loads::default(), joined: Joined::default(), turn: AtomicUsize::new(0), draining }
+        Routed {
+            shards,
+            metadata,
+            clock,
+            loads: Loads::default(),
+            joined: Joined::default(),
+            passed_on: PassedOn::default(),
+            turn: AtomicUsize::new(0),
+            draining,
+        }
     }
 
     /// The brokers that lead something now, one for each shard.

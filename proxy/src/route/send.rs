@@ -105,7 +105,10 @@ impl Routed {
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         // Two that are spread over all pairs in the course of time.
         let pair = [first, first.wrapping_add(1 + (first / shards.len().max(1)) % shards.len().saturating_sub(1).max(1))];
-        pair.into_iter().filter_map(|at| shards.get(at % shards.len().max(1))).copied().min_by_key(|&shard| self.loads.of(shard).load(Ordering::Relaxed))
+        pair.into_iter()
+            .filter_map(|at| shards.get(at % shards.len().max(1)))
+            .copied()
+            .min_by_key(|&shard| self.loads.of(shard).load(Ordering::Relaxed))
     }
 
     async fn send_part(&self, part: Part) -> Answered {
