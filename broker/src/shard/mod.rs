@@ -33,6 +33,8 @@ mod order_tests;
 #[cfg(test)]
 mod members_tests;
 #[cfg(test)]
+mod offers_tests;
+#[cfg(test)]
 mod transactions_tests;
 #[cfg(test)]
 mod offsets_tests;
