@@ -2,18 +2,20 @@
 
 use super::LocalBroker;
 use crate::shard::core::{Given, Token};
-use crate::shard::inbox::{Inbox, Leased, Request, Wish};
+use crate::shard::inbox::{Found, Inbox, Leased, Request, Wish};
 use crate::shard::polls::Seeks;
 use crate::shard::thread::handle;
 use gantry_model::ShardId;
 use gantry_model::contract::broker::{Delivery, Offer, ReceiveError, ReceiveRequest, ShardCondition};
 use std::time::Duration;
+use tokio::sync::oneshot::Receiver;
 
 /// Takes a receive back when its caller goes away: before it was granted, or with all that it was given.
 struct Withdraw<'a> {
     inbox: &'a Inbox,
     token: Token,
     shard: ShardId,
+    answer: Receiver<Leased>,
     given: Option<Vec<Given>>,
 }
 
@@ -23,19 +25,32 @@ impl Withdraw<'_> {
         self.given = Some(Vec::new());
         answer
     }
+
+    fn release(&self, given: &[Given]) {
+        let handles = given.iter().map(|given| handle(self.shard, given)).collect();
+        self.inbox.put(Request::Release { handles });
+    }
 }
 
 impl Drop for Withdraw<'_> {
     fn drop(&mut self) {
         match &self.given {
-            None => self.inbox.put(Request::Cancel { token: self.token }),
-            Some(given) if !given.is_empty() => {
-                let handles = given.iter().map(|given| handle(self.shard, given)).collect();
-                self.inbox.put(Request::Release { handles });
-            }
+            Some(given) if !given.is_empty() => self.release(given),
             Some(_) => {}
+            None => {
+                // The answer may have come and not been looked at; from now on none can come.
+                self.answer.close();
+                match self.answer.try_recv() {
+                    Ok(Leased::Messages(leased)) if !leased.is_empty() => self.release(&places(&leased)),
+                    _ => self.inbox.put(Request::Cancel { token: self.token }),
+                }
+            }
         }
     }
+}
+
+fn places(leased: &[(Given, Found)]) -> Vec<Given> {
+    leased.iter().map(|(given, _)| *given).collect()
 }
 
 fn wish(request: &ReceiveRequest, wait: Duration, seeks: Seeks) -> Wish {
@@ -81,9 +96,9 @@ impl LocalBroker {
     pub(super) async fn receive_once(&self, request: &ReceiveRequest, wait: Duration, seeks: Seeks) -> Result<Vec<Delivery>, ReceiveError> {
         let (reply, answer) = self.posts.reply(&self.inbox);
         let token = self.inbox.token();
-        let mut withdraw = Withdraw { inbox: &self.inbox, token, shard: self.shard, given: None };
+        let mut withdraw = Withdraw { inbox: &self.inbox, token, shard: self.shard, answer, given: None };
         self.inbox.put(Request::Receive { token, wish: wish(request, wait, seeks), reply });
-        let leased = match answer.await {
+        let leased = match (&mut withdraw.answer).await {
             Ok(Leased::Messages(leased)) => leased,
             Ok(Leased::GroupPulls) => return Err(withdraw.done(ReceiveError::GroupPulls)),
             Ok(Leased::TooManyPolls) => return Err(withdraw.done(ReceiveError::TooManyPolls)),
@@ -91,7 +106,7 @@ impl LocalBroker {
             Ok(Leased::Offered(_)) => return Ok(Vec::new()),
             Err(_) => return Err(withdraw.done(stopped())),
         };
-        withdraw.given = Some(leased.iter().map(|(given, _)| *given).collect());
+        withdraw.given = Some(places(&leased));
         let deliveries = self.read_leased(request, leased).await;
         Ok(withdraw.done(deliveries))
     }
@@ -101,16 +116,16 @@ impl LocalBroker {
         self.hear(request)?;
         let (reply, answer) = self.posts.reply(&self.inbox);
         let token = self.inbox.token();
-        let mut withdraw = Withdraw { inbox: &self.inbox, token, shard: self.shard, given: None };
+        let mut withdraw = Withdraw { inbox: &self.inbox, token, shard: self.shard, answer, given: None };
         self.inbox.put(Request::Receive { token, wish: wish(request, request.wait, Seeks::Offer), reply });
-        match answer.await {
+        match (&mut withdraw.answer).await {
             Ok(Leased::Offered(_)) => {
                 let inbox = self.inbox.clone();
                 Ok(Some(withdraw.done(Offer::new(token.0, move || inbox.put(Request::Cancel { token })))))
             }
             Ok(Leased::Messages(leased)) => {
                 // A receive that seeks an offer is given nothing, and what it was given all the same goes back.
-                withdraw.given = Some(leased.iter().map(|(given, _)| *given).collect());
+                withdraw.given = Some(places(&leased));
                 Ok(None)
             }
             Ok(Leased::GroupPulls) => Err(withdraw.done(ReceiveError::GroupPulls)),
