@@ -4,13 +4,13 @@
 //! there first and removed then, so it is never lost; a crash between the two leaves it in both places.
 
 use super::Routed;
+use super::apart::{Numbered, apart, in_order};
 use super::race::{Call, all};
 use gantry_model::contract::Broker as _;
 use gantry_model::contract::broker::{LetterError, LetterId, LookupError, Query, SendError, SendRequest, Sent};
 use gantry_model::message::StoredMessage;
 use gantry_model::topic::TopicOptions;
 use gantry_model::{ClientId, Group, MessageKind, ShardId, Topic};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,15 +19,8 @@ const SEND: Duration = Duration::from_secs(3);
 /// Who sends letters again, in the eyes of the shard.
 const SENDER: &str = "redrive";
 
-/// Letters by shard, with their numbers in the request.
-type Apart = BTreeMap<ShardId, Vec<(usize, LetterId)>>;
-
-fn apart(letters: Vec<LetterId>) -> Apart {
-    let mut apart = Apart::new();
-    for (number, letter) in letters.into_iter().enumerate() {
-        apart.entry(ShardId(letter.queue.0)).or_default().push((number, letter));
-    }
-    apart
+fn shard_of(letter: &LetterId) -> ShardId {
+    ShardId(letter.queue.0)
 }
 
 /// Fails as a whole only if nothing was asked of a shard; then it may be asked again.
@@ -36,17 +29,10 @@ fn unless_leaderless<T>(answers: Vec<Result<T, LetterError>>) -> Result<Vec<Resu
     if none { Err(LetterError::NoLeader) } else { Ok(answers) }
 }
 
-fn in_order<T>(count: usize, parts: Vec<Vec<(usize, Result<T, LetterError>)>>) -> Vec<Result<T, LetterError>> {
-    let mut answers: Vec<(usize, Result<T, LetterError>)> = parts.into_iter().flatten().collect();
-    assert_eq!(answers.len(), count, "one answer per letter");
-    answers.sort_by_key(|(number, _)| *number);
-    answers.into_iter().map(|(_, answer)| answer).collect()
-}
-
 impl Routed {
     pub(super) async fn redrive_apart(&self, group: &Group, letters: Vec<LetterId>, to: Option<Arc<Topic>>) -> Vec<Result<Sent, LetterError>> {
         let (count, to) = (letters.len(), &to);
-        let calls = apart(letters).into_iter().map(|(shard, letters)| -> Call<'_, Vec<(usize, Result<Sent, LetterError>)>> {
+        let calls = apart(letters, shard_of).into_iter().map(|(shard, letters)| -> Call<'_, Numbered<Result<Sent, LetterError>>> {
             Box::pin(async move { self.redrive_on(group, shard, letters, to.as_ref()).await })
         });
         let calls = calls.collect();
@@ -57,9 +43,9 @@ impl Routed {
         &self,
         group: &Group,
         shard: ShardId,
-        letters: Vec<(usize, LetterId)>,
+        letters: Numbered<LetterId>,
         to: Option<&Arc<Topic>>,
-    ) -> Vec<(usize, Result<Sent, LetterError>)> {
+    ) -> Numbered<Result<Sent, LetterError>> {
         let ids: Vec<LetterId> = letters.iter().map(|(_, letter)| *letter).collect();
         let moved = self.ask(shard, |broker| {
             let ids = ids.clone();
@@ -117,7 +103,7 @@ impl Routed {
 
     pub(super) async fn purge_apart(&self, group: &Group, letters: Vec<LetterId>) -> Vec<Result<(), LetterError>> {
         let count = letters.len();
-        let calls = apart(letters).into_iter().map(|(shard, letters)| -> Call<'_, Vec<(usize, Result<(), LetterError>)>> {
+        let calls = apart(letters, shard_of).into_iter().map(|(shard, letters)| -> Call<'_, Numbered<Result<(), LetterError>>> {
             Box::pin(async move {
                 let ids: Vec<LetterId> = letters.iter().map(|(_, letter)| *letter).collect();
                 let purged = self.ask(shard, |broker| {

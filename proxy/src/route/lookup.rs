@@ -1,12 +1,13 @@
 //! Looking: lists of all shards are merged in the order and with the limit that one shard would give.
 
 use super::Routed;
+use super::apart::{Numbered, apart, in_order};
 use super::race::{Call, all};
 use gantry_model::contract::broker::{Life, LookupError, OpenTransaction, Query, QueueBounds, QueuePosition, ShardStatus, Standing};
 use gantry_model::handle::TransactionHandle;
 use gantry_model::message::StoredMessage;
-use gantry_model::{Group, Offset, QueueId, ShardId, Topic, TopicId, placement};
-use std::collections::{BTreeMap, BTreeSet};
+use gantry_model::{Group, Offset, QueueId, Topic, TopicId, placement};
+use std::collections::BTreeSet;
 
 impl Routed {
     pub(super) async fn positions_on_all(&self, group: &Group, topic: &Topic) -> Result<Vec<QueuePosition>, LookupError> {
@@ -30,22 +31,17 @@ impl Routed {
     }
 
     pub(super) async fn standing_apart(&self, group: &Group, topic: &Topic, messages: Vec<(QueueId, Offset)>) -> Result<Vec<Standing>, LookupError> {
-        let mut apart: BTreeMap<ShardId, Vec<(usize, (QueueId, Offset))>> = BTreeMap::new();
-        let first = placement::shards_of(topic).first().copied();
-        for (number, message) in messages.iter().enumerate() {
-            // What no shard owns stands as it does on any of them: nobody touched it.
-            let owner = topic.queues.get(message.0.0 as usize).map(|place| place.shard).or(first).ok_or(LookupError::NoSuchQueue)?;
-            apart.entry(owner).or_default().push((number, *message));
-        }
-        let apart = &apart;
-        let parts = self.ask_all(apart.keys().copied(), |shard, broker| async move {
-            let messages = apart[&shard].iter().map(|(_, message)| *message).collect();
-            broker.standing(group, topic, messages).await
+        let shards = placement::shards_of(topic);
+        let Some(&first) = shards.first() else { return Err(LookupError::NoSuchQueue) };
+        let count = messages.len();
+        // What no shard owns stands as it does on any of them: nobody touched it.
+        let parts = &apart(messages, |(queue, _)| topic.queues.get(queue.0 as usize).map_or(first, |place| place.shard));
+        let answers = self.ask_all(parts.keys().copied(), |shard, broker| async move {
+            let (numbers, messages): (Vec<usize>, Vec<_>) = parts[&shard].iter().copied().unzip();
+            let standings = broker.standing(group, topic, messages).await?;
+            Ok(numbers.into_iter().zip(standings).collect::<Numbered<Standing>>())
         });
-        let numbers = apart.values().flatten().map(|(number, _)| *number);
-        let mut standings: Vec<(usize, Standing)> = numbers.zip(parts.await?.into_iter().flatten()).collect();
-        standings.sort_by_key(|(number, _)| *number);
-        Ok(standings.into_iter().map(|(_, standing)| standing).collect())
+        Ok(in_order(count, answers.await?))
     }
 
     pub(super) async fn find_on_all(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError> {

@@ -6,6 +6,7 @@
 
 pub mod shards;
 mod race;
+mod apart;
 mod ask;
 mod send;
 mod receive;

@@ -2,7 +2,8 @@
 //!
 //! # The way of a poll
 //! 1. It tells all shards that it is there, if they don't know it: its filter counts on each, and what it lost the answer of is given to it again.
-//! 2. It asks one shard after the other for what is there already, beginning with another one each time.
+//! 2. It asks one shard after the other for what is there already, beginning with another one each time, or with the one that has the highest
+//!    priority.
 //! 3. It waits for offers of all shards, takes the first, and declines the others, which go to other polls at once.
 //! 4. If the offer came to nothing it waits on, until its time is over.
 //!
@@ -13,9 +14,11 @@ use super::race::{Call, all, first};
 use super::shards::{Lead, Leader};
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{Delivery, Offer, ReceiveError, ReceiveRequest};
-use gantry_model::{ShardId, placement};
+use gantry_model::topic::TopicType;
+use gantry_model::{QueueId, ShardId, placement};
 use gantry_platform::clock::timeout;
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,15 +29,18 @@ enum Won {
     Error(ReceiveError),
 }
 
+/// An offer, and who made it.
+type Made = (Arc<dyn Broker>, Offer);
+
 /// Offers that were passed on under numbers of our own.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PassedOn {
     next: Arc<AtomicU64>,
-    offers: Arc<Mutex<HashMap<u64, (Arc<dyn Broker>, Offer)>>>,
+    offers: Arc<Mutex<HashMap<u64, Made>>>,
 }
 
 impl PassedOn {
-    fn offers(&self) -> MutexGuard<'_, HashMap<u64, (Arc<dyn Broker>, Offer)>> {
+    fn offers(&self) -> MutexGuard<'_, HashMap<u64, Made>> {
         self.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -45,7 +51,7 @@ impl PassedOn {
         Offer::new(id, move || drop(passed_on.take(id)))
     }
 
-    fn take(&self, id: u64) -> Option<(Arc<dyn Broker>, Offer)> {
+    fn take(&self, id: u64) -> Option<Made> {
         self.offers().remove(&id)
     }
 }
@@ -111,10 +117,25 @@ impl Routed {
         shards
     }
 
+    /// The shards of a topic, first the one that has the highest queue with something to give. Within a batch, the shard that gives it decides.
+    async fn by_priority(&self, request: &ReceiveRequest) -> Vec<ShardId> {
+        let mut shards = self.in_turn(request);
+        // Without an answer of all of them the turn decides.
+        let Ok(positions) = self.positions_on_all(&request.group, &request.topic).await else { return shards };
+        let owner = |queue: QueueId| request.topic.queues.get(queue.0 as usize).map(|place| place.shard);
+        let ready = positions.iter().filter(|position| position.ready > 0);
+        let highest: BTreeMap<ShardId, QueueId> = ready.filter_map(|position| Some((owner(position.queue)?, position.queue))).collect();
+        shards.sort_by_key(|shard| Reverse(highest.get(shard).copied()));
+        shards
+    }
+
     /// Asks one shard after the other for what is there already.
     async fn ask_around(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError> {
         let mut failed = None;
-        let shards = self.in_turn(request);
+        let shards = match request.topic.kind {
+            TopicType::Priority => self.by_priority(request).await,
+            _ => self.in_turn(request),
+        };
         let count = shards.len();
         let mut failures = 0;
         for shard in shards {

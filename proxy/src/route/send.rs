@@ -5,6 +5,7 @@
 //! repetition may be stored twice.
 
 use super::Routed;
+use super::apart::Numbered;
 use super::ask::Absent;
 use super::race::{Call, all};
 use super::shards::{Lead, Leader};
@@ -56,11 +57,11 @@ struct Part {
     /// Whether they may go to another shard if theirs has no leader.
     roams: bool,
     /// With their numbers in the request.
-    messages: Vec<(usize, Message)>,
+    messages: Numbered<Message>,
     until: Duration,
 }
 
-type Answered = Vec<(usize, Result<Sent, SendError>)>;
+type Answered = Numbered<Result<Sent, SendError>>;
 
 impl Routed {
     pub(super) async fn send_apart(&self, request: SendRequest) -> Vec<Result<Sent, SendError>> {
@@ -77,7 +78,7 @@ impl Routed {
     fn parts(&self, request: SendRequest) -> Vec<Part> {
         let SendRequest { topic, messages, client, wait } = request;
         let until = self.clock.mono() + wait;
-        let mut apart: BTreeMap<(ShardId, bool), Vec<(usize, Message)>> = BTreeMap::new();
+        let mut apart: BTreeMap<(ShardId, bool), Numbered<Message>> = BTreeMap::new();
         for (number, message) in messages.into_iter().enumerate() {
             let shard = match place(&topic, &marks(&message)) {
                 Placement::Queue(_, shard) | Placement::Shard(shard) => Some(shard),
@@ -153,7 +154,7 @@ impl Routed {
 }
 
 /// Keeps in `left` what was surely not stored because of who was asked, and answers why.
-fn sort(answers: Vec<Result<Sent, SendError>>, left: &mut Vec<(usize, Message)>, answered: &mut Answered) -> Option<SendError> {
+fn sort(answers: Vec<Result<Sent, SendError>>, left: &mut Numbered<Message>, answered: &mut Answered) -> Option<SendError> {
     let mut refusal = None;
     let again = std::mem::take(left);
     debug_assert_eq!(answers.len(), again.len(), "one answer per message");

@@ -16,6 +16,9 @@ pub const CHATS: TopicId = TopicId(3);
 /// With a queue on each shard of which the last ones only give.
 pub const SHRUNK: TopicId = TopicId(4);
 
+/// Queue `n` is for priority `n`.
+pub const URGENT: TopicId = TopicId(5);
+
 /// The groups of every catalogue.
 pub const ONE: GroupId = GroupId(1);
 pub const TWO: GroupId = GroupId(2);
@@ -76,6 +79,7 @@ impl Catalogue {
             topic(ELSEWHERE, "elsewhere", TopicType::Mixed, vec![Queue { shard: ShardId(shards - 1), state: QueueState::Active }]),
             topic(CHATS, "chats", TopicType::Lite, spread(8, shards)),
             topic(SHRUNK, "shrunk", TopicType::Mixed, partly),
+            topic(URGENT, "urgent", TopicType::Priority, spread(10, shards)),
         ];
         topics.extend(groups.iter().map(|group| {
             let name = TopicName::dead_letter_of(&group.name);

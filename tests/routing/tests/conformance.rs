@@ -8,7 +8,7 @@ use gantry_model::message::{DeadReason, Property};
 use gantry_model::placement::{group_hash, queue_of_group, shards_of};
 use gantry_model::{ClientId, Filter, GroupId, LeaseId, Message, MessageKind, Offset, QueueId, ReceiptHandle, ShardId, Topic, TopicId};
 use gantry_platform::clock::{sleep, timeout};
-use gantry_routing::catalogue::{CHATS, ELSEWHERE, HOSTS, LATECOMERS, ONE, ORDERS, READERS, SHRUNK, TWO};
+use gantry_routing::catalogue::{CHATS, ELSEWHERE, HOSTS, LATECOMERS, ONE, ORDERS, READERS, SHRUNK, TWO, URGENT};
 use gantry_routing::whole::{Kind, Whole};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -289,7 +289,7 @@ async fn members_with_different_filters_each_get_theirs(whole: &Whole) {
     for tag in ["red", "blue"] {
         assert!(whole.receive(member(tag)).await.is_empty());
     }
-    let tagged = |number: usize| Message { tag: Some(if number % 2 == 0 { "red" } else { "blue" }.into()), ..normal(number) };
+    let tagged = |number: usize| Message { tag: Some(if number.is_multiple_of(2) { "red" } else { "blue" }.into()), ..normal(number) };
     whole.send(ORDERS, (0..40).map(tagged).collect()).await;
     for (tag, rest) in [("red", 0), ("blue", 1)] {
         let mut got = Vec::new();
@@ -326,6 +326,23 @@ async fn message_groups_keep_their_order_over_the_whole_topic(whole: &Whole) {
         }
     }
     assert!(seen.values().all(|numbers| numbers.is_sorted()), "{seen:?}");
+}
+
+async fn the_highest_priority_comes_first(whole: &Whole) {
+    let urgent = |number: usize| Message { kind: MessageKind::Priority, priority: Some((number * 7 % 10) as u8), ..normal(number) };
+    assert!(whole.send(URGENT, (0..20).map(urgent).collect()).await.iter().all(Result::is_ok));
+    let mut priorities = Vec::new();
+    for _ in 0..20 {
+        let got = whole.receive(ReceiveRequest { max: 1, wait: SOON, ..whole.wish(ONE, URGENT) }).await;
+        priorities.push(got[0].id.parse::<usize>().unwrap() * 7 % 10);
+    }
+    let sorted: Vec<usize> = (0..10).rev().flat_map(|priority| [priority; 2]).collect();
+    // One receive in a hundred begins with the lowest.
+    let misplaced = priorities.iter().zip(&sorted).filter(|(one, other)| one != other).count();
+    assert!(
+        misplaced == 0
+            || priorities.iter().filter(|priority| **priority == 9).count() == 2 && priorities.is_sorted_by(|one, next| one >= next || *one == 0)
+    );
 }
 
 async fn dead_letters_go_again_wherever_they_belong(whole: &Whole) {
@@ -599,6 +616,7 @@ every_broker!(
     a_group_that_begins_late_misses_nothing_behind_its_first_receive,
     members_with_different_filters_each_get_theirs,
     message_groups_keep_their_order_over_the_whole_topic,
+    the_highest_priority_comes_first,
     dead_letters_go_again_wherever_they_belong,
     transactions_end_where_they_began,
     delayed_messages_come_later_or_are_taken_back,
