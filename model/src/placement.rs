@@ -96,6 +96,25 @@ pub fn shards_of(topic: &Topic) -> Vec<ShardId> {
     shards
 }
 
+/// The shard that has a queue. The topic doesn't list the queues of lite topics: their numbers say it, see [`seat_of`].
+pub fn owner_of(topic: &Topic, queue: QueueId) -> Option<ShardId> {
+    if let Some(place) = topic.queues.get(queue.0 as usize) {
+        return Some(place.shard);
+    }
+    let shards = shards_of(topic);
+    shards.get(queue.0 as usize % shards.len().max(1)).copied()
+}
+
+/// Which of how many a shard is among those of a topic. It gives lite topics the numbers that leave this rest when divided by how many there are, so
+/// that no two lite topics of a parent have one number.
+pub fn seat_of(topic: &Topic, shard: ShardId) -> (u32, u32) {
+    let shards = shards_of(topic);
+    match shards.iter().position(|of| *of == shard) {
+        Some(seat) => (seat as u32, shards.len() as u32),
+        None => (0, 1),
+    }
+}
+
 /// A shard's part of a bound on the whole topic: as much of it as it has of the queues, rounded up.
 pub fn share_of(topic: &Topic, shard: ShardId, whole: u64) -> u64 {
     let own = topic.queues.iter().filter(|queue| queue.shard == shard).count();
@@ -222,6 +241,18 @@ mod tests {
         let mut counts = [0; 4];
         (0..8_000).filter_map(|number| shard_of_id(&topic, &format!("id-{number}"))).for_each(|shard| counts[shard.0 as usize] += 1);
         assert!(counts.iter().all(|count| (1_700..2_300).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_number_of_a_lite_queue_says_which_shard_has_it() {
+        let topic = topic(&[(5, QueueState::Active), (9, QueueState::Active), (7, QueueState::ReadOnly)]);
+        assert_eq!([5, 7, 9].map(|shard| seat_of(&topic, ShardId(shard))), [(0, 3), (1, 3), (2, 3)]);
+        for shard in [5, 7, 9].map(ShardId) {
+            let (seat, seats) = seat_of(&topic, shard);
+            assert!((1_000..1_030).filter(|number| number % seats == seat).all(|number| owner_of(&topic, QueueId(number)) == Some(shard)));
+        }
+        assert_eq!(owner_of(&topic, QueueId(1)), Some(ShardId(9)));
+        assert_eq!(owner_of(&self::topic(&[]), QueueId(1)), None);
     }
 
     #[test]

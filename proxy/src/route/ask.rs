@@ -139,21 +139,13 @@ impl Routed {
         all(calls).await.into_iter().collect()
     }
 
-    /// Asks the shard that owns a queue. A lite topic is a queue that the topic doesn't list: the first shard that knows it answers.
+    /// Asks the shard that owns a queue.
     pub(super) async fn at_owner<T, E, F>(&self, topic: &Topic, queue: QueueId, call: impl Fn(Arc<dyn Broker>) -> F + Send + Sync) -> Result<T, E>
     where
-        E: Absence + PartialEq + Send,
+        E: Absence + Send,
         F: Future<Output = Result<T, E>> + Send,
     {
-        if let Some(place) = topic.queues.get(queue.0 as usize) {
-            return self.ask(place.shard, call).await;
-        }
-        for shard in placement::shards_of(topic) {
-            match self.ask(shard, &call).await {
-                Err(error) if error == E::NO_SHARD => {}
-                answer => return answer,
-            }
-        }
-        Err(E::NO_SHARD)
+        let owner = placement::owner_of(topic, queue).ok_or(E::NO_SHARD)?;
+        self.ask(owner, call).await
     }
 }

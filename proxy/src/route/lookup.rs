@@ -3,7 +3,7 @@
 use super::Routed;
 use super::apart::{Numbered, apart, in_order};
 use super::race::{Call, all};
-use gantry_model::contract::broker::{Life, LookupError, OpenTransaction, Query, QueueBounds, QueuePosition, ShardStatus, Standing};
+use gantry_model::contract::broker::{LookupError, OpenTransaction, Query, QueueBounds, QueuePosition, ShardStatus, Standing};
 use gantry_model::handle::TransactionHandle;
 use gantry_model::message::StoredMessage;
 use gantry_model::{Group, Offset, QueueId, Topic, TopicId, placement};
@@ -31,11 +31,11 @@ impl Routed {
     }
 
     pub(super) async fn standing_apart(&self, group: &Group, topic: &Topic, messages: Vec<(QueueId, Offset)>) -> Result<Vec<Standing>, LookupError> {
-        let shards = placement::shards_of(topic);
-        let Some(&first) = shards.first() else { return Err(LookupError::NoSuchQueue) };
         let count = messages.len();
-        // What no shard owns stands as it does on any of them: nobody touched it.
-        let parts = &apart(messages, |(queue, _)| topic.queues.get(queue.0 as usize).map_or(first, |place| place.shard));
+        if messages.iter().any(|(queue, _)| placement::owner_of(topic, *queue).is_none()) {
+            return Err(LookupError::NoSuchQueue);
+        }
+        let parts = &apart(messages, |(queue, _)| placement::owner_of(topic, *queue).unwrap_or_default());
         let answers = self.ask_all(parts.keys().copied(), |shard, broker| async move {
             let (numbers, messages): (Vec<usize>, Vec<_>) = parts[&shard].iter().copied().unzip();
             let standings = broker.standing(group, topic, messages).await?;
@@ -46,31 +46,19 @@ impl Routed {
 
     pub(super) async fn find_on_all(&self, topic: &Topic, query: Query, limit: usize) -> Result<Vec<StoredMessage>, LookupError> {
         let query = &query;
-        let listed = match query {
-            Query::Offset { queue, .. } => topic.queues.get(queue.0 as usize).map(|place| place.shard),
-            _ => None,
-        };
-        if let Some(owner) = listed {
-            return self.ask(owner, |broker| async move { broker.find(topic, query.clone(), limit).await }).await;
+        if let Query::Offset { queue, .. } = query {
+            return self.at_owner(topic, *queue, |broker| async move { broker.find(topic, query.clone(), limit).await }).await;
         }
         let parts = self.ask_all(placement::shards_of(topic), |_, broker| async move { broker.find(topic, query.clone(), limit).await }).await?;
         let mut found: Vec<StoredMessage> = parts.into_iter().flatten().collect();
         found.sort_by_key(|message| (message.store_ms, message.queue, message.offset));
         let over = found.len().saturating_sub(limit);
         match query {
-            // A shard shows the newest of those with one id or key, and the oldest of a stretch of time or of offsets.
+            // A shard shows the newest of those with one id or key, and the oldest of a stretch of time.
             Query::MessageId(_) | Query::Key(_) => drop(found.drain(..over)),
             Query::Offset { .. } | Query::Stored { .. } => found.truncate(limit),
         }
         Ok(found)
-    }
-
-    pub(super) async fn life_at_owner(&self, topic: &Topic, queue: QueueId, offset: Offset) -> Result<Life, LookupError> {
-        if let Some(place) = topic.queues.get(queue.0 as usize) {
-            return self.ask(place.shard, |broker| async move { broker.life(topic, queue, offset).await }).await;
-        }
-        let lives = self.ask_all(placement::shards_of(topic), |_, broker| async move { broker.life(topic, queue, offset).await }).await?;
-        Ok(lives.into_iter().find(|life| !life.events.is_empty()).unwrap_or(Life { events: Vec::new(), complete: true }))
     }
 
     pub(super) async fn transactions_in_turn(

@@ -177,7 +177,7 @@ impl Broker for Routed {
     }
 
     async fn committed(&self, group: &Group, topic: &Topic, queue: QueueId) -> Result<Option<Offset>, LookupError> {
-        self.committed_at_owner(group, topic, queue).await
+        self.at_owner(topic, queue, |broker| async move { broker.committed(group, topic, queue).await }).await
     }
 
     async fn commit_offset(&self, group: &Group, topic: &Topic, queue: QueueId, offset: Offset) -> Result<(), OffsetError> {
@@ -209,7 +209,7 @@ impl Broker for Routed {
     }
 
     async fn life(&self, topic: &Topic, queue: QueueId, offset: Offset) -> Result<Life, LookupError> {
-        self.life_at_owner(topic, queue, offset).await
+        self.at_owner(topic, queue, |broker| async move { broker.life(topic, queue, offset).await }).await
     }
 
     async fn sync_lite(&self, sync: LiteSync) -> Result<(), LiteError> {

@@ -1,39 +1,19 @@
 //! Reading by offset, and positions: each queue has its owner; a move of a whole topic is tried everywhere before it is done anywhere.
 
 use super::Routed;
-use gantry_model::contract::broker::{LookupError, Moved, OffsetError, PullError, PullRequest, Pulled, SeekRequest};
-use gantry_model::{Group, Offset, QueueId, ShardId, Topic, placement};
+use gantry_model::contract::broker::{Moved, OffsetError, PullError, PullRequest, Pulled, SeekRequest};
+use gantry_model::{QueueId, ShardId, placement};
 use std::collections::BTreeMap;
 
 impl Routed {
     pub(super) async fn pull_from_owner(&self, request: PullRequest) -> Result<Pulled, PullError> {
         let until = self.clock.mono() + request.wait;
-        let pull = |shard: ShardId| {
-            let request = &request;
-            self.ask_until(shard, until, move |broker| {
-                let request = PullRequest { wait: until.saturating_sub(self.clock.mono()), ..request.clone() };
-                async move { broker.pull(request).await }
-            })
-        };
-        if let Some(place) = request.topic.queues.get(request.queue.0 as usize) {
-            return pull(place.shard).await;
-        }
-        for shard in placement::shards_of(&request.topic) {
-            match pull(shard).await {
-                Err(PullError::NoSuchQueue) => {}
-                answer => return answer,
-            }
-        }
-        Err(PullError::NoSuchQueue)
-    }
-
-    /// A queue that nobody has is one that the group never read.
-    pub(super) async fn committed_at_owner(&self, group: &Group, topic: &Topic, queue: QueueId) -> Result<Option<Offset>, LookupError> {
-        if let Some(place) = topic.queues.get(queue.0 as usize) {
-            return self.ask(place.shard, |broker| async move { broker.committed(group, topic, queue).await }).await;
-        }
-        let parts = self.ask_all(placement::shards_of(topic), |_, broker| async move { broker.committed(group, topic, queue).await }).await?;
-        Ok(parts.into_iter().flatten().next())
+        let owner = placement::owner_of(&request.topic, request.queue).ok_or(PullError::NoSuchQueue)?;
+        self.ask_until(owner, until, |broker| {
+            let request = PullRequest { wait: until.saturating_sub(self.clock.mono()), ..request.clone() };
+            async move { broker.pull(request).await }
+        })
+        .await
     }
 
     pub(super) async fn seek_on_all(&self, request: SeekRequest) -> Result<Vec<Moved>, OffsetError> {
@@ -63,8 +43,8 @@ impl Routed {
         }
         let mut apart: BTreeMap<ShardId, Vec<QueueId>> = BTreeMap::new();
         for &queue in &request.queues {
-            let place = request.topic.queues.get(queue.0 as usize).ok_or(OffsetError::NoSuchQueue)?;
-            apart.entry(place.shard).or_default().push(queue);
+            let owner = placement::owner_of(&request.topic, queue).ok_or(OffsetError::NoSuchQueue)?;
+            apart.entry(owner).or_default().push(queue);
         }
         Ok(apart)
     }

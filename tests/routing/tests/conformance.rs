@@ -224,6 +224,35 @@ async fn a_poll_ends_empty_at_its_time(whole: &Whole) {
     assert!(whole.clock.mono() - began >= Duration::from_millis(120));
 }
 
+async fn a_poll_that_waits_gets_what_comes_to_any_shard(whole: &Whole) {
+    let name = |number: usize| format!("chat-{number}");
+    let sync = LiteSync {
+        group: whole.catalogue.the_group(READERS),
+        topic: whole.topic(CHATS),
+        client: ClientId::new("host@1"),
+        names: (0..16).map(name).collect(),
+        elsewhere: Vec::new(),
+        change: LiteChange::Add,
+        start: LiteStart::Last,
+    };
+    whole.broker.sync_lite(sync).await.unwrap();
+    for number in 0..16 {
+        let lite = Message { kind: MessageKind::Lite, lite_topic: Some(name(number)), ..normal(format!("lite{number}")) };
+        let kinds = [(ORDERS, ONE, normal(number)), (ORDERS, TWO, grouped(format!("in{number}"), &number.to_string())), (CHATS, READERS, lite)];
+        for (topic, group, message) in kinds {
+            let id = message.id.clone();
+            let wish = ReceiveRequest { wait: SOON, ..whole.wish(group, topic) };
+            let mut poll = Box::pin(whole.broker.receive(wish));
+            let early = timeout(Duration::from_millis(3), &mut poll).await;
+            whole.send(topic, vec![message]).await.remove(0).unwrap();
+            let deliveries = if let Ok(early) = early { early } else { poll.await };
+            let got: Vec<Got> = deliveries.unwrap().into_iter().map(Got::of).collect();
+            whole.ack(group, &got).await;
+            assert!(!got.is_empty(), "nothing came of {id}");
+        }
+    }
+}
+
 async fn an_attempt_that_is_repeated_gets_the_same_batch(whole: &Whole) {
     whole.send(ORDERS, (0..40).map(normal).collect()).await;
     let attempt = |id: &str| ReceiveRequest { attempt_id: Some(id.into()), max: 4, wait: SOON, ..whole.wish(ONE, ORDERS) };
@@ -535,6 +564,17 @@ async fn lite_topics_live_on_one_shard_each(whole: &Whole) {
     }
     assert_eq!(listed.iter().map(|lite| lite.name.clone()).collect::<Vec<_>>(), names);
     assert!(listed.iter().all(|lite| lite.max == Offset(2) && lite.subscribers == u64::from(lite.name < names[20])), "{listed:?}");
+    let mut numbers = BTreeSet::new();
+    for number in [0, 1, 2, 3, 4, 5, 6, 7, 23] {
+        let topic = whole.topic(CHATS);
+        let found = whole.broker.find(&topic, Query::MessageId(format!("m{number}")), 10).await.unwrap().remove(0);
+        assert!(numbers.insert(found.queue), "each lite topic has a number of its own");
+        let query = Query::Offset { queue: found.queue, offset: found.offset };
+        assert_eq!(whole.broker.find(&topic, query, 1).await.unwrap()[0].message.id, format!("m{number}"));
+        assert_eq!(whole.broker.life(&topic, found.queue, found.offset).await.unwrap().events[0].what, LifeStep::Stored);
+        let standing = whole.broker.standing(&whole.catalogue.the_group(READERS), &topic, vec![(found.queue, found.offset)]).await.unwrap();
+        assert_eq!(standing[0] == Standing::Done, number < 20);
+    }
     whole.broker.sync_lite(sync(Vec::new(), LiteChange::Clear)).await.unwrap();
     let left = whole.broker.lite_topics(&whole.topic(CHATS), "", 100).await.unwrap();
     assert!(left.iter().all(|lite| lite.subscribers == 0));
@@ -605,6 +645,7 @@ every_broker!(
     deliveries_can_be_kept_given_back_and_suspended,
     a_receive_that_is_dropped_takes_nothing_along,
     a_poll_ends_empty_at_its_time,
+    a_poll_that_waits_gets_what_comes_to_any_shard,
     an_attempt_that_is_repeated_gets_the_same_batch,
     offers_are_made_in_turn_and_lease_nothing,
     members_of_a_broadcasting_group_get_everything,

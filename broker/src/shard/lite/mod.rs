@@ -80,7 +80,7 @@ impl<D: Draft> Core<D> {
             return Ok(QueueKey::new(topic.id, id));
         }
         let most = self.most_lites(topic);
-        let free = self.state.lite.free_number(topic.id).filter(|_| self.state.lite.count(topic.id) < most);
+        let free = self.state.lite.free_number(topic.id, placement::seat_of(topic, self.shard)).filter(|_| self.state.lite.count(topic.id) < most);
         let (id, start) = free.ok_or(most)?;
         let queue = QueueKey::new(topic.id, id);
         // A log that lost records may know messages of a lite topic that it doesn't know.
