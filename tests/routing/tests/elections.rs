@@ -127,6 +127,37 @@ async fn a_message_goes_to_its_own_shard_if_that_has_a_leader_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_whose_ids_nobody_remembers_spread_and_avoid_a_shard_without_a_leader() {
+    let cluster = Cluster::new();
+    let mut free = (*cluster.topic).clone();
+    free.options.dedup = false;
+    let free = Arc::new(free);
+    for down in [None, Some(ShardId(2))] {
+        if let Some(down) = down {
+            cluster.table.set(down, Leader::Electing);
+        }
+        let began = cluster.clock.mono();
+        let mut counts = [0; SHARDS as usize];
+        for number in 0..400 {
+            let request = SendRequest {
+                topic: free.clone(),
+                messages: vec![normal(&format!("{number} with {down:?} down"))],
+                client: ClientId::new("p"),
+                wait: Duration::from_secs(3),
+            };
+            let sent = cluster.broker.send(request).await.remove(0).unwrap();
+            counts[cluster.shard_of(&sent).0 as usize] += 1;
+        }
+        let even = 400 / if down.is_some() { 3 } else { 4 };
+        for (shard, count) in counts.into_iter().enumerate() {
+            let expected = if down == Some(ShardId(shard as u32)) { 0..1 } else { even / 2..even * 2 };
+            assert!(expected.contains(&count), "{counts:?}");
+        }
+        assert!(cluster.clock.mono() - began < Duration::from_millis(400 * 12), "nobody waits for an election");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_has_its_place_waits_for_it_and_never_goes_elsewhere() {
     let cluster = Cluster::new();
     let shard = home(&cluster, "a");
