@@ -93,7 +93,15 @@ impl Run {
         async move {
             for (client, names) in parts.into_iter().enumerate() {
                 let (group, topic) = (catalogue.group.clone(), catalogue.topic.clone());
-                let sync = LiteSync { group, topic, client: client_id(client), names, change: LiteChange::Replace, start: LiteStart::Last };
+                let sync = LiteSync {
+                    group,
+                    topic,
+                    client: client_id(client),
+                    names,
+                    elsewhere: Vec::new(),
+                    change: LiteChange::Replace,
+                    start: LiteStart::Last,
+                };
                 broker.sync_lite(sync).await.expect("within the quota");
             }
         }
@@ -107,7 +115,7 @@ impl Run {
                 let send = |(at, names): (usize, &[String])| {
                     let first = ids + ((round * TOGETHER + at) * BATCH) as u64;
                     let messages = names.iter().zip(first..).map(|(name, id)| message(name, id)).collect();
-                    let request = SendRequest { topic: topic.clone(), messages, client: ClientId::new("producer") };
+                    let request = SendRequest { topic: topic.clone(), messages, client: ClientId::new("producer"), wait: Duration::ZERO };
                     let broker = broker.clone();
                     tasks::spawn("send", async move { broker.send(request).await })
                 };

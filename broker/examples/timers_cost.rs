@@ -109,7 +109,7 @@ impl Bench {
                         }
                     };
                     let messages = (0..batch).map(message).collect();
-                    let request = SendRequest { topic: topic.clone(), messages, client: ClientId::new("bench") };
+                    let request = SendRequest { topic: topic.clone(), messages, client: ClientId::new("bench"), wait: Duration::ZERO };
                     assert!(broker.send(request).await.iter().all(Result::is_ok), "every message is taken");
                     left -= batch;
                 }

@@ -5,11 +5,11 @@ use crate::shard::send::Class;
 use bytes::Bytes;
 use gantry_model::contract::Metadata;
 use gantry_model::message::{Deliverable, Facts, Message, Origin, Property, StoredMessage};
+use gantry_model::placement::{group_hash, id_hash};
 use gantry_model::{Lsn, Offset, QueueKey, TopicId};
 use gantry_store::frame::{Frame, HEADER, Kind, padded};
 use gantry_store::index::{Due, Entry, KeyKind, Timer, key_hash};
 use gantry_store::record::{FIXED, Fixed, MessageView, Name, encode_properties, first_message_id, tag_hash};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 /// A message encoded on the caller's thread, but for its place.
 #[derive(Debug)]
@@ -67,10 +67,6 @@ impl Draft {
     }
 }
 
-fn group_hash(group: &str) -> u64 {
-    xxh3_64(group.as_bytes())
-}
-
 /// The number of a message group in index entries. 0 stands for no group, and 1 for the messages without one in a group that orders
 /// everything.
 fn lane(group: &str) -> u32 {
@@ -83,11 +79,6 @@ fn lane(group: &str) -> u32 {
 /// What the index says about a message besides its place: its tag and its message group.
 pub fn marks_of(view: &MessageView) -> (u32, u32) {
     (view.fixed.tag_hash, view.message_group().map_or(0, lane))
-}
-
-/// The name of a message id among those of the shard.
-pub fn id_hash(topic: TopicId, id: &str) -> u128 {
-    xxh3_128_with_seed(id.as_bytes(), u64::from(topic.0))
 }
 
 impl crate::shard::core::Draft for Draft {

@@ -79,7 +79,7 @@ impl Letter {
         }
     }
 
-    /// Gives the answer to who waits for it. If nobody does any more, only deliveries matter: they are taken back.
+    /// Gives the answer to who waits for it. If nobody does any more, only deliveries and offers matter: they are taken back.
     fn deliver(self, inbox: &Inbox) {
         match self {
             Letter::Sent(reply, answer) => drop(reply.send(answer)),
@@ -92,15 +92,15 @@ impl Letter {
             Letter::OpenTransactions(reply, answer) => drop(reply.send(answer)),
             Letter::Told(reply, answer) => drop(reply.send(answer)),
             Letter::LiteSynced(reply, answer) => drop(reply.send(answer)),
-            Letter::Leased { reply, leased, shard } => {
-                if let Err(Leased::Messages(messages)) = reply.send(leased)
-                    && !messages.is_empty()
-                {
+            Letter::Leased { reply, leased, shard } => match reply.send(leased) {
+                Err(Leased::Messages(messages)) if !messages.is_empty() => {
                     let handle = |given| crate::shard::thread::handle(shard, given);
                     let handles: Vec<ReceiptHandle> = messages.iter().map(|(given, _)| handle(given)).collect();
                     inbox.put(Request::Release { handles });
                 }
-            }
+                Err(Leased::Offered(token)) => inbox.put(Request::Cancel { token }),
+                _ => {}
+            },
         }
     }
 }

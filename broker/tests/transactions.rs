@@ -178,7 +178,8 @@ impl Rig {
             keys: vec![format!("key-{id}")],
             ..Default::default()
         };
-        let request = SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("sender") };
+        let request =
+            SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("sender"), wait: Duration::ZERO };
         self.broker.send(request).await.remove(0).unwrap()
     }
 

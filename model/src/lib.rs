@@ -12,6 +12,7 @@ pub mod units;
 pub mod spelling;
 pub mod message;
 pub mod topic;
+pub mod placement;
 pub mod group;
 pub mod setting;
 pub mod filter;

@@ -189,7 +189,7 @@ fn metadata_error(error: MetadataError) -> Status {
 fn lookup_error(error: LookupError) -> Status {
     match error {
         LookupError::NoSuchQueue => Status::invalid_argument(error.to_string()),
-        LookupError::Busy | LookupError::Failed { .. } => Status::unavailable(error.to_string()),
+        LookupError::Busy | LookupError::NoLeader | LookupError::Failed { .. } => Status::unavailable(error.to_string()),
     }
 }
 

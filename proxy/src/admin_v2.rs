@@ -80,7 +80,7 @@ fn resource(namespace: &str, name: &str) -> Option<Resource> {
 }
 
 fn looked_up(error: LookupError) -> Refusal {
-    let code = if error == LookupError::Busy { Code::TooManyRequests } else { Code::InternalServerError };
+    let code = if matches!(error, LookupError::Busy | LookupError::NoLeader) { Code::TooManyRequests } else { Code::InternalServerError };
     Refusal::new(code, error.to_string())
 }
 
@@ -90,7 +90,7 @@ fn not_moved(error: OffsetError) -> Refusal {
         OffsetError::Backwards { .. } | OffsetError::GroupReceives | OffsetError::GroupPulls | OffsetError::GroupBroadcasts => {
             Code::PreconditionFailed
         }
-        OffsetError::Busy => Code::TooManyRequests,
+        OffsetError::Busy | OffsetError::NoLeader => Code::TooManyRequests,
         OffsetError::Failed { .. } => Code::InternalServerError,
     };
     Refusal::new(code, error.to_string())

@@ -1,8 +1,8 @@
 //! The edge of Gantry: it speaks RocketMQ 5 with clients and turns what they say into calls of the contracts in `model`.
 //!
 //! This crate is stateless where it matters: every handle and every call can be served by any proxy, and what a proxy remembers of a client
-//! is learnt again from its next calls. It never stores a message, never decides who owns a queue, never knows the store, the broker's shards
-//! or the controller: it sees only [`Broker`] and [`Metadata`].
+//! is learnt again from its next calls. It never stores a message, never decides who owns a queue, never knows the store, how a shard works
+//! or the controller: it sees only [`Broker`] and [`Metadata`]. Where there are several shards, `route` makes one broker of them.
 //!
 //! Read `edge.rs` first: it lists the layers in the order in which a call meets them. Then `rpc/mod.rs`, and the file of the rpc you are
 //! interested in.
@@ -27,6 +27,7 @@ pub mod errands;
 pub mod quota;
 pub mod rates;
 pub mod shared;
+pub mod route;
 pub mod admin;
 pub mod admin_v2;
 pub mod http;

@@ -75,7 +75,9 @@ impl From<SendError> for Refusal {
     fn from(error: SendError) -> Refusal {
         let code = match &error {
             // Nothing was stored, and a pause helps: the one code on which clients back off before they repeat.
-            SendError::Busy | SendError::DiskFull { .. } | SendError::Draining => Code::TooManyRequests,
+            SendError::Busy | SendError::DiskFull { .. } | SendError::Draining | SendError::NoLeader | SendError::Misplaced { .. } => {
+                Code::TooManyRequests
+            }
             SendError::NoWritableQueue => Code::Forbidden,
             SendError::QuotaExceeded { .. } => Code::TooManyRequests,
             SendError::LiteTopicQuota { .. } => Code::LiteTopicQuotaExceeded,
@@ -91,6 +93,7 @@ impl From<ReceiveError> for Refusal {
             ReceiveError::TooManyPolls => Refusal::polling_full(),
             ReceiveError::NoReadableQueue => Refusal::new(Code::Forbidden, error.to_string()),
             ReceiveError::GroupPulls => Refusal::new(Code::PreconditionFailed, error.to_string()),
+            ReceiveError::NoLeader => Refusal::new(Code::TooManyRequests, error.to_string()),
             ReceiveError::Failed { why } => Refusal::new(Code::InternalServerError, why),
         }
     }
@@ -102,7 +105,7 @@ impl From<PullError> for Refusal {
             PullError::OutOfRange { .. } => Code::IllegalOffset,
             PullError::NoSuchQueue => Code::BadRequest,
             PullError::NoReadableQueue => Code::Forbidden,
-            PullError::TooManyPolls | PullError::Busy => Code::TooManyRequests,
+            PullError::TooManyPolls | PullError::Busy | PullError::NoLeader => Code::TooManyRequests,
             PullError::Failed { .. } => Code::InternalServerError,
         };
         Refusal::new(code, error.to_string())
@@ -115,7 +118,7 @@ impl From<OffsetError> for Refusal {
             OffsetError::OutOfRange { .. } | OffsetError::Backwards { .. } => Code::IllegalOffset,
             OffsetError::GroupReceives | OffsetError::GroupPulls | OffsetError::GroupBroadcasts => Code::PreconditionFailed,
             OffsetError::NoSuchQueue => Code::BadRequest,
-            OffsetError::Busy => Code::TooManyRequests,
+            OffsetError::Busy | OffsetError::NoLeader => Code::TooManyRequests,
             OffsetError::Failed { .. } => Code::InternalServerError,
         };
         Refusal::new(code, error.to_string())
@@ -126,7 +129,7 @@ impl From<LookupError> for Refusal {
     fn from(error: LookupError) -> Refusal {
         let code = match &error {
             LookupError::NoSuchQueue => Code::BadRequest,
-            LookupError::Busy => Code::TooManyRequests,
+            LookupError::Busy | LookupError::NoLeader => Code::TooManyRequests,
             LookupError::Failed { .. } => Code::InternalServerError,
         };
         Refusal::new(code, error.to_string())
@@ -138,7 +141,7 @@ impl From<LeaseError> for Refusal {
         let code = match &error {
             // Push consumers repeat an acknowledgement for ever, except on this code.
             LeaseError::Ended | LeaseError::Foreign => Code::InvalidReceiptHandle,
-            LeaseError::Busy => Code::TooManyRequests,
+            LeaseError::Busy | LeaseError::NoLeader => Code::TooManyRequests,
             LeaseError::Failed { .. } => Code::InternalServerError,
         };
         Refusal::new(code, error.to_string())
@@ -149,7 +152,7 @@ impl From<RecallError> for Refusal {
     fn from(error: RecallError) -> Refusal {
         let code = match &error {
             RecallError::Delivered | RecallError::Unknown => Code::MessageNotFound,
-            RecallError::Busy => Code::TooManyRequests,
+            RecallError::Busy | RecallError::NoLeader => Code::TooManyRequests,
             RecallError::Failed { .. } => Code::InternalServerError,
         };
         Refusal::new(code, error.to_string())
@@ -161,7 +164,7 @@ impl From<EndError> for Refusal {
         let code = match &error {
             // Whatever the client does, this transaction will not end so.
             EndError::Contradicts { .. } | EndError::GivenUp | EndError::Unknown => Code::InvalidTransactionId,
-            EndError::Busy | EndError::DiskFull { .. } => Code::TooManyRequests,
+            EndError::Busy | EndError::NoLeader | EndError::DiskFull { .. } => Code::TooManyRequests,
             EndError::NoWritableQueue => Code::Forbidden,
             EndError::Failed { .. } => Code::InternalServerError,
         };
@@ -174,7 +177,7 @@ impl From<LiteError> for Refusal {
         let code = match &error {
             LiteError::SubscriptionQuota { .. } => Code::LiteSubscriptionQuotaExceeded,
             LiteError::TopicQuota { .. } => Code::LiteTopicQuotaExceeded,
-            LiteError::Busy => Code::TooManyRequests,
+            LiteError::Busy | LiteError::NoLeader => Code::TooManyRequests,
             LiteError::Failed { .. } => Code::InternalServerError,
         };
         Refusal::new(code, error.to_string())

@@ -67,6 +67,9 @@ pub struct ServerArgs {
     /// The broker name that routes show [default: gantry]
     #[arg(long, value_name = "NAME")]
     cluster_name: Option<String>,
+    /// More logs, with a thread each, for a machine with many cores and fast disks. Fixed when the data folder is made [default: 1]
+    #[arg(long, value_name = "N")]
+    shards: Option<String>,
     /// Whether topics and groups are made by their first use [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     auto_create: Option<String>,
@@ -110,6 +113,7 @@ impl ServerArgs {
             ("ports.metrics", &self.metrics_port),
             ("advertised", &self.advertised),
             ("cluster-name", &self.cluster_name),
+            ("shards", &self.shards),
             ("auto-create", &self.auto_create),
             ("tls.mode", &self.tls_mode),
             ("tls.cert", &self.tls_cert),

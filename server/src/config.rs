@@ -18,6 +18,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Most shards of one process: each has threads and files of its own.
+const SHARDS_MAX: u32 = 64;
+
 /// Everything a server must know to start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -26,6 +29,8 @@ pub struct Config {
     pub ports: Ports,
     pub advertised: Option<(String, u16)>,
     pub cluster_name: Option<String>,
+    /// How many shards a new data folder gets, and an old one must have.
+    pub shards: Option<u32>,
     pub auto_create: bool,
     pub tls: Tls,
     pub retention: Retention,
@@ -150,6 +155,7 @@ impl Config {
             ports: ports?,
             advertised: advertised?,
             cluster_name: texts.optional("cluster-name", |text| Ok(text.to_owned()))?,
+            shards: texts.optional("shards", shards)?,
             auto_create: auto_create?,
             tls: tls?,
             retention: Retention { age: age?, bytes: Some(bytes?).filter(|&bytes| bytes < u64::MAX) },
@@ -226,6 +232,13 @@ impl Texts<'_> {
     }
 }
 
+fn shards(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(shards @ 1..=SHARDS_MAX) => Ok(shards),
+        _ => Err(format!("`{text}` is not a number of shards, which is from 1 to {SHARDS_MAX}")),
+    }
+}
+
 fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     let found = choices.iter().find(|(name, _)| *name == text).map(|&(_, value)| value);
     found.ok_or_else(|| {
@@ -299,6 +312,9 @@ mod tests {
     fn settings_must_fit_each_other() {
         check_problems("ports: {admin: 8081}", &["gantry.yaml: key `ports.admin`: port 8081 is also `ports.messaging`; each service needs its own"]);
         check_problems("tls: {cert: a}", &["gantry.yaml: key `tls.cert`: a certificate needs its private key in `tls.key`"]);
+        let bad_shards = "gantry.yaml: key `shards`: `0` is not a number of shards, which is from 1 to 64";
+        check_problems("shards: 0", &[bad_shards]);
+        assert_eq!([read("").unwrap().shards, read("shards: 4").unwrap().shards], [None, Some(4)]);
         check_problems("limits: {connections: 0}", &["gantry.yaml: key `limits.connections`: `0` is not a count, which is a number from 1"]);
         check_problems("tls: {key: a}", &["gantry.yaml: key `tls.key`: a private key needs its certificate in `tls.cert`"]);
     }

@@ -8,9 +8,9 @@ use crate::listeners::{self, ADMIN, HTTP, ListenError, MESSAGING, METRICS};
 use crate::report::{Endpoints, Ready};
 use crate::workers::Workers;
 use gantry_broker::LocalBroker;
-use gantry_controller::{Controller, LastEnd};
-use gantry_model::ShardId;
-use gantry_model::contract::Metadata;
+use gantry_controller::{Controller, LastEnd, OpenError};
+use gantry_model::contract::{Broker, Metadata};
+use gantry_model::{Epoch, ShardId};
 use gantry_platform::clock::{SharedClock, sleep, timeout};
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::net::Listener;
@@ -19,6 +19,8 @@ use gantry_platform::{RealDisk, SystemChance};
 use gantry_proxy::Proxy;
 use gantry_proxy::admin_v2::LogControl;
 use gantry_proxy::edge::Limits;
+use gantry_proxy::route::Routed;
+use gantry_proxy::route::shards::{Lead, Table};
 use gantry_store::data_folder::{DataFolder, FolderError, LastRun};
 use std::fmt;
 use std::io;
@@ -28,8 +30,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The one shard of a standalone server.
-const SHARD: ShardId = ShardId(0);
 /// Where the kernel tells which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How often a key for handles is asked whether it is old.
@@ -41,7 +41,7 @@ const LINGER: Duration = Duration::from_secs(6);
 pub struct Standalone {
     folder: DataFolder,
     controller: Arc<Controller>,
-    broker: Arc<LocalBroker>,
+    shards: Vec<Arc<LocalBroker>>,
     proxy: Proxy,
     workers: Workers,
     /// The acceptor: it ends first.
@@ -56,6 +56,11 @@ pub struct Standalone {
 pub enum StartError {
     Folder(FolderError),
     Controller(gantry_controller::OpenError),
+    /// The data folder was made with another number of shards.
+    OtherShards {
+        found: u32,
+        wanted: u32,
+    },
     Broker(gantry_broker::OpenError),
     Proxy(gantry_proxy::tls::ConfigError),
     Listen(ListenError),
@@ -67,6 +72,12 @@ impl fmt::Display for StartError {
         match self {
             StartError::Folder(error) => error.fmt(f),
             StartError::Controller(error) => error.fmt(f),
+            StartError::OtherShards { found, wanted } => write!(
+                f,
+                "the data folder was made with {found} shard{}, not {wanted}: what is stored would not be found; start with `--shards {found}`, \
+                 or leave it out",
+                if *found == 1 { "" } else { "s" }
+            ),
             StartError::Broker(error) => error.fmt(f),
             StartError::Proxy(error) => error.fmt(f),
             StartError::Listen(error) => error.fmt(f),
@@ -84,17 +95,18 @@ impl Standalone {
         let disk: SharedDisk = Arc::new(RealDisk::new(&data));
         let folder = DataFolder::open(disk.clone(), &data, &boot_id(), &mut SystemChance).map_err(StartError::Folder)?;
         let controller = open_controller(config, &folder, &disk, &clock, &data)?;
-        let broker = open_broker(config, &folder, &disk, &clock, controller.clone())?;
+        let shards = open_shards(config, &folder, &disk, &clock, &controller)?;
+        let broker = one_broker(&shards, &controller, &clock);
         let doors = Doors::open(config)?;
         let endpoints = doors.endpoints.clone();
         let settings = gantry_proxy::Config { log_control: Some(log_control), ..proxy_config(config, &data, &endpoints) };
-        let proxy = Proxy::new(settings, broker.clone(), controller.clone(), clock.clone()).map_err(StartError::Proxy)?;
+        let proxy = Proxy::new(settings, broker, controller.clone(), clock.clone()).map_err(StartError::Proxy)?;
         let (front, back) = (TaskGroup::new(), TaskGroup::new());
         let workers = serve(doors, &proxy, &front, &back).map_err(StartError::System)?;
         back.spawn("key rotation", rotate_keys(controller.clone(), back.signal()));
         let cluster = controller.cluster().name.clone();
         let ready = Ready { version: VERSION, took: clock.mono(), endpoints, security: security(&config.tls), data, cluster };
-        Ok(Standalone { folder, controller, broker, proxy, workers, front, back, ready })
+        Ok(Standalone { folder, controller, shards, proxy, workers, front, back, ready })
     }
 
     /// Where the server is and what to do with it.
@@ -104,12 +116,12 @@ impl Standalone {
 
     /// Whether the disk failed: then nothing can be acknowledged any more and the process must end.
     pub fn disk_failed(&self) -> bool {
-        self.broker.has_failed()
+        self.shards.iter().any(|shard| shard.has_failed())
     }
 
     /// Ends in order. Requests under way may take `grace`; what was acknowledged is on disk in any case.
     pub async fn stop(self, grace: Duration) {
-        let Standalone { folder, controller, broker, proxy, workers, front, back, .. } = self;
+        let Standalone { folder, controller, shards, proxy, workers, front, back, .. } = self;
         report(front.shutdown(grace).await);
         let finish = async {
             proxy.drain().await;
@@ -120,13 +132,13 @@ impl Standalone {
             tracing::warn!(?grace, "some requests did not finish in time and are cut off; their clients will repeat them");
         }
         report(back.shutdown(LINGER).await);
-        let synced = broker.close();
-        drop((proxy, broker, controller));
+        let unsynced = shards.iter().filter(|shard| !shard.close()).count();
+        drop((proxy, shards, controller));
         // Without the mark the next start reads the log to its end and finds the same.
-        match synced.then(|| folder.close()) {
+        match (unsynced == 0).then(|| folder.close()) {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::warn!(%error, "the data folder could not be marked as cleanly closed"),
-            None => tracing::error!("the shard did not end cleanly; the next start recovers what was acknowledged"),
+            None => tracing::error!(unsynced, "not all shards ended cleanly; the next start recovers what was acknowledged"),
         }
     }
 }
@@ -138,35 +150,60 @@ fn report(end: Result<(), ShutdownError>) {
 }
 
 fn open_controller(config: &Config, folder: &DataFolder, disk: &SharedDisk, clock: &SharedClock, data: &Path) -> Result<Arc<Controller>, StartError> {
-    let options = gantry_controller::Options {
+    let options = |shards| gantry_controller::Options {
         cluster_name: config.cluster_name.clone(),
         cluster_id: Some(folder.cluster.iter().map(|byte| format!("{byte:02x}")).collect()),
-        shards: 1,
+        shards,
         last_end: if folder.last_run == LastRun::Clean { LastEnd::Clean } else { LastEnd::Unknown },
     };
     let dir = data.join("controller");
-    Controller::open(disk.clone(), &dir, clock.clone(), Box::new(SystemChance), options).map_err(StartError::Controller)
+    let open = |shards| Controller::open(disk.clone(), &dir, clock.clone(), Box::new(SystemChance), options(shards));
+    match (open(config.shards.unwrap_or(1)), config.shards) {
+        (Err(OpenError::OtherShards { found, .. }), None) => open(found).map_err(StartError::Controller),
+        (Err(OpenError::OtherShards { found, wanted }), Some(_)) => Err(StartError::OtherShards { found, wanted }),
+        (opened, _) => opened.map_err(StartError::Controller),
+    }
 }
 
-fn open_broker(
+/// Opens every shard of the cluster. All of them are on the disk of this machine and share what it may keep.
+fn open_shards(
     config: &Config,
     folder: &DataFolder,
     disk: &SharedDisk,
     clock: &SharedClock,
-    metadata: Arc<dyn Metadata>,
-) -> Result<Arc<LocalBroker>, StartError> {
-    LocalBroker::open(gantry_broker::Options {
-        disk: disk.clone(),
-        dir: folder.shard(SHARD),
-        clock: clock.clone(),
-        metadata,
-        shard: SHARD,
-        cluster: folder.cluster,
-        retention: gantry_broker::Retention { age_ms: config.retention.age.as_millis() as u64, bytes: config.retention.bytes },
-        skip_damaged: config.skip_damaged,
-        sizes: Default::default(),
-    })
-    .map_err(StartError::Broker)
+    controller: &Arc<Controller>,
+) -> Result<Vec<Arc<LocalBroker>>, StartError> {
+    let count = controller.cluster().shards;
+    let bytes = config.retention.bytes.map(|bytes| (bytes / u64::from(count)).max(1));
+    let open = |number| {
+        let shard = ShardId(number);
+        LocalBroker::open(gantry_broker::Options {
+            disk: disk.clone(),
+            dir: folder.shard(shard),
+            clock: clock.clone(),
+            metadata: controller.clone(),
+            shard,
+            cluster: folder.cluster,
+            retention: gantry_broker::Retention { age_ms: config.retention.age.as_millis() as u64, bytes },
+            skip_damaged: config.skip_damaged,
+            sizes: Default::default(),
+        })
+        .map_err(StartError::Broker)
+    };
+    (0..count).map(open).collect()
+}
+
+/// The shards as the proxy sees them. Where there is one, nothing has to be routed.
+fn one_broker(shards: &[Arc<LocalBroker>], controller: &Arc<Controller>, clock: &SharedClock) -> Arc<dyn Broker> {
+    if let [only] = shards {
+        return only.clone();
+    }
+    let lead = |(number, shard): (usize, &Arc<LocalBroker>)| {
+        let lead = Lead { broker: shard.clone(), epoch: Epoch(1) };
+        (ShardId(number as u32), lead)
+    };
+    let table = Table::new(shards.iter().enumerate().map(lead));
+    Arc::new(Routed::new(Arc::new(table), controller.clone(), clock.clone()))
 }
 
 fn proxy_config(config: &Config, data: &Path, endpoints: &Endpoints) -> gantry_proxy::Config {

@@ -120,6 +120,25 @@ fn a_server_says_where_it_is_answers_there_and_ends_with_code_0() {
 }
 
 #[test]
+fn the_number_of_shards_is_that_of_the_data_folder() {
+    let folder = folder();
+    let output = gantry(folder.path()).args(["--shards", "0"]).output().unwrap();
+    check_refused(output, 2, "--shards: key `shards`: `0` is not a number of shards, which is from 1 to 64");
+    for args in [&["--shards", "3"][..], &[], &["--shards", "3"]] {
+        let server = Server::start(gantry(folder.path()).args(args));
+        let (code, log) = server.stop("-TERM");
+        assert_eq!(code, Some(0), "{log}");
+    }
+    let logs = (0..4).map(|shard| folder.path().join(format!("data/shard-000000000{shard}")).exists());
+    assert_eq!(logs.collect::<Vec<_>>(), [true, true, true, false]);
+    for wanted in ["1", "4"] {
+        let output = gantry(folder.path()).args(["--shards", wanted]).output().unwrap();
+        check_refused(output, 1, &format!("the data folder was made with 3 shards, not {wanted}"));
+    }
+    assert!(!folder.path().join("data/shard-0000000003").exists(), "nothing was made");
+}
+
+#[test]
 fn a_server_starts_again_on_its_folder_after_any_end() {
     let folder = folder();
     for signal in ["-INT", "-KILL", "-TERM"] {

@@ -1,5 +1,6 @@
 //! The broker of this process: one shard behind the contract that proxies call.
 
+mod receive;
 mod recall;
 pub(crate) mod transactions;
 mod offsets;
@@ -14,14 +15,15 @@ use crate::draft::{Draft, RawMessage};
 use crate::post::{PostOffice, ReplyTo};
 use crate::read::Messages;
 use crate::shard::core::{After, Draft as _, Given, Token};
-use crate::shard::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
+use crate::shard::inbox::{Find, Found, Inbox, Request, Status};
+use crate::shard::polls::Seeks;
 use crate::shard::thread::handle;
 use async_trait::async_trait;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{
-    Clients, Delivery, EndError, EndedBy, LeaseError, LetterError, LetterId, Life, LiteError, LiteSync, LiteTopic, LookupError, Moved, OffsetError,
-    OpenTransaction, PullError, PullRequest, Pulled, Query, QueueBounds, QueuePosition, RecallError, ReceiveError, ReceiveRequest, Resolution,
-    SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, Standing, VisibilityChange,
+    Clients, Delivery, EndError, EndedBy, LeaseError, LetterError, LetterId, Life, LiteError, LiteSync, LiteTopic, LookupError, Moved, Offer,
+    OffsetError, OpenTransaction, PullError, PullRequest, Pulled, Query, QueueBounds, QueuePosition, RecallError, ReceiveError, ReceiveRequest,
+    Resolution, SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, Standing, VisibilityChange,
 };
 use gantry_model::handle::{RecallHandle, TransactionHandle};
 use gantry_model::message::StoredMessage;
@@ -83,34 +85,6 @@ impl LocalBroker {
         answer.await.ok()
     }
 
-    async fn receive_once(&self, request: &ReceiveRequest, wait: Duration) -> Result<Vec<Delivery>, ReceiveError> {
-        let (reply, answer) = self.posts.reply(&self.inbox);
-        let token = self.inbox.token();
-        let mut withdraw = Withdraw { inbox: &self.inbox, token, shard: self.shard, given: None };
-        let wish = Wish {
-            group: request.group.clone(),
-            topic: request.topic.clone(),
-            filter: request.filter.clone(),
-            client: request.client.clone(),
-            max: request.max.max(1),
-            term: request.lease,
-            wait,
-            attempt_id: request.attempt_id.clone(),
-            ordered_batch: request.ordered_batch,
-            member: request.member.clone(),
-        };
-        self.inbox.put(Request::Receive { token, wish, reply });
-        let leased = match answer.await {
-            Ok(Leased::Messages(leased)) => leased,
-            Ok(Leased::GroupPulls) => return Err(withdraw.done(ReceiveError::GroupPulls)),
-            Ok(Leased::TooManyPolls) => return Err(withdraw.done(ReceiveError::TooManyPolls)),
-            Err(_) => return Err(withdraw.done(ReceiveError::Failed { why: "the shard has stopped".into() })),
-        };
-        withdraw.given = Some(leased.iter().map(|(given, _)| *given).collect());
-        let deliveries = self.read_leased(request, leased).await;
-        Ok(withdraw.done(deliveries))
-    }
-
     /// Reads what was leased. A message that can't be read stays leased and comes again later; one whose tag only seemed to match is finished.
     async fn read_leased(&self, request: &ReceiveRequest, leased: Vec<(Given, Found)>) -> Vec<Delivery> {
         let mut deliveries = Vec::with_capacity(leased.len());
@@ -149,35 +123,6 @@ impl LocalBroker {
     }
 }
 
-/// Takes a receive back when its caller goes away: before it was granted, or with all that it was given.
-struct Withdraw<'a> {
-    inbox: &'a Inbox,
-    token: Token,
-    shard: ShardId,
-    given: Option<Vec<Given>>,
-}
-
-impl Withdraw<'_> {
-    /// The caller has its answer; nothing is taken back any more.
-    fn done<T>(&mut self, answer: T) -> T {
-        self.given = Some(Vec::new());
-        answer
-    }
-}
-
-impl Drop for Withdraw<'_> {
-    fn drop(&mut self) {
-        match &self.given {
-            None => self.inbox.put(Request::Cancel { token: self.token }),
-            Some(given) if !given.is_empty() => {
-                let handles = given.iter().map(|given| handle(self.shard, given)).collect();
-                self.inbox.put(Request::Release { handles });
-            }
-            Some(_) => {}
-        }
-    }
-}
-
 #[async_trait]
 impl Broker for LocalBroker {
     async fn send(&self, request: SendRequest) -> Vec<Result<Sent, SendError>> {
@@ -192,19 +137,21 @@ impl Broker for LocalBroker {
     }
 
     async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError> {
-        self.alive.heard(&request.client);
-        if !request.topic.permission.can_read() {
-            return Err(ReceiveError::NoReadableQueue);
-        }
-        let until = self.clock.mono() + request.wait;
-        loop {
-            let wait = until.saturating_sub(self.clock.mono());
-            let deliveries = self.receive_once(&request, wait).await?;
-            let over = self.clock.mono() >= until || self.status.condition() == ShardCondition::Draining;
-            if !deliveries.is_empty() || over {
-                return Ok(deliveries);
-            }
-        }
+        self.receive_in_time(&request).await
+    }
+
+    async fn join(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError> {
+        self.hear(request)?;
+        self.receive_once(request, Duration::ZERO, Seeks::Nothing).await
+    }
+
+    async fn offered(&self, request: &ReceiveRequest) -> Result<Option<Offer>, ReceiveError> {
+        self.next_offer(request).await
+    }
+
+    async fn take(&self, request: &ReceiveRequest, offer: Offer) -> Result<Vec<Delivery>, ReceiveError> {
+        self.hear(request)?;
+        self.receive_once(request, Duration::ZERO, Seeks::Offered(Token(offer.accept()))).await
     }
 
     async fn ack(&self, group: &Group, handles: Vec<ReceiptHandle>) -> Vec<Result<(), LeaseError>> {

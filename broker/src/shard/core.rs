@@ -7,6 +7,7 @@
 use super::asks::{Ask, Told};
 use super::lite::Lost;
 use super::members::reading_for;
+use super::offers::Offers;
 use super::parked;
 use super::polls::{Poll, Polls};
 use super::pulls::Pulls;
@@ -278,7 +279,12 @@ impl BatchPart {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     Sent(Vec<Result<Sent, SendError>>),
-    Delivered { lease: Vec<Given>, shard: ShardId },
+    Delivered {
+        lease: Vec<Given>,
+        shard: ShardId,
+    },
+    /// There is something for a receive that seeks an offer; it may lease it under its own name.
+    Offered,
     Acked(Vec<Result<(), LeaseError>>),
     Changed(Result<(), LeaseError>),
     Positions(Vec<QueuePosition>),
@@ -352,6 +358,7 @@ pub struct Core<D> {
     pub limits: Limits,
     pub(super) now: u64,
     pub(super) polls: Polls,
+    pub(super) offers: Offers,
     pub(super) pulls: Pulls,
     pub(super) groups: HashMap<GroupId, Arc<Group>>,
     pub(super) reign: Reign,
@@ -391,6 +398,7 @@ impl<D: Draft> Core<D> {
             limits,
             now,
             polls: Polls::default(),
+            offers: Offers::default(),
             pulls: Pulls::default(),
             groups: HashMap::new(),
             reign: Reign::default(),
@@ -434,6 +442,7 @@ impl<D: Draft> Core<D> {
             Event::Cancel { token } => {
                 self.polls.cancel(token);
                 self.pulls.cancel(token);
+                self.decline(token, entries);
             }
             Event::Ack { token, group, handles } => self.ack(token, group, &handles),
             Event::Change { token, group, handle, after, attempt } => self.change(token, group, handle, after, attempt),
@@ -471,7 +480,7 @@ impl<D: Draft> Core<D> {
     pub fn next_event(&self) -> Option<u64> {
         let timer = self.timers.first().map(|&(time, ..)| time);
         let timer = if self.scanning.is_empty() { timer } else { Some(self.now) };
-        let waits = self.polls.next_deadline().into_iter().chain(self.pulls.next_deadline());
+        let waits = self.polls.next_deadline().into_iter().chain(self.pulls.next_deadline()).chain(self.offers.next_deadline());
         timer.into_iter().chain(waits).chain(self.next_timer()).chain(self.checks.next_event()).min()
     }
 
@@ -561,6 +570,7 @@ impl<D: Draft> Core<D> {
         }
         self.append(Record::Forget(what));
         self.polls.forget(what).into_iter().for_each(|token| self.end_poll(token));
+        self.offers.forget(what);
         match what {
             Forget::Topic(topic) => {
                 self.rotation.remove(&topic);

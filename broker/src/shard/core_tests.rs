@@ -188,6 +188,7 @@ fn a_repeated_receive_gets_the_same_batch() {
             deadline: rig.now,
             ordered_batch: true,
             member: "host".into(),
+            seeks: Default::default(),
             attempt_id: Some("once".into()),
         };
         rig.step(Event::Receive { token, poll });

@@ -6,7 +6,8 @@
 //! group keeps order; the others of their queue go past them.
 
 use super::core::{Core, Draft, Entries, Entry, Given, Reply, Token};
-use super::polls::{Poll, Test, Wanted};
+use super::offers::{Beyond, Rooms};
+use super::polls::{Poll, Seeks, Test, Wanted};
 use super::state::cursor::Cursor;
 use crate::record::{Begin, Lease, LeasedQueue, Record, SetVisible, Visibility};
 use gantry_model::contract::broker::LeaseTerm;
@@ -17,8 +18,8 @@ use gantry_model::{Group, GroupId, LeaseId, Offset, QueueKey, Topic, TopicId};
 use std::collections::BTreeSet;
 
 /// What one queue gives to one receive.
-struct Pick {
-    part: LeasedQueue,
+pub(super) struct Pick {
+    pub(super) part: LeasedQueue,
     /// Live leases that end first, because a message before them is delivered again.
     revoked: Vec<u64>,
     /// Whether the queue may have more, for this receive or another.
@@ -27,7 +28,7 @@ struct Pick {
 
 /// How many messages a receive may have.
 #[derive(Clone, Copy)]
-struct Share {
+pub(super) struct Share {
     /// Its part of what is there.
     fair: usize,
     /// What it asked for: it may have so many where nobody else could take them, which is behind a message of its own in a message group.
@@ -35,6 +36,10 @@ struct Share {
 }
 
 impl Share {
+    pub(super) fn all(most: usize) -> Share {
+        Share { fair: most, most }
+    }
+
     fn capped(self, most: usize) -> Share {
         Share { fair: self.fair.min(most), most: self.most.min(most) }
     }
@@ -53,6 +58,12 @@ impl<D: Draft> Core<D> {
             return self.reply(token, Reply::TooManyPolls);
         }
         self.know(poll.group.clone());
+        if let Seeks::Offered(offer) = poll.seeks
+            && !self.take_offer(offer)
+        {
+            // It came too late, and stands in line like any other.
+            poll.seeks = Seeks::Messages;
+        }
         if self.state.pulls(poll.group.id, poll.topic.id) {
             return self.reply(token, Reply::GroupPulls);
         }
@@ -61,8 +72,9 @@ impl<D: Draft> Core<D> {
         }
         poll.group = self.reader(&poll.group, &poll.member);
         self.know(poll.group.clone());
-        if self.repeat(token, &poll) {
-            return;
+        // One that seeks an offer asked before what it holds, and asks again when it comes to lease.
+        if poll.seeks != Seeks::Offer && self.repeat(token, &poll) {
+            return self.serve(poll.topic.id, poll.group.id, entries);
         }
         let (topic, group) = (poll.topic.clone(), poll.group.clone());
         self.begin_at_newest(&topic, &group);
@@ -71,6 +83,9 @@ impl<D: Draft> Core<D> {
         subscription.joined(&poll.wanted, now);
         if fresh {
             self.find_ready(&topic, &group, entries);
+        }
+        if poll.seeks == Seeks::Nothing {
+            return self.end_poll(token);
         }
         self.polls.park(token, poll);
         self.serve(topic.id, group.id, entries);
@@ -154,6 +169,7 @@ impl<D: Draft> Core<D> {
         }
         self.flush_acks();
         let mut position = 0;
+        let mut rooms = Rooms::default();
         self.scanning.remove(&(topic, group));
         while let Some(subscription) = self.polls.subscription(topic, group) {
             let Some(&token) = subscription.waiting.get(position) else { return };
@@ -164,7 +180,7 @@ impl<D: Draft> Core<D> {
             let Some(subscription) = self.polls.subscription(topic, group) else { return };
             let (queues, waiting) = (subscription.next_queues(lowest_in_hundred), subscription.waiting.len() - position);
             let before = subscription.waiting.len();
-            let moved = self.serve_one(token, &queues, waiting, entries);
+            let moved = self.serve_one(token, &queues, waiting, &mut rooms, entries);
             // An answered receive left its place to the next one; an unanswered one keeps it.
             let after = self.polls.subscription(topic, group).map_or(0, |subscription| subscription.waiting.len());
             position += usize::from(after == before);
@@ -175,17 +191,37 @@ impl<D: Draft> Core<D> {
         }
     }
 
-    /// Tries to give something to one receive, sharing what is there among `waiting` of them.
+    /// Tries to give something to one receive, or an offer if that is what it seeks, sharing what is there among `waiting` of them.
     /// Answers whether the group's position moved.
-    fn serve_one(&mut self, token: Token, queues: &[QueueKey], waiting: usize, entries: &dyn Entries) -> bool {
+    fn serve_one(&mut self, token: Token, queues: &[QueueKey], waiting: usize, rooms: &mut Rooms, entries: &dyn Entries) -> bool {
         let Some(poll) = self.polls.get(token).cloned() else { return false };
-        let mut left = Share { fair: self.share(&poll, queues, waiting), most: poll.max as usize };
+        let beyond = self.beyond_offers(&poll, queues, rooms, entries);
+        if beyond == Beyond::Nothing && !matches!(poll.seeks, Seeks::Offered(_)) {
+            return false;
+        }
+        if let (Beyond::Some(_), Seeks::Offer) = (beyond, poll.seeks) {
+            self.offer(token, None);
+            return false;
+        }
+        rooms.changed();
+        let offered = self.offers.out((poll.topic.id, poll.group.id), None);
+        let fair = match beyond {
+            Beyond::Some(room) => self.share(&poll, queues, waiting + offered).min(room),
+            // Somebody's filter made the reckoning too small; one message is kept for who was promised something.
+            Beyond::Nothing => 1,
+            Beyond::Everything | Beyond::NothingAtAll => self.share(&poll, queues, waiting),
+        };
+        self.lease(token, &poll, queues, Share { fair, most: poll.max as usize }, entries)
+    }
+
+    /// Leases to one receive what it may have of these queues.
+    fn lease(&mut self, token: Token, poll: &Poll, queues: &[QueueKey], mut left: Share, entries: &dyn Entries) -> bool {
         let mut parts = Vec::new();
         for &queue in queues {
             if left.fair == 0 {
                 break;
             }
-            let pick = self.pick(&poll, queue, left, entries);
+            let pick = self.pick(poll, queue, left, entries);
             left = left.less(pick.part.leased.len());
             self.revoke(poll.group.id, queue, &pick.revoked);
             if let Some(subscription) = self.polls.subscription(poll.topic.id, poll.group.id) {
@@ -196,7 +232,7 @@ impl<D: Draft> Core<D> {
             }
             parts.push(pick.part);
         }
-        self.grant(token, &poll, parts)
+        self.grant(token, poll, parts)
     }
 
     /// How many messages one receive should get: all it wants, unless others wait and there is too little for everybody.
@@ -222,7 +258,7 @@ impl<D: Draft> Core<D> {
         there.div_ceil(waiting).clamp(1, max)
     }
 
-    fn pick(&self, poll: &Poll, queue: QueueKey, share: Share, entries: &dyn Entries) -> Pick {
+    pub(super) fn pick(&self, poll: &Poll, queue: QueueKey, share: Share, entries: &dyn Entries) -> Pick {
         let absent;
         let cursor = match self.state.cursor(poll.group.id, queue) {
             Some(cursor) => cursor,

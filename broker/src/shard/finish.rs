@@ -178,6 +178,7 @@ impl<D: Draft> Core<D> {
     pub(super) fn client_gone(&mut self, client: &ClientId, entries: &dyn Entries) {
         self.flush_acks();
         self.polls.of_client(client).into_iter().for_each(|token| self.end_poll(token));
+        self.void_offers_of(client, entries);
         for (queue, group, offset) in self.owned.remove(client).unwrap_or_default() {
             let lease = self.state.cursor(group, queue).and_then(|cursor| cursor.leases.get(&offset));
             if lease.is_some_and(|lease| lease.owner.as_ref() == Some(client)) {
@@ -215,6 +216,7 @@ impl<D: Draft> Core<D> {
         }
         self.wake_lite(entries);
         self.polls.overdue(self.now).into_iter().for_each(|token| self.end_poll(token));
+        self.void_offers(entries);
         self.look_for_timers(entries);
         self.look_at_transactions();
         let over = self.pulls.overdue(self.now);

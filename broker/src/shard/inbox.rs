@@ -3,6 +3,7 @@
 use super::asks::{Ask, Told};
 use super::core::{After, Given, Token};
 use super::halves::Listed;
+use super::polls::Seeks;
 use super::state::transactions::TxnKey;
 use super::transactions::Asked;
 use crate::admission::Permit;
@@ -166,12 +167,15 @@ pub struct Wish {
     pub attempt_id: Option<String>,
     pub ordered_batch: bool,
     pub member: String,
+    pub seeks: Seeks,
 }
 
 /// What a receive was given, with the place of each message in the log.
 #[derive(Debug)]
 pub enum Leased {
     Messages(Vec<(Given, Found)>),
+    /// It may come and lease under the name of this request.
+    Offered(Token),
     TooManyPolls,
     GroupPulls,
 }

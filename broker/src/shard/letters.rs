@@ -4,7 +4,7 @@ use super::core::{Core, Draft, Entries, Entry};
 use super::send::Class;
 use crate::record::{Purge, Record, Redrive};
 use gantry_model::contract::broker::{LetterError, LetterId, Sent};
-use gantry_model::{Group, GroupId, MessageKind, Offset, QueueId, QueueKey, Topic};
+use gantry_model::{Group, GroupId, MessageKind, Offset, QueueKey, Topic, placement};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl<D: Draft> Core<D> {
         }
         let dead_queue = QueueKey::new(group.dead_letter, letter.id.queue);
         let entry = self.letter(dead_queue, letter.id.offset, entries).ok_or(LetterError::Gone)?;
-        let queue = self.place_again(letter).ok_or(LetterError::NoWritableQueue)?;
+        let queue = self.place_again(letter)?;
         self.begin_at_end(group.id, queue);
         let offset = Offset(self.state.bounds(queue).next);
         self.disown_all(dead_queue, letter.id.offset);
@@ -61,15 +61,25 @@ impl<D: Draft> Core<D> {
     }
 
     /// The queue of a message that is sent again: it stays with its message group, its priority or its lite topic.
-    fn place_again(&mut self, letter: &Letter) -> Option<QueueKey> {
+    fn place_again(&mut self, letter: &Letter) -> Result<QueueKey, LetterError> {
         let (topic, class) = (&letter.topic, &letter.class);
-        let queue: QueueId = match (class.kind, class.group) {
-            (MessageKind::Lite, _) => return self.lite_place(topic, class.lite.as_deref()?),
-            (MessageKind::Priority, _) => self.queue_of_priority(topic, class.priority.unwrap_or(0)),
-            (_, Some(group)) => self.queue_of_group(topic, group),
-            (_, None) => self.next_queue(topic),
-        }?;
-        Some(QueueKey::new(topic.id, queue))
+        let placed = match (class.kind, class.group) {
+            (MessageKind::Lite, _) => {
+                let queue = class.lite.as_deref().and_then(|name| self.lite_place(topic, name));
+                return queue.ok_or(LetterError::NoWritableQueue);
+            }
+            (MessageKind::Priority, _) => placement::queue_of_priority(topic, class.priority.unwrap_or(0)),
+            (_, Some(group)) => placement::queue_of_group(topic, group),
+            (_, None) => match self.next_queue(topic) {
+                Some(queue) => Some((queue, self.shard)),
+                None => placement::open_queues(topic).next().map(|(queue, place)| (queue, place.shard)),
+            },
+        };
+        match placed {
+            Some((queue, shard)) if shard == self.shard => Ok(QueueKey::new(topic.id, queue)),
+            Some(_) => Err(LetterError::Elsewhere),
+            None => Err(LetterError::NoWritableQueue),
+        }
     }
 
     /// Whoever holds a dead letter, holds it no more.

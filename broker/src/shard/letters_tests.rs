@@ -71,6 +71,7 @@ fn read_letters(rig: &mut Rig, group: &Group, reader: &Arc<Group>) -> Vec<Given>
         attempt_id: None,
         ordered_batch: true,
         member: String::new(),
+        seeks: Default::default(),
     };
     rig.step(Event::Receive { token, poll });
     rig.settle();

@@ -29,6 +29,7 @@ pub fn receive(rig: &mut Rig, group: &Arc<Group>, member: &str) -> Vec<Given> {
         attempt_id: None,
         ordered_batch: true,
         member: member.into(),
+        seeks: Default::default(),
     };
     rig.step(Event::Receive { token, poll });
     rig.settle();

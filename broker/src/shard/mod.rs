@@ -13,6 +13,7 @@ mod offsets;
 pub mod letters;
 mod pulls;
 pub mod polls;
+pub mod offers;
 pub mod clock;
 pub mod inbox;
 pub mod thread;
@@ -34,6 +35,8 @@ mod core_tests;
 mod order_tests;
 #[cfg(test)]
 mod members_tests;
+#[cfg(test)]
+mod offers_tests;
 #[cfg(test)]
 mod transactions_tests;
 #[cfg(test)]

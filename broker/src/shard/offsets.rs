@@ -61,6 +61,7 @@ impl<D: Draft> Core<D> {
             return Ok(());
         }
         self.append(Record::OffsetCommit(OffsetCommit { group: group.id, queue: key, offset }));
+        self.void_offers_to(topic.id, group.id);
         self.polls.of_group(topic.id, group.id).into_iter().for_each(|token| self.reply(token, Reply::GroupPulls));
         Ok(())
     }

@@ -33,6 +33,20 @@ pub struct Poll {
     pub ordered_batch: bool,
     /// The client's name as a member of a broadcasting group.
     pub member: String,
+    pub seeks: Seeks,
+}
+
+/// What a receive came for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Seeks {
+    #[default]
+    Messages,
+    /// Messages that were offered to it under this name.
+    Offered(Token),
+    /// To be offered what there is: it asks other shards as well.
+    Offer,
+    /// Only to be known, and to be given what it holds already.
+    Nothing,
 }
 
 /// A filter ready to be asked about messages.
@@ -166,10 +180,19 @@ impl Polls {
         self.subscriptions.range((topic, GroupId(0))..=(topic, GroupId(u32::MAX))).map(|(&(_, group), _)| group).collect()
     }
 
+    /// How many receives of a group wait on a topic.
+    pub fn waiting(&self, topic: TopicId, group: GroupId) -> usize {
+        self.subscriptions.get(&(topic, group)).map_or(0, |subscription| subscription.waiting.len())
+    }
+
     pub fn park(&mut self, token: Token, poll: Poll) {
         self.deadlines.insert((poll.deadline, token));
         let (subscription, _) = self.subscribe(poll.topic.id, poll.group.id);
-        subscription.waiting.push_back(token);
+        match poll.seeks {
+            // What it came for is kept for it.
+            Seeks::Offered(_) => subscription.waiting.push_front(token),
+            _ => subscription.waiting.push_back(token),
+        }
         self.polls.insert(token, poll);
     }
 

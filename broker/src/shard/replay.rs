@@ -7,6 +7,7 @@ use super::state::State;
 use super::state::seen::Row;
 use crate::draft;
 use crate::record::{Forget, Record, Trim};
+use gantry_model::placement::id_hash;
 use gantry_model::{Lsn, Offset};
 use gantry_store::frame::{Frame, Kind};
 use gantry_store::index::{Entry, Index, Memtable, SealJob};
@@ -118,7 +119,7 @@ impl Applied {
             && let Some(id) = view.message_id()
         {
             let (queue, offset) = (view.fixed.queue, view.fixed.offset.0);
-            self.state.seen.remember(Row { id: draft::id_hash(queue.topic(), id), queue, offset, time: frame.header.time });
+            self.state.seen.remember(Row { id: id_hash(queue.topic(), id), queue, offset, time: frame.header.time });
         }
     }
 

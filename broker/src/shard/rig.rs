@@ -4,7 +4,7 @@ use super::asks::{Ask, Told};
 use super::core::{Action, After, Core, Draft, Entries, Entry, Event, Given, Limits, Reply, Token};
 use super::lite::Lost;
 use super::parked;
-use super::polls::{Poll, Wanted};
+use super::polls::{Poll, Seeks, Wanted};
 use super::send::Class;
 use super::state::State;
 use super::state::lite::is_lite;
@@ -351,6 +351,7 @@ impl Rig {
             attempt_id: None,
             ordered_batch: true,
             member: "host".into(),
+            seeks: Seeks::Messages,
         };
         self.step(Event::Receive { token, poll });
         self.settle();

@@ -7,7 +7,7 @@ use super::core::{Action, BatchPart, Core, Draft, Reply, Token};
 use super::state::seen::Row;
 use gantry_model::contract::broker::{SendError, Sent};
 use gantry_model::topic::QueueState;
-use gantry_model::{ClientId, MessageKind, Offset, QueueId, QueueKey, Topic};
+use gantry_model::{ClientId, MessageKind, Offset, QueueId, QueueKey, Topic, placement};
 
 /// What decides where a message goes and when it becomes visible.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,22 +82,23 @@ impl<D: Draft> Core<D> {
                 return Fate::Answered(self.store_delayed(topic, draft));
             }
             MessageKind::Lite => return self.lite_fate(topic, draft),
-            MessageKind::Fifo => self.queue_of_group(topic, draft.class().group.unwrap_or(0)),
-            MessageKind::Priority => self.queue_of_priority(topic, draft.class().priority.unwrap_or(0)),
-            MessageKind::Normal | MessageKind::Delay => self.next_queue(topic),
+            MessageKind::Fifo => placement::queue_of_group(topic, draft.class().group.unwrap_or(0)),
+            MessageKind::Priority => placement::queue_of_priority(topic, draft.class().priority.unwrap_or(0)),
+            MessageKind::Normal | MessageKind::Delay => self.next_queue(topic).map(|queue| (queue, self.shard)),
         };
         match queue {
-            Some(queue) => Fate::Queue(QueueKey::new(topic.id, queue), draft),
+            Some((queue, shard)) if shard == self.shard => Fate::Queue(QueueKey::new(topic.id, queue), draft),
+            Some((queue, shard)) => Fate::Answered(Err(SendError::Misplaced { queue, shard })),
             None => Fate::Answered(Err(SendError::NoWritableQueue)),
         }
     }
 
     /// Whether the quota of the topic leaves no room for so many bytes.
     fn why_no_room(&self, topic: &Topic, bytes: usize) -> Option<SendError> {
-        let most = topic.options.quota.stored_bytes?;
+        let most = placement::share_of(topic, self.shard, topic.options.quota.stored_bytes?);
         let held = self.state.held(topic.id);
         (held + bytes as u64 > most).then(|| SendError::QuotaExceeded {
-            what: format!("topic `{}` holds {held} bytes and may hold {most}; the oldest go as its retention says", topic.name),
+            what: format!("topic `{}` holds {held} bytes on its shard and may hold {most}; the oldest go as its retention says", topic.name),
         })
     }
 
@@ -146,14 +147,9 @@ impl<D: Draft> Core<D> {
     }
 
     /// Queues of this shard that take messages, in the order of their numbers.
-    pub(super) fn open_queues(&self, topic: &Topic) -> impl Iterator<Item = QueueId> + '_ {
-        let writable = topic.permission.can_write();
-        let queues: Vec<QueueId> = topic
-            .queues()
-            .filter(|(_, place)| writable && place.shard == self.shard && place.state == QueueState::Active)
-            .map(|(queue, _)| queue)
-            .collect();
-        queues.into_iter()
+    pub(super) fn open_queues<'a>(&self, topic: &'a Topic) -> impl Iterator<Item = QueueId> + use<'a, D> {
+        let shard = self.shard;
+        placement::open_queues(topic).filter(move |(_, place)| place.shard == shard).map(|(queue, _)| queue)
     }
 
     /// The next writable queue in turn: messages without a group spread evenly.
@@ -172,47 +168,5 @@ impl<D: Draft> Core<D> {
             }
         }
         None
-    }
-
-    /// All messages of a group go to one queue, which changes for few groups when the number of queues does.
-    pub(super) fn queue_of_group(&self, topic: &Topic, group: u64) -> Option<QueueId> {
-        let queues: Vec<QueueId> = self.open_queues(topic).collect();
-        let count = u32::try_from(queues.len()).ok().filter(|&count| count > 0)?;
-        queues.get(jump(group, count) as usize).copied()
-    }
-
-    /// Queue `n` holds priority `n`; what is above the highest queue goes there.
-    pub(super) fn queue_of_priority(&self, topic: &Topic, priority: u8) -> Option<QueueId> {
-        let queues: Vec<QueueId> = self.open_queues(topic).collect();
-        queues.get(usize::from(priority)).or(queues.last()).copied()
-    }
-}
-
-/// Jump consistent hash (Lamping and Veach, 2014): spreads keys evenly, and moves one key in `n + 1` when a bucket is added to `n`.
-fn jump(mut key: u64, buckets: u32) -> u32 {
-    let (mut bucket, mut next) = (0, 0i64);
-    while next < i64::from(buckets) {
-        bucket = next;
-        key = key.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
-        next = ((bucket + 1) as f64 * ((1u64 << 31) as f64 / ((key >> 33) + 1) as f64)) as i64;
-    }
-    bucket as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_keys_move_when_a_queue_is_added() {
-        let moved = (0..10_000u64).filter(|key| jump(key.wrapping_mul(0x9E37_79B9_7F4A_7C15), 8) != jump(key.wrapping_mul(0x9E37_79B9_7F4A_7C15), 9));
-        let moved = moved.count();
-        assert!((900..1_350).contains(&moved), "{moved} of 10,000 keys moved, a ninth was expected");
-        assert!((0..1_000u64).all(|key| jump(key, 1) == 0));
-    }
-
-    #[test]
-    fn the_queue_of_a_key_never_changes() {
-        assert_eq!([(42, 57), (0xDEAD_10CC, 666), (256, 1_024)].map(|(key, count)| jump(key, count)), [43, 361, 520]);
     }
 }

@@ -456,6 +456,7 @@ impl Driver {
             attempt_id: wish.attempt_id,
             ordered_batch: wish.ordered_batch,
             member: wish.member,
+            seeks: wish.seeks,
         };
         self.step(now, Event::Receive { token, poll })
     }
@@ -552,6 +553,7 @@ impl Driver {
             }
             (Waiter::SyncLite(reply), Reply::LiteSynced(answer)) => Some(Letter::LiteSynced(reply, answer)),
             (Waiter::Receive(reply), Reply::TooManyPolls) => Some(Letter::Leased { reply, leased: Leased::TooManyPolls, shard }),
+            (Waiter::Receive(reply), Reply::Offered) => Some(Letter::Leased { reply, leased: Leased::Offered(token), shard }),
             (Waiter::Receive(reply), Reply::Delivered { lease, .. }) => {
                 let leased = Leased::Messages(self.places(lease));
                 Some(Letter::Leased { reply, leased, shard })

@@ -22,7 +22,7 @@ use gantry_model::contract::broker::{RecallError, SendError, Sent, Ticket};
 use gantry_model::handle::RecallHandle;
 use gantry_model::limits::TIMERS_PER_TOPIC;
 use gantry_model::topic::QueueState;
-use gantry_model::{Lsn, Offset, QueueId, QueueKey, Topic, TopicId};
+use gantry_model::{Lsn, Offset, QueueId, QueueKey, Topic, TopicId, placement};
 use gantry_store::index::{Due, KeyKind, Timer, key_hash};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -96,9 +96,12 @@ impl Releases {
 impl<D: Draft> Core<D> {
     pub(super) fn store_delayed(&mut self, topic: &Topic, draft: D) -> Result<Sent, SendError> {
         let deliver_ms = draft.class().deliver_ms.unwrap_or(self.now);
-        let (pending, most) = (self.state.timers.pending_of(topic.id), topic.options.quota.timers.unwrap_or(TIMERS_PER_TOPIC).min(TIMERS_PER_TOPIC));
+        let whole = topic.options.quota.timers.unwrap_or(TIMERS_PER_TOPIC).min(TIMERS_PER_TOPIC);
+        let (pending, most) = (self.state.timers.pending_of(topic.id), placement::share_of(topic, self.shard, whole));
         if pending >= most {
-            return Err(SendError::QuotaExceeded { what: format!("{pending} delayed messages of the topic wait for their time, {most} may") });
+            return Err(SendError::QuotaExceeded {
+                what: format!("{pending} delayed messages of the topic wait for their time on its shard, {most} may"),
+            });
         }
         if self.open_queues(topic).next().is_none() {
             return Err(SendError::NoWritableQueue);
@@ -279,12 +282,13 @@ impl<D: Draft> Core<D> {
     /// Where a message goes that is due. It was accepted, so it goes somewhere even if the topic takes no messages any more.
     fn queue_when_due(&mut self, topic: TopicId) -> QueueId {
         let Some(topic) = self.topics.get(&topic).cloned() else { return QueueId(0) };
-        if let Some(queue) = self.next_queue(&topic) {
-            return queue;
-        }
+        self.next_queue(&topic).or_else(|| self.queue_to_end_in(&topic)).unwrap_or(QueueId(0))
+    }
+
+    /// A queue of this shard for what was accepted while the topic still took messages here: one that is still read.
+    pub(super) fn queue_to_end_in(&self, topic: &Topic) -> Option<QueueId> {
         let here = |wanted: fn(QueueState) -> bool| topic.queues().find(|(_, place)| place.shard == self.shard && wanted(place.state));
-        let kept = here(|state| state != QueueState::Retired).or_else(|| here(|_| true));
-        kept.map_or(QueueId(0), |(queue, _)| queue)
+        here(|state| state != QueueState::Retired).or_else(|| here(|_| true)).map(|(queue, _)| queue)
     }
 
     /// The next message to be moved out of the segment from one address to another, which is to be dropped.

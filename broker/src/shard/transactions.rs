@@ -10,7 +10,7 @@ use super::state::transactions::{Open, TxnKey};
 use crate::record::{CheckStep, Half, Outcome, Record, Repark, TxnCheck, TxnEnd};
 use gantry_model::contract::broker::{EndError, EndedBy, Resolution, SendError, Sent, Ticket};
 use gantry_model::handle::TransactionHandle;
-use gantry_model::{ClientId, Offset, QueueKey, Topic, TopicId};
+use gantry_model::{ClientId, Offset, QueueKey, Topic, TopicId, placement};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Nobody is asked about a transaction that is younger; its producer may ask for more.
@@ -119,9 +119,9 @@ impl<D: Draft> Core<D> {
             let what = format!("the shard has {} open transactions, the most allowed", transactions.count());
             return Err(SendError::QuotaExceeded { what });
         }
-        match topic.options.quota.transactions {
+        match topic.options.quota.transactions.map(|most| placement::share_of(topic, self.shard, most)) {
             Some(most) if transactions.count_of(topic.id) >= most => {
-                Err(SendError::QuotaExceeded { what: format!("topic `{}` has {most} open transactions, the most allowed", topic.name) })
+                Err(SendError::QuotaExceeded { what: format!("topic `{}` has {most} open transactions on its shard, the most allowed", topic.name) })
             }
             _ => Ok(()),
         }
@@ -168,7 +168,10 @@ impl<D: Draft> Core<D> {
         let Some(half) = entries.entry(halves(topic.id), at.0) else {
             return Err(EndError::Failed { why: "the message of the transaction is lost in a damaged part of the log; roll it back".into() });
         };
-        let queue = QueueKey::new(topic.id, self.next_queue(topic).ok_or(EndError::NoWritableQueue)?);
+        // A topic that shrank takes new messages on other shards only; this one was accepted here before.
+        let accepted = |core: &Self| core.queue_to_end_in(topic).filter(|_| topic.permission.can_write());
+        let queue = self.next_queue(topic).or_else(|| accepted(self)).ok_or(EndError::NoWritableQueue)?;
+        let queue = QueueKey::new(topic.id, queue);
         let outcome = Outcome::Committed(queue, Offset(self.state.bounds(queue).next));
         self.append_copy(Record::TxnEnd(TxnEnd { topic: topic.id, id, time: self.now, outcome }), half.lsn);
         self.checks.forget((topic.id, id));

@@ -78,13 +78,14 @@ impl Shard {
             Message { id, kind: MessageKind::Lite, lite_topic: Some(name.clone()), body: "hello".into(), ..Message::default() }
         };
         let messages = names.iter().map(message).collect();
-        let request = SendRequest { topic: self.catalogue.topic.clone(), messages, client: ClientId::new("producer") };
+        let request = SendRequest { topic: self.catalogue.topic.clone(), messages, client: ClientId::new("producer"), wait: Duration::ZERO };
         assert!(self.broker.send(request).await.iter().all(Result::is_ok));
     }
 
     async fn sync(&self, client: &str, change: LiteChange, names: &[String]) {
         let (group, topic) = (self.catalogue.group.clone(), self.catalogue.topic.clone());
-        let sync = LiteSync { group, topic, client: ClientId::new(client), names: names.to_vec(), change, start: LiteStart::Last };
+        let sync =
+            LiteSync { group, topic, client: ClientId::new(client), names: names.to_vec(), elsewhere: Vec::new(), change, start: LiteStart::Last };
         assert_eq!(self.broker.sync_lite(sync).await, Ok(()));
     }
 

@@ -77,7 +77,7 @@ impl Rig {
                 body: format!("body {number}").into(),
                 ..Message::default()
             };
-            let request = SendRequest { topic: self.orders(), messages: vec![message], client: ClientId::new("p") };
+            let request = SendRequest { topic: self.orders(), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
             let sent = self.broker.send(request).await.remove(0).unwrap();
             assert_eq!(*queue.get_or_insert(sent.queue), sent.queue);
         }
@@ -249,7 +249,7 @@ async fn fill(rig: &Rig, most: u64, from: u32) -> u32 {
     let topic = Arc::new(topic);
     for number in from..from + 1_000 {
         let message = Message { id: format!("big-{number}"), body: vec![0; 1_024].into(), ..Message::default() };
-        let request = SendRequest { topic: topic.clone(), messages: vec![message], client: ClientId::new("p") };
+        let request = SendRequest { topic: topic.clone(), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
         match rig.broker.send(request).await.remove(0) {
             Ok(sent) => assert!(!sent.duplicate),
             Err(SendError::QuotaExceeded { what }) => {
@@ -283,7 +283,7 @@ async fn a_topic_holds_no_more_bytes_than_its_quota_and_takes_messages_when_the_
         }
         // What others send pushes the oldest out of the log.
         let message = Message { id: format!("other-{number}"), body: vec![0; 16 * 1_024].into(), ..Message::default() };
-        let request = SendRequest { topic: rig.catalogue.topic(2), messages: vec![message], client: ClientId::new("p") };
+        let request = SendRequest { topic: rig.catalogue.topic(2), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
         rig.broker.send(request).await.remove(0).unwrap();
         sleep(Duration::from_millis(20)).await;
     }

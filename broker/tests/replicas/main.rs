@@ -22,7 +22,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 async fn send(world: &World, node: u64, id: &str) -> Option<Sent> {
     let message = Message { id: id.to_owned(), kind: MessageKind::Normal, body: format!("body of {id}").into(), ..Message::default() };
-    let request = SendRequest { topic: world.catalogue.topic(1), messages: vec![message], client: ClientId::new("p") };
+    let request = SendRequest { topic: world.catalogue.topic(1), messages: vec![message], client: ClientId::new("p"), wait: ANSWER };
     let answers = timeout(ANSWER, world.broker(node).send(request)).await.ok()?;
     answers.into_iter().next()?.ok()
 }

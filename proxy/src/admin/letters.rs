@@ -287,8 +287,10 @@ impl Redrive {
                 match answer {
                     Ok(_) => self.told.redriven += 1,
                     Err(LetterError::Gone) => self.told.gone += 1,
-                    Err(LetterError::Busy) if busy < BUSY_MAX => again.push(letter),
-                    Err(error @ (LetterError::DiskFull { .. } | LetterError::Busy)) => return Err(Status::resource_exhausted(error.to_string())),
+                    Err(LetterError::Busy | LetterError::NoLeader) if busy < BUSY_MAX => again.push(letter),
+                    Err(error @ (LetterError::DiskFull { .. } | LetterError::Busy | LetterError::NoLeader)) => {
+                        return Err(Status::resource_exhausted(error.to_string()));
+                    }
                     Err(error) => self.failed(letter, &error),
                 }
             }

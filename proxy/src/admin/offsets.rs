@@ -76,6 +76,6 @@ fn offset_error(error: OffsetError) -> Status {
         OffsetError::Backwards { .. } | OffsetError::GroupReceives | OffsetError::GroupPulls | OffsetError::GroupBroadcasts => {
             Status::failed_precondition(text)
         }
-        OffsetError::Busy | OffsetError::Failed { .. } => Status::unavailable(text),
+        OffsetError::Busy | OffsetError::NoLeader | OffsetError::Failed { .. } => Status::unavailable(text),
     }
 }

@@ -77,6 +77,6 @@ fn end_error(error: EndError) -> Status {
     match error {
         EndError::Unknown => Status::not_found(text),
         EndError::Contradicts { .. } | EndError::GivenUp | EndError::NoWritableQueue => Status::failed_precondition(text),
-        EndError::DiskFull { .. } | EndError::Busy | EndError::Failed { .. } => Status::unavailable(text),
+        EndError::DiskFull { .. } | EndError::Busy | EndError::NoLeader | EndError::Failed { .. } => Status::unavailable(text),
     }
 }

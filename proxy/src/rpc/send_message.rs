@@ -36,7 +36,9 @@ pub async fn answer(edge: &Messaging, context: Context, request: SendMessageRequ
     let messages: Vec<Message> =
         request.messages.into_iter().zip(kinds).map(|(message, kind)| convert::from_wire(message, kind, now_ms, &edge.peer)).collect();
     let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
-    let results = shared.broker.send(SendRequest { topic, messages, client: context.session.client.clone() }).await;
+    // The answer that says why comes before the time of the call is over.
+    let wait = context.patience() * 3 / 4;
+    let results = shared.broker.send(SendRequest { topic, messages, client: context.session.client.clone(), wait }).await;
     if results.iter().all(Result::is_ok) {
         shared.metrics.messages_sent.add(ids.len() as u64);
         shared.metrics.bytes_sent.add(bytes);

@@ -41,7 +41,7 @@ pub async fn answer(shared: &Shared, context: Context, request: SyncLiteSubscrip
     }
     context.session.consumes(ClientType::LitePushConsumer, &group_name, Some(&topic_name));
     let client = context.session.client.clone();
-    shared.broker.sync_lite(LiteSync { group, topic, client, names: request.lite_topic_set, change, start }).await?;
+    shared.broker.sync_lite(LiteSync { group, topic, client, names: request.lite_topic_set, elsewhere: Vec::new(), change, start }).await?;
     Ok(SyncLiteSubscriptionResponse { status: Some(status::ok()) })
 }
 

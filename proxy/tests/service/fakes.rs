@@ -345,6 +345,28 @@ impl Broker for FakeBroker {
         }
     }
 
+    async fn join(&self, _: &ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError> {
+        self.with(|state| state.receive_error.clone()).map_or(Ok(Vec::new()), Err)
+    }
+
+    async fn offered(&self, request: &ReceiveRequest) -> Result<Option<Offer>, ReceiveError> {
+        let end = tokio::time::Instant::now() + request.wait;
+        loop {
+            let arrived = self.arrived.notified();
+            if self.with(|state| state.given < state.stored.len()) {
+                return Ok(Some(Offer::new(0, || ())));
+            }
+            if tokio::time::timeout_at(end, arrived).await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn take(&self, request: &ReceiveRequest, offer: Offer) -> Result<Vec<Delivery>, ReceiveError> {
+        offer.accept();
+        Ok(self.lease(request))
+    }
+
     async fn ack(&self, _: &Group, handles: Vec<ReceiptHandle>) -> Vec<Result<(), LeaseError>> {
         let answers = handles.iter().map(|_| self.lease_answer()).collect();
         self.with(|state| state.acked.extend(handles));

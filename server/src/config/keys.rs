@@ -31,6 +31,7 @@ pub const KEYS: &[Key] = &[
     key("ports.metrics", "5557", Some("metrics-port"), "port for Prometheus, the usual one for RocketMQ"),
     key("advertised", "", Some("advertised"), "host:port that routes show to clients which don't say how they reached the server"),
     key("cluster-name", "", Some("cluster-name"), "the broker name that routes show; a new cluster is called `gantry`"),
+    key("shards", "", Some("shards"), "logs with a thread each; fixed when the data folder is made, where nothing is said it is 1"),
     key("auto-create", "true", Some("auto-create"), "whether topics and groups are made by their first use"),
     key("tls.mode", "permissive", Some("tls-mode"), "`permissive` takes TLS and plain text on one port, `required` only TLS, `off` only plain text"),
     key("tls.cert", "", Some("tls-cert"), "PEM file with the certificate chain; without one a self-signed certificate is made at each start"),

@@ -120,7 +120,8 @@ impl Run {
             let message = Message { id: id.clone(), body: body.clone(), tag: Some("T".into()), keys: vec![id.clone()], ..Message::default() };
             let message = Message { kind: gantry_model::MessageKind::Normal, ..message };
             let broker = self.broker.clone();
-            let request = SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("producer") };
+            let request =
+                SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("producer"), wait: Duration::ZERO };
             sends.push((gantry_platform::tasks::spawn("send", async move { broker.send(request).await }), id, body));
         }
         for (send, id, body) in sends {
@@ -138,7 +139,8 @@ impl Run {
         let id = format!("{:016x}", self.chance.next_u64());
         let deliver_ms = Some(SystemClock::new().wall_ms() + after);
         let message = Message { id, body: body.clone(), kind: gantry_model::MessageKind::Delay, deliver_ms, ..Message::default() };
-        let request = SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("producer") };
+        let request =
+            SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("producer"), wait: Duration::ZERO };
         let answers = self.broker.send(request).await;
         let Ok(sent) = &answers[0] else { panic!("a memory disk takes everything: {answers:?}") };
         // One whose time came on the way is stored at once.

@@ -52,7 +52,7 @@ impl World {
         let id = format!("{:016x}", self.chance.next_u64());
         let body: Bytes = id.as_bytes().repeat(1 + self.chance.below(60) as usize).into();
         let message = Message { id: id.clone(), kind, body, deliver_ms, ..Message::default() };
-        let request = SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("p") };
+        let request = SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
         let sent = self.broker.send(request).await.remove(0).expect("a memory disk takes everything");
         sent.ticket
     }

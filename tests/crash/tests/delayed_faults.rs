@@ -34,7 +34,8 @@ impl World {
         for number in 0..COUNT {
             let (id, deliver_ms) = (format!("{number:032x}"), Some(clock.wall_ms() + DELAY_MS + number));
             let message = Message { id, kind: MessageKind::Delay, deliver_ms, body: "body".into(), ..Message::default() };
-            let request = SendRequest { topic: Fixed::new().topic.clone(), messages: vec![message], client: ClientId::new("p") };
+            let request =
+                SendRequest { topic: Fixed::new().topic.clone(), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
             assert!(broker.send(request).await[0].is_ok());
         }
         broker.close();

@@ -107,7 +107,7 @@ impl History {
             created_ms: 0,
         });
         let members = (0..1 + chance.below(2) as u32).map(|number| member(number, kind, &mut chance)).collect();
-        let world = World::new(topic.clone());
+        let world = World::new(topic.clone(), ShardId(0));
         History {
             seed,
             chance,
@@ -251,6 +251,7 @@ impl History {
             attempt_id: None,
             ordered_batch: page.rules.max_attempts != 2,
             member: String::new(),
+            seeks: Default::default(),
         };
         let token = self.world.token();
         self.asked.insert(token, Asked::Receive { member, until });

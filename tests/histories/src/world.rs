@@ -155,11 +155,11 @@ pub struct World {
 }
 
 impl World {
-    /// A world with one topic.
-    pub fn new(topic: Arc<Topic>) -> World {
+    /// A shard's world with one topic.
+    pub fn new(topic: Arc<Topic>, shard: ShardId) -> World {
         let now = 1_700_000_000_000;
         let mut world = World {
-            core: Core::new(State::default(), ShardId(0), Limits::default(), now),
+            core: Core::new(State::default(), shard, Limits::default(), now),
             index: Index::default(),
             now,
             log: Vec::new(),
@@ -285,7 +285,7 @@ impl World {
         let state = self.replay();
         assert!(!whole || state == self.core.state, "L4: the log says what the leader knew");
         self.now += pause_ms;
-        self.core = Core::new(state, ShardId(0), Limits::default(), self.now);
+        self.core = Core::new(state, self.core.shard, Limits::default(), self.now);
         self.checks.clear();
         let lost = self.pending.drain(..).map(|(_, token, _)| token).collect();
         self.begin(if pause_ms < 2_000 { 0 } else { pause_ms.min(30_000) });

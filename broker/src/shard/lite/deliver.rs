@@ -7,7 +7,7 @@ use super::waiting::{Place, Who};
 use crate::record::LeasedQueue;
 use crate::shard::core::{Core, Draft, Entries, Token};
 use crate::shard::deliver::WHOLE_QUEUE;
-use crate::shard::polls::Poll;
+use crate::shard::polls::{Poll, Seeks};
 use crate::shard::state::cursor::Cursor;
 use crate::shard::state::lite::is_lite;
 use gantry_model::{GroupId, Offset, QueueKey};
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 impl<D: Draft> Core<D> {
     /// A receive from a topic of lite topics.
     pub(in crate::shard) fn receive_lite(&mut self, token: Token, poll: Poll, entries: &dyn Entries) {
-        if self.repeat(token, &poll) {
+        if poll.seeks != Seeks::Offer && self.repeat(token, &poll) {
             return;
         }
         let place = (poll.topic.id, poll.group.id);
@@ -32,7 +32,12 @@ impl<D: Draft> Core<D> {
                 }
             }
         }
-        reader.waiting.push_back(token);
+        match poll.seeks {
+            Seeks::Nothing => return self.end_poll(token),
+            // What it came for is kept for it.
+            Seeks::Offered(_) => reader.waiting.push_front(token),
+            Seeks::Messages | Seeks::Offer => reader.waiting.push_back(token),
+        }
         self.polls.park_lite(token, poll);
         self.serve_reader(place, &who, entries);
     }
@@ -58,7 +63,7 @@ impl<D: Draft> Core<D> {
         }
     }
 
-    fn serve_reader(&mut self, place: Place, who: &Who, entries: &dyn Entries) {
+    pub(in crate::shard) fn serve_reader(&mut self, place: Place, who: &Who, entries: &dyn Entries) {
         self.flush_acks();
         while let Some(reader) = self.polls.lite.reader(place, who) {
             let Some(&token) = reader.waiting.front() else { return };
@@ -68,12 +73,22 @@ impl<D: Draft> Core<D> {
         }
     }
 
-    /// Tries to give something to one receive; answers whether it got anything.
+    /// Tries to give something to one receive, or an offer if that is what it seeks; answers whether it got anything.
     fn serve_lite(&mut self, token: Token, place: Place, who: &Who, entries: &dyn Entries) -> bool {
         let Some(poll) = self.polls.get(token).cloned() else { return false };
+        let lites = match (self.beyond_lite_offers(&poll, place, who, entries), poll.seeks) {
+            (Some(0), Seeks::Offered(_)) => 1,
+            (Some(0), _) => return false,
+            (Some(_), Seeks::Offer) => {
+                self.offer(token, Some(who.clone()));
+                return true;
+            }
+            (lites, _) => lites.unwrap_or(usize::MAX),
+        };
         let mut parts = Vec::new();
         let mut left = poll.max as usize;
         while left > 0
+            && parts.len() < lites
             && let Some(queue) = self.polls.lite.reader(place, who).and_then(|reader| reader.next_ready())
         {
             if let Some(part) = self.pick_lite(&poll, queue, left, entries) {
@@ -84,6 +99,27 @@ impl<D: Draft> Core<D> {
         let given = !parts.is_empty();
         self.grant(token, &poll, parts);
         given
+    }
+
+    /// From how many lite topics a receive may get something beside what is offered to others; `None` if nothing is.
+    fn beyond_lite_offers(&mut self, poll: &Poll, place: Place, who: &Who, entries: &dyn Entries) -> Option<usize> {
+        let out = self.offers.out(place, Some(who));
+        if out == 0 && poll.seeks != Seeks::Offer {
+            return None;
+        }
+        let ready: Vec<QueueKey> = self.polls.lite.reader(place, who).map(|reader| reader.ready.iter().copied().collect()).unwrap_or_default();
+        let mut there = 0;
+        for queue in ready {
+            if there >= out + poll.max as usize {
+                break;
+            }
+            match self.pick_lite(poll, queue, 1, entries) {
+                Some(_) => there += 1,
+                // It comes back with the next event, as any that was looked at.
+                None => drop(self.polls.lite.reader(place, who).map(|reader| reader.ready.remove(&queue))),
+            }
+        }
+        Some(there.saturating_sub(out))
     }
 
     /// The next messages of a lite topic, in their order; `None` if there are none for now.

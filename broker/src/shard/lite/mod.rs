@@ -20,7 +20,7 @@ use gantry_model::contract::broker::{LiteChange, LiteError, LiteStart, LiteSync,
 use gantry_model::group::LiteSharing;
 use gantry_model::limits::{LITE_QUOTA, LITE_TOPICS_MAX};
 use gantry_model::topic::{QueueState, TopicType};
-use gantry_model::{ClientId, Group, GroupId, Offset, QueueId, QueueKey, Topic, TopicId};
+use gantry_model::{ClientId, Group, GroupId, Offset, QueueId, QueueKey, Topic, TopicId, placement};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A client may be so many lite topics over its quota: it counts them itself, and a list may be older than the last removal.
@@ -79,8 +79,8 @@ impl<D: Draft> Core<D> {
         if let Some(id) = self.state.lite.number(topic.id, name) {
             return Ok(QueueKey::new(topic.id, id));
         }
-        let most = most_lites(topic);
-        let free = self.state.lite.free_number(topic.id).filter(|_| self.state.lite.count(topic.id) < most);
+        let most = self.most_lites(topic);
+        let free = self.state.lite.free_number(topic.id, placement::seat_of(topic, self.shard)).filter(|_| self.state.lite.count(topic.id) < most);
         let (id, start) = free.ok_or(most)?;
         let queue = QueueKey::new(topic.id, id);
         // A log that lost records may know messages of a lite topic that it doesn't know.
@@ -119,11 +119,14 @@ impl<D: Draft> Core<D> {
     }
 
     /// What the client's wish changes about what it has.
-    fn difference(&self, sync: &LiteSync) -> Difference {
+    fn difference<'a>(&self, sync: &'a LiteSync) -> Difference {
         let key: MemberKey = (sync.topic.id, sync.group.id, sync.client.clone());
         let none = Default::default();
         let member = self.state.lite.member(&key).unwrap_or(&none);
-        let listed = || sync.names.iter().map(|name| (name, self.state.lite.number(sync.topic.id, name)));
+        let numbered = |name: &'a String| (name, self.state.lite.number(sync.topic.id, name));
+        let here = sync.elsewhere.iter().map(numbered).filter(|(_, id)| id.is_some());
+        let listed: Vec<(&String, Option<QueueId>)> = sync.names.iter().map(numbered).chain(here).collect();
+        let listed = || listed.iter().copied();
         let new = |(_, id): &(&String, Option<QueueId>)| id.is_none_or(|id| !member.wanted.contains(&id));
         let numbers: BTreeSet<QueueId> = listed().filter_map(|(_, id)| id).collect();
         let has = || member.wanted.union(&member.lost).copied();
@@ -154,7 +157,7 @@ impl<D: Draft> Core<D> {
             return Err(LiteError::SubscriptionQuota { most: self.limits.lite_subscriptions });
         }
         let new = difference.added.iter().filter(|name| self.state.lite.number(sync.topic.id, name).is_none()).count() as u64;
-        let most = most_lites(&sync.topic);
+        let most = self.most_lites(&sync.topic);
         if new > 0 && self.state.lite.count(sync.topic.id) + new > most {
             return Err(LiteError::TopicQuota { most });
         }
@@ -300,9 +303,9 @@ impl<D: Draft> Core<D> {
     pub(super) fn lites_trimmed(&mut self, queues: &[(QueueKey, u64)]) {
         queues.iter().filter(|(queue, _)| is_lite(*queue)).for_each(|&(queue, _)| self.polls.lite.arrived(queue));
     }
-}
 
-/// How many lite topics a parent may have.
-fn most_lites(topic: &Topic) -> u64 {
-    topic.options.quota.lite_topics.unwrap_or(LITE_TOPICS_MAX)
+    /// How many lite topics a parent may have on this shard.
+    fn most_lites(&self, topic: &Topic) -> u64 {
+        placement::share_of(topic, self.shard, topic.options.quota.lite_topics.unwrap_or(LITE_TOPICS_MAX))
+    }
 }

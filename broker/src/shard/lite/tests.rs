@@ -54,7 +54,7 @@ impl Rig {
     pub fn sync_from(&mut self, group: &Arc<Group>, client: &str, change: LiteChange, names: &[&str], start: LiteStart) -> Result<(), LiteError> {
         let token = self.token();
         let names = names.iter().map(|&name| name.to_owned()).collect();
-        let sync = LiteSync { group: group.clone(), topic: parent(), client: ClientId::new(client), names, change, start };
+        let sync = LiteSync { group: group.clone(), topic: parent(), client: ClientId::new(client), names, elsewhere: Vec::new(), change, start };
         self.step(Event::SyncLite { token, sync });
         self.settle();
         let Some(Reply::LiteSynced(answer)) = self.replies.remove(&token) else { panic!("a sync is answered") };
@@ -74,6 +74,7 @@ impl Rig {
             client: ClientId::new(client),
             max,
             member: client.to_owned(),
+            seeks: Default::default(),
             term: LEASE,
             deadline: self.now + wait_ms,
             attempt_id: None,

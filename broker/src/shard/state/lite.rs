@@ -5,7 +5,7 @@
 //! by name or by number are made from the slices.
 //!
 //! # Numbers
-//! Lite topics have the upper half of a parent's queue numbers, given out in turn. A number whose lite topic ended is used again only when all
+//! Lite topics have the upper half of a parent's queue numbers, given out in turn; each shard of the parent has every n-th. A number whose lite topic ended is used again only when all
 //! others were, and then its offsets begin above all that any ended lite topic of the parent had: a place in the log that is long gone is
 //! never mistaken for a new one.
 
@@ -141,13 +141,15 @@ impl Lites {
         self.slices[usize::from(slice % SLICES)].lites.iter().map(|(&queue, lite)| (queue, lite))
     }
 
-    /// A free number for one more lite topic, and the offset at which it begins.
-    pub fn free_number(&self, topic: TopicId) -> Option<(QueueId, Offset)> {
+    /// A free number for one more lite topic, and the offset at which it begins. Of the numbers of the parent, these are those of one of its
+    /// shards: `(seat, seats)`.
+    pub fn free_number(&self, topic: TopicId, (seat, seats): (u32, u32)) -> Option<(QueueId, Offset)> {
         if self.count(topic) >= u64::from(END - FIRST) {
             return None;
         }
         let numbers = self.numbers(topic);
-        let free = (numbers.next..END).chain(FIRST..numbers.next).find(|&number| self.get(QueueKey::new(topic, QueueId(number))).is_none())?;
+        let mut own = (numbers.next..END).chain(FIRST..numbers.next).filter(|number| number % seats == seat);
+        let free = own.find(|&number| self.get(QueueKey::new(topic, QueueId(number))).is_none())?;
         let start = if free >= numbers.fresh { 0 } else { numbers.above };
         Some((QueueId(free), Offset(start)))
     }

@@ -12,6 +12,8 @@ pub struct LiteSync {
     pub topic: Arc<Topic>,
     pub client: ClientId,
     pub names: Vec<String>,
+    /// Names that belong to other shards: they count here only where their lite topics exist, because the topic had other queues before.
+    pub elsewhere: Vec<String>,
     pub change: LiteChange,
     /// Where the group begins on lite topics that none of its members subscribes now; those that are subscribed go on where they are.
     pub start: LiteStart,
@@ -54,6 +56,7 @@ pub enum LiteError {
     TopicQuota {
         most: u64,
     },
+    NoLeader,
     Busy,
     Failed {
         why: String,
@@ -76,5 +79,6 @@ error_text!(LiteError {
     SubscriptionQuota { most } => format!("more lite topics than may be subscribed, which is {most}"),
     TopicQuota { most } => format!("there are {most} lite topics, which is the most allowed"),
     Busy => "too much is being written, try again after a pause",
+    NoLeader => "the shard has no leader at the moment, nothing was changed; try again",
     Failed { why } => why.clone(),
 });

@@ -56,6 +56,7 @@ pub enum Query {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookupError {
     NoSuchQueue,
+    NoLeader,
     Busy,
     Failed { why: String },
 }
@@ -159,5 +160,6 @@ pub enum LifeStep {
 error_text!(LookupError {
     NoSuchQueue => "the topic has no queue of that number",
     Busy => "too many look-ups at once, try again after a pause",
+    NoLeader => "the shard has no leader at the moment, nothing was changed; try again",
     Failed { why } => why.clone(),
 });

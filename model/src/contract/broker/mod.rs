@@ -6,6 +6,8 @@
 //!   back what it leased without counting the attempt; a dropped `send` may still be stored.
 //! - Every call ends: the implementation bounds its waits by the times in the request.
 //! - Requests carry the topic or group as the caller sees it; the implementation trusts only the ids in it.
+//! - Several shards behind one implementation are one broker: a receive leases on one of them at a time.
+//! - `NoLeader` says that a shard can't be asked at the moment. Nothing was changed; who has time may try again.
 
 pub mod send;
 pub mod receive;
@@ -18,7 +20,7 @@ pub mod status;
 pub use lite::{LiteChange, LiteError, LiteStart, LiteSync, LiteTopic};
 pub use lookup::{Life, LifeEvent, LifeStep, LookupError, Query, QueueBounds, QueuePosition, Standing};
 pub use offsets::{LetterError, LetterId, Moved, OffsetError, PullError, PullRequest, Pulled, SeekRequest, SeekTarget};
-pub use receive::{AttemptCount, Delivery, LeaseError, LeaseTerm, ReceiveError, ReceiveRequest, VisibilityChange};
+pub use receive::{AttemptCount, Delivery, LeaseError, LeaseTerm, Offer, ReceiveError, ReceiveRequest, VisibilityChange};
 pub use send::{EndError, EndedBy, RecallError, Resolution, SendError, SendRequest, Sent, Ticket};
 pub use status::{ShardCondition, ShardStatus, TransactionCounts};
 pub use transactions::{Check, Clients, OpenTransaction};
@@ -38,6 +40,18 @@ pub trait Broker: Send + Sync + fmt::Debug {
 
     /// Leases up to `max` messages to a client, waiting up to `wait` for the first one. An empty answer means that the wait ended.
     async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError>;
+
+    /// Tells that a member of a group is about to receive from several shards: its filter counts here, and a group or a member that begins with
+    /// its first receive begins. Leases nothing; answers what a receive with the same attempt id was given here and still holds.
+    async fn join(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError>;
+
+    /// Waits up to `wait` until this shard has something for a receive, and offers it in turn; `None` if the wait ended or the shard drains.
+    /// Leases nothing. Dropping the future, or the offer, lets the next one have it.
+    async fn offered(&self, request: &ReceiveRequest) -> Result<Option<Offer>, ReceiveError>;
+
+    /// Leases what was offered, without waiting. Empty if the offer was taken back, or what it stood for is gone: then nothing is leased, and
+    /// the receive may wait for the next offer.
+    async fn take(&self, request: &ReceiveRequest, offer: Offer) -> Result<Vec<Delivery>, ReceiveError>;
 
     /// Finishes deliveries; one answer per handle, in the order given. Finishing twice is `Ok`.
     async fn ack(&self, group: &Group, handles: Vec<ReceiptHandle>) -> Vec<Result<(), LeaseError>>;
@@ -75,7 +89,8 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Ends a transaction. `Ok` also if it was ended the same way before, within a day.
     async fn end_transaction(&self, topic: &Topic, handle: TransactionHandle, resolution: Resolution, by: EndedBy) -> Result<(), EndError>;
 
-    /// Transactions of a topic that are not ended, oldest first, those that were given up included; the first after `after`.
+    /// Transactions of a topic that are not ended, shard after shard and the oldest of each first, those that were given up included; the first
+    /// after `after`.
     async fn open_transactions(&self, topic: &Topic, after: Option<TransactionHandle>, limit: usize) -> Result<Vec<OpenTransaction>, LookupError>;
 
     /// Has a transaction that was given up checked again.
@@ -109,7 +124,8 @@ pub trait Broker: Send + Sync + fmt::Debug {
     /// Finishes messages for a group without delivering them. Answers how many were not finished before.
     async fn skip(&self, group: &Group, topic: &Topic, queue: QueueId, offsets: Vec<Offset>) -> Result<u64, OffsetError>;
 
-    /// Sends dead letters of a group again, to `to` or where they came from, each in one step with its removal from the dead letter queue.
+    /// Sends dead letters of a group again, to `to` or where they came from, each in one step with its removal from the dead letter queue. One
+    /// that belongs to another shard now is stored there first and removed then: a crash between the two leaves it in both places.
     async fn redrive(&self, group: &Group, letters: Vec<LetterId>, to: Option<Arc<Topic>>) -> Vec<Result<Sent, LetterError>>;
 
     /// Removes dead letters of a group.

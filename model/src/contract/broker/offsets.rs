@@ -37,6 +37,7 @@ pub enum PullError {
     NoSuchQueue,
     NoReadableQueue,
     TooManyPolls,
+    NoLeader,
     Busy,
     Failed {
         why: String,
@@ -61,6 +62,7 @@ pub enum OffsetError {
     /// Every member of the group to copy from has a position of its own.
     GroupBroadcasts,
     NoSuchQueue,
+    NoLeader,
     Busy,
     Failed {
         why: String,
@@ -115,9 +117,12 @@ pub enum LetterError {
     Gone,
     /// The topic it should go to doesn't exist or takes no messages.
     NoWritableQueue,
+    /// It should go to a queue of another shard, or to a topic that has no queue on this one.
+    Elsewhere,
     DiskFull {
         used_percent: u8,
     },
+    NoLeader,
     Busy,
     Failed {
         why: String,
@@ -130,6 +135,7 @@ error_text!(PullError {
     NoReadableQueue => "no readable queue: the topic is write-only",
     TooManyPolls => "polling full: too many calls are waiting",
     Busy => "too many reads at once, try again after a pause",
+    NoLeader => "the shard has no leader at the moment, nothing was changed; try again",
     Failed { why } => why.clone(),
 });
 error_text!(OffsetError {
@@ -140,12 +146,15 @@ error_text!(OffsetError {
     GroupPulls => "the group pulls this queue: its position moves by commits, or by a reset",
     NoSuchQueue => "the topic has no queue of that number",
     Busy => "too much is being written, try again after a pause",
+    NoLeader => "the shard has no leader at the moment, nothing was changed; try again",
     Failed { why } => why.clone(),
 });
 error_text!(LetterError {
     Gone => "no such dead letter: it never was, or it was sent again or removed before",
     NoWritableQueue => "the topic it should go to does not exist or takes no messages",
+    Elsewhere => "the dead letter belongs to a queue of another shard; nothing was moved",
     DiskFull { used_percent } => format!("the disk is {used_percent} % full, nothing was moved; free space or shorten the retention"),
     Busy => "too much is being written, try again after a pause",
+    NoLeader => "the shard has no leader at the moment, nothing was changed; try again",
     Failed { why } => why.clone(),
 });

@@ -26,6 +26,44 @@ pub struct ReceiveRequest {
     pub member: String,
 }
 
+/// The right to lease, offered by a shard that has something to give. Whoever drops it declines, and the shard offers it to the next.
+///
+/// A shard makes no more offers at a time than it can keep, and takes back one that is neither taken nor declined within [`Offer::LIFE`].
+pub struct Offer {
+    id: u64,
+    decline: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Offer {
+    /// How long an offer stands.
+    pub const LIFE: Duration = Duration::from_millis(50);
+
+    /// An offer that its shard knows as `id`, and what tells the shard that nobody wants it.
+    pub fn new(id: u64, decline: impl FnOnce() + Send + 'static) -> Offer {
+        Offer { id, decline: Some(Box::new(decline)) }
+    }
+
+    /// Its number, to be named when it is taken; it is not declined any more.
+    pub fn accept(mut self) -> u64 {
+        self.decline = None;
+        self.id
+    }
+}
+
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Offer {{ id: {} }}", self.id)
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if let Some(decline) = self.decline.take() {
+            decline();
+        }
+    }
+}
+
 /// How long a delivery belongs to its consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseTerm {
@@ -53,6 +91,7 @@ pub enum ReceiveError {
     NoReadableQueue,
     /// The group pulls this topic by offsets; its position must be reset before it can receive.
     GroupPulls,
+    NoLeader,
     Failed {
         why: String,
     },
@@ -85,6 +124,7 @@ pub enum LeaseError {
     Ended,
     /// The handle names another group or topic.
     Foreign,
+    NoLeader,
     Busy,
     Failed {
         why: String,
@@ -95,11 +135,13 @@ error_text!(ReceiveError {
     TooManyPolls => "polling full: too many receive calls are waiting",
     NoReadableQueue => "no readable queue: the topic is write-only",
     GroupPulls => "the group pulls this topic by offsets: reset its position before it receives",
+    NoLeader => "the shard has no leader at the moment, nothing was changed; try again",
     Failed { why } => why.clone(),
 });
 error_text!(LeaseError {
     Ended => "the delivery has ended: the message was given to another consumer or the group's position was reset",
     Foreign => "the receipt handle belongs to another topic or group",
     Busy => "too much is being written, try again after a pause",
+    NoLeader => "the shard has no leader at the moment, nothing was changed; try again",
     Failed { why } => why.clone(),
 });

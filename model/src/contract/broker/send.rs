@@ -2,9 +2,10 @@
 
 use super::error_text;
 use crate::handle::{RecallHandle, TransactionHandle};
-use crate::{ClientId, Message, Offset, QueueId, Topic};
+use crate::{ClientId, Message, Offset, QueueId, ShardId, Topic};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Messages for one topic.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub struct SendRequest {
     pub messages: Vec<Message>,
     /// Who sends: the first to be asked about its transactions.
     pub client: ClientId,
+    /// How long it may wait for a shard that has no leader.
+    pub wait: Duration,
 }
 
 /// Where a message was stored.
@@ -56,6 +59,10 @@ pub enum SendError {
     LiteTopicQuota { most: u64 },
     /// The server stops; another node or a later try will take it.
     Draining,
+    /// The shard has no leader, or this is not the one; try again.
+    NoLeader,
+    /// The message belongs to a queue of another shard.
+    Misplaced { queue: QueueId, shard: ShardId },
     /// The shard failed while the message was under way: it may be stored or not.
     Unknown { why: String },
 }
@@ -92,6 +99,7 @@ pub enum EndError {
     DiskFull {
         used_percent: u8,
     },
+    NoLeader,
     Busy,
     Failed {
         why: String,
@@ -105,6 +113,7 @@ pub enum RecallError {
     Delivered,
     /// It is not known: it never was, or its topic was deleted.
     Unknown,
+    NoLeader,
     Busy,
     Failed {
         why: String,
@@ -118,6 +127,8 @@ error_text!(SendError {
     QuotaExceeded { what } => format!("{what}; nothing was stored, try again later or raise the quota"),
     LiteTopicQuota { most } => format!("there are {most} lite topics, which is the most allowed; nothing was stored"),
     Draining => "the server is stopping, nothing was stored",
+    NoLeader => "the shard has no leader at the moment, nothing was stored; try again",
+    Misplaced { queue, shard } => format!("the message belongs to queue {queue}, which is on shard {shard}; nothing was stored, try again"),
     Unknown { why } => format!("the message may or may not be stored: {why}"),
 });
 error_text!(EndError {
@@ -127,12 +138,14 @@ error_text!(EndError {
     Unknown => "the transaction is not known, or it ended too long ago",
     NoWritableQueue => "no writable queue: the topic is read-only or deleted, the transaction stays open",
     DiskFull { used_percent } => format!("the disk is {used_percent} % full, the transaction stays open; free space or shorten the retention"),
+    NoLeader => "the shard has no leader at the moment, nothing was changed; try again",
     Busy => "too much is being written, try again after a pause",
     Failed { why } => why.clone(),
 });
 error_text!(RecallError {
     Delivered => "the message was due already and can't be taken back",
     Unknown => "no such delayed message: it never was, or its topic was deleted",
+    NoLeader => "the shard has no leader at the moment, nothing was changed; try again",
     Busy => "too much is being written, try again after a pause",
     Failed { why } => why.clone(),
 });
