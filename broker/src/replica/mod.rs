@@ -7,6 +7,8 @@
 pub mod message;
 pub mod leading;
 mod follows;
+pub mod wire;
+pub mod streams;
 
 use crate::open::{Options, reload};
 use crate::shard::inbox::{Inbox, Request};

@@ -100,7 +100,15 @@ async fn three_copies_are_equal_byte_by_byte() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_leaders_die() {
-    let mut world = World::new(3).await;
+    leaders_die(World::new(3).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_over_real_streams() {
+    leaders_die(World::over_streams(3).await).await;
+}
+
+async fn leaders_die(mut world: World) {
     let mut sent = BTreeSet::new();
     for round in 0..4 {
         for number in 0..40 {

@@ -3,6 +3,7 @@
 use crate::catalogue::Catalogue;
 use gantry_broker::open::Sizes;
 use gantry_broker::replica::message::{Answer, Message, Outlet, PeerEvent};
+use gantry_broker::replica::streams::{Copies, Upstream};
 use gantry_broker::replica::{Handle, Identity, View};
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::{Epoch, ShardId};
@@ -16,6 +17,7 @@ use gantry_store::replica::message::SealOk;
 use gantry_store::replica::reign::{Entry, Phase, Reason, Reign};
 use gantry_store::replica::{Config, Incarnation, Member, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,6 +43,8 @@ struct Machine {
 #[derive(Default)]
 struct Wires {
     handles: BTreeMap<u64, Handle>,
+    /// What each node has, and where it answers, if the nodes speak over real streams.
+    doors: BTreeMap<u64, (Arc<Copies>, SocketAddr)>,
     /// Pairs between which nothing arrives; node 0 is the controller.
     cut: BTreeSet<(u64, u64)>,
 }
@@ -84,8 +88,27 @@ pub struct World {
 }
 
 impl World {
+    /// Nodes that speak over wires in memory.
     pub async fn new(nodes: u64) -> World {
-        let (wires, catalogue) = (Arc::<Mutex<Wires>>::default(), Catalogue::new());
+        World::over(nodes, Arc::default()).await
+    }
+
+    /// Nodes that speak over real streams.
+    pub async fn over_streams(nodes: u64) -> World {
+        let wires = Arc::<Mutex<Wires>>::default();
+        for node in 1..=nodes {
+            let copies = Copies::new([7; 16], NodeId(node));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            tasks::spawn("streams", tonic::transport::Server::builder().add_service(copies.server()).serve_with_incoming(incoming));
+            wires.lock().unwrap().doors.insert(node, (copies, address));
+        }
+        World::over(nodes, wires).await
+    }
+
+    async fn over(nodes: u64, wires: Arc<Mutex<Wires>>) -> World {
+        let catalogue = Catalogue::new();
         let mut machines = BTreeMap::new();
         let mut members = Vec::new();
         for node in 1..=nodes {
@@ -157,7 +180,10 @@ impl World {
 
     /// Ends a node's process. What it did not sync may be lost with it.
     pub fn kill(&mut self, node: u64) {
-        self.wires.lock().unwrap().handles.remove(&node);
+        let mut wires = self.wires.lock().unwrap();
+        wires.handles.remove(&node);
+        wires.doors.get(&node).inspect(|(copies, _)| copies.remove(SHARD));
+        drop(wires);
         let running = self.machines.get_mut(&node).unwrap().running.take().unwrap();
         running.broker.close();
         drop(running.folder);
@@ -195,7 +221,9 @@ impl Machine {
         let options = options(disk, catalogue, shard.dir());
         let identity = Identity { node: NodeId(node), folder: shard, incarnation: Incarnation(folder.incarnation), durability: Durability::Disk };
         let (broker, handle) = LocalBroker::open_replica(options, identity).unwrap();
-        wires.lock().unwrap().handles.insert(node, handle.clone());
+        let mut wires = wires.lock().unwrap();
+        wires.handles.insert(node, handle.clone());
+        wires.doors.get(&node).inspect(|(copies, _)| copies.add(SHARD, handle.clone()));
         let member = handle.member;
         self.running = Some(Running { broker, handle, folder });
         member
@@ -223,8 +251,12 @@ async fn control(reign: Arc<Mutex<Reign>>, wires: Arc<Mutex<Wires>>) {
     let mut elector = Elector::new(Times { fresh: Duration::from_millis(200), ..Times::default() });
     let sealed = Arc::<Mutex<Vec<SealOk>>>::default();
     let mut led = Duration::ZERO;
+    let mut strangers: Vec<(u64, u64)> = Vec::new();
     loop {
         sleep(Duration::from_millis(5)).await;
+        for (from, to) in strangers.drain(..) {
+            tasks::spawn("following", follow(wires.clone(), from, to));
+        }
         let (mut reign, wires_now) = (reign.lock().unwrap(), wires.lock().unwrap());
         let reached = |node: u64| wires_now.handles.get(&node).filter(|_| wires_now.reaches(0, node));
         let views: BTreeMap<Member, View> =
@@ -261,10 +293,27 @@ async fn control(reign: Arc<Mutex<Reign>>, wires: Arc<Mutex<Wires>>) {
         {
             led = clock.mono();
             for (member, _) in views.iter().filter(|(member, view)| **member != grant.leader && view.follows != Some(grant.epoch)) {
+                if !wires_now.doors.is_empty() {
+                    strangers.push((member.node.0, grant.leader.node.0));
+                    continue;
+                }
                 let outlet = Arc::new(Wire { wires: wires.clone(), from: member.node.0, to: grant.leader.node.0 });
                 wires_now.handles[&member.node.0].tell(PeerEvent::Leader { outlet });
             }
         }
+    }
+}
+
+/// Opens a stream from one node to another.
+async fn follow(wires: Arc<Mutex<Wires>>, from: u64, to: u64) {
+    let (copies, address) = {
+        let wires = wires.lock().unwrap();
+        (wires.doors[&from].0.clone(), wires.doors[&to].1)
+    };
+    let Ok(channel) = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await else { return };
+    let Some(copy) = copies.get(SHARD) else { return };
+    if let Ok(stream) = Upstream::open(channel, copies, NodeId(to)).await {
+        stream.follow(SHARD, &copy);
     }
 }
 
