@@ -27,11 +27,12 @@ pub fn check(scope: Scope, transitions: usize, threads: usize) -> Outcome {
     let properties = checker.model().properties();
     let of = |expectation: Expectation| properties.iter().filter(move |property| property.expectation == expectation).map(|property| property.name);
     let steps = |name| found.get(name).map(|path| path.clone().into_actions().iter().map(|step| format!("{step:?}")).collect());
+    let violations: Vec<_> = of(Expectation::Always).filter_map(|name| Some((name, steps(name)?))).collect();
     Outcome {
         states: checker.unique_state_count(),
         depth: checker.max_depth(),
-        complete: checker.state_count() < transitions,
-        violations: of(Expectation::Always).filter_map(|name| Some((name, steps(name)?))).collect(),
+        complete: checker.state_count() < transitions && violations.is_empty(),
+        violations,
         unseen: of(Expectation::Sometimes).filter(|name| !found.contains_key(name)).collect(),
     }
 }

@@ -44,6 +44,12 @@ struct Arguments {
     /// A sync is a step of its own, so that a crash may come before it
     #[arg(long)]
     sync_later: bool,
+    /// Appends of a leader may arrive after it has stopped
+    #[arg(long)]
+    late_appends: bool,
+    /// Begin when replica 0 leads the first epoch
+    #[arg(long)]
+    led: bool,
     /// Break a rule
     #[arg(long)]
     mutant: Option<Mutant>,
@@ -71,11 +77,14 @@ fn main() -> ExitCode {
         installs: arguments.installs,
         durability: if arguments.memory { Durability::Memory } else { Durability::Disk },
         sync: if arguments.memory || arguments.sync_later { Sync::Later } else { Sync::AtOnce },
+        late: arguments.late_appends,
         mutant: arguments.mutant,
+        before: Vec::new(),
     };
     if let Some(mutant) = arguments.mutant {
         println!("without the rule of `{}`", mutant.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default());
     }
+    let scope = if arguments.led { scope.led() } else { scope };
     let outcome = check(scope, arguments.transitions, arguments.threads);
     print!("{outcome}");
     if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

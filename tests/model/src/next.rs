@@ -12,7 +12,13 @@ impl Model for Scope {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::new(self)]
+        let happen = |world: World, step: &Step| {
+            let mut possible = Vec::new();
+            step::possible(self, &world, &mut possible);
+            assert!(possible.contains(step), "{step:?} can't happen before the run");
+            self.next_state(&world, *step).expect("a step that is possible has an effect")
+        };
+        vec![self.before.iter().fold(World::new(self), happen)]
     }
 
     fn actions(&self, world: &World, out: &mut Vec<Step>) {
@@ -48,6 +54,9 @@ impl Model for Scope {
             }
             Step::GiveUp { leader, node } => replicas::give_up(&mut world, leader, node, !self.breaks(Mutant::InstallTrusted)),
             Step::Install { leader, node } => replicas::install(&mut world, leader, node),
+        }
+        if !self.late {
+            world.replicas.iter_mut().for_each(|replica| replica.sent = None);
         }
         Some(world)
     }

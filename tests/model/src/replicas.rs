@@ -1,6 +1,6 @@
 //! What replicas do, by the rules of followers and leaders.
 
-use crate::frames::Entry;
+use crate::frames::{Entry, Frames};
 use crate::mutant::Mutant;
 use crate::scope::{Scope, Sync};
 use crate::world::{Broken, Following, Leading, NODES, Replica, World, node_of};
@@ -64,14 +64,14 @@ pub fn sync(scope: &Scope, world: &mut World, node: u8) {
 
 /// A follower takes over the leader's log up to `end`.
 pub fn append(scope: &Scope, world: &mut World, from: u8, to: u8, end: u8) {
-    let (leader, mut follower) = (*world.replica(from), *world.replica(to));
-    let Some(leading) = leader.leading else { return };
-    if let Admission::Raise = follower.promise().admits(Epoch(u32::from(leading.epoch)))
-        && !scope.breaks(Mutant::KeepPromiseOnAppend)
-    {
+    let mut follower = *world.replica(to);
+    let Some((leading, log)) = world.replica(from).sends() else { return };
+    if let Admission::Raise = follower.promise().admits(Epoch(u32::from(leading.epoch))) {
+        let kept = follower.promised;
         follower.raise(leading.epoch);
+        follower.promised = if scope.breaks(Mutant::KeepPromiseOnAppend) { kept } else { leading.epoch };
     }
-    let Some(sent) = sent_to(&leader, &follower, leading.epoch, end) else { return world.breaks(Broken::WrongAgreement) };
+    let Some(sent) = sent_to(&log, &follower.log, leading.epoch, end) else { return world.breaks(Broken::WrongAgreement) };
     match accept(&follower.log, lsn(follower.hw), &sent) {
         Acceptance::Unknown => return world.breaks(Broken::WrongAgreement),
         Acceptance::Fatal(_) => return world.breaks(Broken::CommittedCut),
@@ -82,7 +82,7 @@ pub fn append(scope: &Scope, world: &mut World, from: u8, to: u8, end: u8) {
                 follower.durable = follower.durable.min(tail.end.0 as u8);
             }
             let begin = sent.frames[first].lsn.0 as u8;
-            (begin..end).filter_map(|at| leader.log.get(at)).for_each(|entry| follower.log.push(entry));
+            (begin..end).filter_map(|at| log.get(at)).for_each(|entry| follower.log.push(entry));
             settle(scope, &mut follower);
         }
     }
@@ -95,12 +95,22 @@ pub fn append(scope: &Scope, world: &mut World, from: u8, to: u8, end: u8) {
 }
 
 /// The append that the leader sends after the follower told its epochs.
-fn sent_to(leader: &Replica, follower: &Replica, epoch: u8, end: u8) -> Option<Append> {
-    let agreed = leader.log.epochs().agreed(leader.log.tail().end, &follower.log.epochs(), follower.log.tail().end)?;
-    let prev = leader.log.tail_at(agreed.min(lsn(end)))?;
-    let frames = (prev.end.0 as u8..end).map(|at| leader.log.link(at)).collect();
+fn sent_to(leader: &Frames, follower: &Frames, epoch: u8, end: u8) -> Option<Append> {
+    let agreed = agreed(leader, follower)?;
+    let prev = leader.tail_at(agreed.min(lsn(end)))?;
+    let frames = (prev.end.0 as u8..end).map(|at| leader.link(at)).collect();
     let append = Append { epoch: Epoch(u32::from(epoch)), prev, frames, hw: lsn(0), leader_time: 0 };
     append.check().is_ok().then_some(append)
+}
+
+/// Up to where the logs are the same, as the leader finds from the epochs of both.
+fn agreed(leader: &Frames, follower: &Frames) -> Option<Lsn> {
+    leader.epochs().agreed(leader.tail().end, &follower.epochs(), follower.tail().end)
+}
+
+/// Whether what a follower lacks is no longer in the leader's log.
+pub fn must_install(leader: &Frames, follower: &Frames) -> bool {
+    agreed(leader, follower).and_then(|agreed| leader.tail_at(agreed)).is_none()
 }
 
 /// 4.6: a suspect that has its leader's log up to the target is one no longer.
@@ -160,11 +170,11 @@ fn committed_of_any_epoch(scope: &Scope, leading: &Leading, has: impl Fn(gantry_
 pub fn crash(scope: &Scope, world: &mut World, node: u8, keep: u8) {
     world.crashes += 1;
     let replica = world.replica_mut(node);
+    replica.stop();
     replica.log.cut(keep);
     replica.durable = keep;
     replica.start += 1;
     replica.hw = replica.log.first();
-    (replica.leading, replica.following) = (None, None);
     replica.suspect |= scope.durability == Durability::Memory;
     if scope.breaks(Mutant::ForgetPromise) {
         replica.promised = replica.log.last_epoch();

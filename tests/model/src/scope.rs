@@ -1,6 +1,7 @@
 //! How much may happen in a run.
 
 use crate::mutant::Mutant;
+use crate::step::Step;
 use crate::world::{World, member};
 use gantry_store::replica::Config;
 use gantry_store::replica::leader::Durability;
@@ -30,14 +31,30 @@ pub struct Scope {
     pub installs: u8,
     pub durability: Durability,
     pub sync: Sync,
+    /// Appends of a leader may arrive after it has stopped.
+    pub late: bool,
     pub mutant: Option<Mutant>,
+    /// What has happened when the run begins.
+    pub before: Vec<Step>,
 }
 
 impl Scope {
     /// Three members that never change, synced before they acknowledge; nothing crashes.
     pub fn quiet(epochs: u8, values: u8) -> Scope {
         let members = vec![vec![0, 1, 2]];
-        Scope { members, epochs, values, crashes: 0, losses: 0, installs: 0, durability: Durability::Disk, sync: Sync::AtOnce, mutant: None }
+        Scope {
+            members,
+            epochs,
+            values,
+            crashes: 0,
+            losses: 0,
+            installs: 0,
+            durability: Durability::Disk,
+            sync: Sync::AtOnce,
+            late: false,
+            mutant: None,
+            before: Vec::new(),
+        }
     }
 
     pub fn with_crashes(self, crashes: u8) -> Scope {
@@ -54,6 +71,11 @@ impl Scope {
         Scope { sync: Sync::Later, ..self }
     }
 
+    /// Appends of a leader may arrive after it has stopped.
+    pub fn with_late_appends(self) -> Scope {
+        Scope { late: true, ..self }
+    }
+
     /// Other members, and others again.
     pub fn with_members(self, members: &[&[u8]]) -> Scope {
         Scope { members: members.iter().map(|nodes| nodes.to_vec()).collect(), ..self }
@@ -65,6 +87,18 @@ impl Scope {
 
     pub fn with_installs(self, installs: u8) -> Scope {
         Scope { installs, ..self }
+    }
+
+    /// Begins when this has happened.
+    pub fn after(self, before: &[Step]) -> Scope {
+        Scope { before: before.to_vec(), ..self }
+    }
+
+    /// Begins when replica 0 leads the first epoch and the others know nothing of it, but that R of them promised it.
+    pub fn led(self) -> Scope {
+        let r = self.config(0).r() as u8;
+        let seals: Vec<Step> = (0..r).map(Step::Seal).chain([Step::Grant(0), Step::Become(0)]).collect();
+        self.after(&seals)
     }
 
     pub fn breaking(self, mutant: Mutant) -> Scope {

@@ -1,10 +1,10 @@
 //! What can happen next.
 
-use crate::controller;
 use crate::frames::Frames;
 use crate::mutant::Mutant;
 use crate::scope::{Scope, Sync};
 use crate::world::{Replica, World};
+use crate::{controller, replicas};
 use gantry_store::replica::promise::Admission;
 
 /// One thing that happens, whole.
@@ -76,8 +76,8 @@ pub fn possible(scope: &Scope, world: &World, out: &mut Vec<Step>) {
         of_replica(scope, world, node, out);
         if world.replica(node).leading.is_some() {
             of_leader(scope, world, node, out);
-            scope.nodes().filter(|to| *to != node).for_each(|to| between(scope, world, node, to, out));
         }
+        scope.nodes().filter(|to| *to != node).for_each(|to| between(scope, world, node, to, out));
     }
 }
 
@@ -116,14 +116,18 @@ fn of_leader(scope: &Scope, world: &World, node: u8, out: &mut Vec<Step>) {
 /// What a leader and another replica can do together.
 fn between(scope: &Scope, world: &World, from: u8, to: u8, out: &mut Vec<Step>) {
     let (leader, follower) = (world.replica(from), world.replica(to));
-    let Some(leading) = leader.leading else { return };
+    let Some((leading, log)) = leader.sends() else { return };
     let counted = if scope.breaks(Mutant::CountReborn) { crate::world::member(to, 0) } else { world.member(to) };
     let known = leading.config(scope).contains(counted);
     let admitted = follower.promise().admits(gantry_model::Epoch(u32::from(leading.epoch))) != Admission::Refused;
     if !known || !admitted {
         return;
     }
-    if leader.log.shared(&follower.log) < leader.log.first() {
+    if leader.leading.is_none() {
+        late(&log, follower).for_each(|end| out.push(Step::Append { from, to, end }));
+        return;
+    }
+    if replicas::must_install(&log, &follower.log) {
         let given_up = follower.log.is_empty() && (follower.suspect || scope.breaks(Mutant::InstallTrusted));
         if given_up {
             out.push(Step::Install { leader: from, node: to });
@@ -142,11 +146,17 @@ fn between(scope: &Scope, world: &World, from: u8, to: u8, out: &mut Vec<Step>) 
     }
 }
 
+/// The ends of appends that are still on their way from a leader which is one no longer.
+fn late(log: &Frames, follower: &Replica) -> impl Iterator<Item = u8> + use<> {
+    let shared = if replicas::must_install(log, &follower.log) { log.len() } else { log.shared(&follower.log) };
+    shared.max(follower.log.first()) + 1..=log.len()
+}
+
 /// The ends of appends that change something: they bring frames, or tell a suspect that it has them.
 fn appends(leader: &Replica, follower: &Replica, epoch: u8) -> impl Iterator<Item = u8> + use<> {
     let shared = leader.log.shared(&follower.log);
     let agreed = follower.following.filter(|following| following.epoch == epoch).map_or(0, |following| following.agreed);
     let asks = follower.suspect && agreed < shared;
-    let first = leader.log.first();
+    let first = leader.log.first().max(follower.log.first());
     (first + 1..=Frames::len(&leader.log)).filter(move |end| *end > shared || (asks && *end > agreed))
 }

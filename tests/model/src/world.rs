@@ -59,6 +59,8 @@ pub struct Replica {
     pub start: u8,
     pub following: Option<Following>,
     pub leading: Option<Leading>,
+    /// What it sent while it led, of which parts may still arrive.
+    pub sent: Option<(Leading, Frames)>,
 }
 
 /// A leader that is followed.
@@ -183,7 +185,20 @@ impl Replica {
     /// Rule 1: a later epoch is promised, and whatever was done in an older one ends.
     pub fn raise(&mut self, epoch: u8) {
         self.promised = epoch;
-        (self.leading, self.following) = (None, None);
+        self.stop();
+    }
+
+    /// It leads and follows no longer.
+    pub fn stop(&mut self) {
+        if let Some(leading) = self.leading.take() {
+            self.sent = Some((Leading { acked: [0; NODES], ..leading }, self.log));
+        }
+        self.following = None;
+    }
+
+    /// The log from which this replica sends or has sent frames, and the epoch in which it does.
+    pub fn sends(&self) -> Option<(Leading, Frames)> {
+        self.leading.map(|leading| (leading, self.log)).or(self.sent)
     }
 
     pub fn sealed(&self) -> Sealed {
