@@ -26,6 +26,8 @@ pub enum Action {
     StepDown,
     /// Cut the log so that this is its last frame. State that was applied beyond goes back to a checkpoint before.
     Cut(Tail),
+    /// Remove the log: the leader's state and its segments come in its place, then tell `installed`.
+    GiveUp,
     /// Write the frames of this append from this one on, then tell `written`.
     Write {
         first: usize,
@@ -292,6 +294,25 @@ impl Follower {
         self.following = None;
         self.void = self.session.greeting;
         out
+    }
+
+    /// A leader offers its state at `state` and the log behind it, because what this replica lacks is gone from the leader's log. The own log is given up
+    /// for it, by a suspect only: until it is there again, what it acknowledged is not.
+    pub fn offered(&mut self, epoch: Epoch, state: Lsn) -> Result<Vec<Action>, Fatal> {
+        self.usable()?;
+        let mut out = Vec::new();
+        match self.promise.admits(epoch) {
+            Admission::Refused => return Ok(vec![self.refused()]),
+            Admission::Promised if self.leading.is_some() => return self.stop(Fatal::TwoLeaders { epoch }),
+            Admission::Promised => {}
+            Admission::Raise => self.raise(epoch, self.promise.generation, &mut out),
+        }
+        // An offer that comes late may be behind what was followed since.
+        if state >= self.hw {
+            out.extend(self.suspect());
+            out.push(Action::GiveUp);
+        }
+        Ok(out)
     }
 
     /// An install replaced the log by one that is durable up to `end` and applied up to `state`. The stream begins anew with `hello`.
