@@ -203,7 +203,7 @@ impl Follower {
         Ok(out)
     }
 
-    /// What to say first on a stream to a leader.
+    /// What to say first on a stream to a leader. If no `Welcome` to it comes, the leader doesn't know of this process: say it again.
     pub fn hello(&mut self, log: &impl Log) -> Hello {
         self.session.greeting += 1;
         let Follower { member, session, promise, .. } = *self;
@@ -326,6 +326,11 @@ impl Follower {
 
     pub fn member(&self) -> Member {
         self.member
+    }
+
+    /// The process, and how often it has said `Hello`.
+    pub fn session(&self) -> Session {
+        self.session
     }
 
     pub fn promise(&self) -> Promise {

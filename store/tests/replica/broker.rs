@@ -4,9 +4,10 @@ use crate::chain::Chain;
 use crate::wire::Message;
 use gantry_model::{Epoch, Lsn};
 use gantry_store::replica::follower::{Action, Answer, Fatal, Sync};
-use gantry_store::replica::leader::{Durability, Greeting, Next};
+use gantry_store::replica::leader::{Durability, Greeting, Next, StartRefused};
 use gantry_store::replica::message::{Ack, Append, Grant, Hello, Mismatch, Refused, Seal, Welcome};
 use gantry_store::replica::{Follower, Incarnation, Leader, Log, Member, Promise};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The log and the promise as they are on the disk for certain.
@@ -31,10 +32,20 @@ pub struct Broker {
     /// The leader to which `Hello` was said last, and when something came from it.
     pub greeted: Option<(Member, Epoch)>,
     pub heard: Duration,
+    /// Whether it answered.
+    welcome: bool,
     /// What is to be sent.
     pub outbox: Vec<(To, Message)>,
-    /// Epochs of seals that were answered and of acknowledgements that were sent, in this order, for the checks.
+    pub memory: Memory,
+}
+
+/// What the checks want to know, whatever process it was.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Seals that were answered and acknowledgements that were sent, in this order.
     pub words: Vec<Word>,
+    /// What has happened at least once.
+    pub marks: BTreeSet<&'static str>,
 }
 
 /// Whom a message is for.
@@ -54,14 +65,28 @@ pub enum Word {
 impl Broker {
     pub fn new(member: Member, durability: Durability) -> Broker {
         let disk = Disk { promise: Promise { store: member.store, ..Promise::default() }, log: Chain::default() };
-        Broker::start(member, Incarnation(1), durability, disk, Vec::new())
+        Broker::start(member, Incarnation(1), durability, disk, Memory::default())
     }
 
-    fn start(member: Member, incarnation: Incarnation, durability: Durability, disk: Disk, words: Vec<Word>) -> Broker {
+    fn start(member: Member, incarnation: Incarnation, durability: Durability, disk: Disk, memory: Memory) -> Broker {
         let log = disk.log.clone();
         let follower = Follower::new(member, incarnation, disk.promise, log.tail().end, log.start());
         let (leader, syncing, greeted, outbox) = (None, None, None, Vec::new());
-        Broker { member, incarnation, durability, disk, log, follower, leader, syncing, greeted, heard: Duration::ZERO, outbox, words }
+        Broker {
+            member,
+            incarnation,
+            durability,
+            disk,
+            log,
+            follower,
+            leader,
+            syncing,
+            greeted,
+            heard: Duration::ZERO,
+            welcome: false,
+            outbox,
+            memory,
+        }
     }
 
     /// The process ends. Of what was not synced, the first `luck` of 256 parts are there when it starts again, or what was cut is there again.
@@ -76,7 +101,7 @@ impl Broker {
         }
         let mut disk = Disk { log: found, ..self.disk.clone() };
         disk.promise.suspect |= self.durability == Durability::Memory;
-        *self = Broker::start(self.member, Incarnation(self.incarnation.0 + 1), self.durability, disk, std::mem::take(&mut self.words));
+        *self = Broker::start(self.member, Incarnation(self.incarnation.0 + 1), self.durability, disk, std::mem::take(&mut self.memory));
     }
 
     /// Frames that were acknowledged turn out to be damaged. The replica notes that before it does anything else.
@@ -87,8 +112,8 @@ impl Broker {
         let end = keep.min(links.len()).checked_sub(1).map_or(self.log.start(), |last| links[last].tail.end);
         self.log.cut(end);
         self.disk.log = self.log.clone();
-        let words = std::mem::take(&mut self.words);
-        *self = Broker::start(self.member, Incarnation(self.incarnation.0 + 1), self.durability, self.disk.clone(), words);
+        let memory = std::mem::take(&mut self.memory);
+        *self = Broker::start(self.member, Incarnation(self.incarnation.0 + 1), self.durability, self.disk.clone(), memory);
     }
 
     pub fn sealed(&mut self, seal: &Seal) -> Result<(), Fatal> {
@@ -97,14 +122,20 @@ impl Broker {
     }
 
     pub fn appended(&mut self, from: Member, append: &Append, now: Duration) -> Result<(), Fatal> {
+        let known = self.follower.hw();
         let actions = self.follower.append(&self.log, append)?;
+        let keeps = |action: &Action| !matches!(action, Action::Cut(tail) if tail.end < known);
+        assert!(actions.iter().all(keeps), "P4: nothing that is known to be committed is cut");
         self.perform(actions, Some(append), To::Replica(from))?;
-        self.heard = now;
+        if self.welcome {
+            self.heard = now;
+        }
         self.tell(To::Replica(from));
         Ok(())
     }
 
     pub fn welcomed(&mut self, from: Member, welcome: &Welcome) -> Result<(), Fatal> {
+        self.welcome |= welcome.session == self.follower.session();
         let actions = self.follower.welcome(welcome)?;
         self.perform(actions, None, To::Replica(from))
     }
@@ -124,8 +155,13 @@ impl Broker {
     }
 
     pub fn granted(&mut self, grant: &Grant) -> bool {
-        if self.follower.lead(&self.log, grant).is_err() {
-            return false;
+        match self.follower.lead(&self.log, grant) {
+            Ok(()) => {}
+            Err(StartRefused::Leading) => return false,
+            Err(_) => {
+                self.memory.marks.insert("a grant is void");
+                return false;
+            }
         }
         let start = self.log.append(grant.epoch, 40, 0);
         self.follower.written(start.tail.end);
@@ -169,7 +205,7 @@ impl Broker {
         let hello = self.follower.hello(&self.log);
         self.outbox.push((To::Replica(to), Message::Hello(hello)));
         self.greeted = Some((to, epoch));
-        self.heard = now;
+        (self.heard, self.welcome) = (now, false);
     }
 
     pub fn greet(&mut self, hello: &Hello, now: Duration) {
@@ -196,6 +232,7 @@ impl Broker {
 
     pub fn refused(&mut self, promised: Epoch) {
         if self.follower.deposed(promised) {
+            self.memory.marks.insert("a leader is refused");
             self.leader = None;
         }
     }
@@ -245,7 +282,7 @@ impl Broker {
 
     fn tell(&mut self, to: To) {
         if let Some(ack) = self.follower.ack() {
-            self.words.push(Word::Acked(ack.epoch));
+            self.memory.words.push(Word::Acked(ack.epoch));
             self.outbox.push((to, Message::Ack(ack)));
         }
     }
@@ -255,11 +292,17 @@ impl Broker {
             match action {
                 Action::Persist(promise) => {
                     assert!(promise.epoch >= self.disk.promise.epoch, "P6: a promise does not decrease");
+                    if self.disk.promise.suspect && !promise.suspect {
+                        self.memory.marks.insert("a suspect is believed again");
+                    }
                     self.disk.promise = promise;
                 }
-                Action::StepDown => self.leader = None,
+                Action::StepDown => {
+                    self.memory.marks.insert("a leader is sealed");
+                    self.leader = None;
+                }
                 Action::Cut(tail) => {
-                    assert!(tail.end >= self.follower.hw(), "P4: nothing that is known to be committed is cut");
+                    self.memory.marks.insert("a log is cut");
                     self.log.cut(tail.end);
                 }
                 Action::Write { first } => {
@@ -267,6 +310,7 @@ impl Broker {
                     self.follower.written(self.log.tail().end);
                 }
                 Action::GiveUp => {
+                    self.memory.marks.insert("a log is installed");
                     assert!(self.disk.promise.suspect, "4.7: only a suspect gives up its log");
                     (self.log, self.disk.log) = (Chain::default(), Chain::default());
                 }
@@ -281,11 +325,14 @@ impl Broker {
         let message = match answer {
             Answer::SealOk(answer) => {
                 assert!(self.disk.promise.epoch >= answer.epoch, "P6: a promise is durable before it is answered");
-                self.words.push(Word::Sealed(answer.epoch));
+                self.memory.words.push(Word::Sealed(answer.epoch));
                 Message::SealOk(answer)
             }
             Answer::Refused(Refused { member, promised }) => Message::Refused(Refused { member, promised }),
-            Answer::Mismatch(mismatch) => Message::Mismatch(mismatch),
+            Answer::Mismatch(mismatch) => {
+                self.memory.marks.insert("logs differ");
+                Message::Mismatch(mismatch)
+            }
         };
         self.outbox.push((to, message));
     }

@@ -33,6 +33,7 @@ pub struct Cluster {
     wire: Vec<Envelope>,
     truth: Truth,
     content: u64,
+    marks: BTreeSet<&'static str>,
 }
 
 fn member(node: u64) -> Member {
@@ -54,6 +55,7 @@ impl Cluster {
             wire: Vec::new(),
             truth: Truth::new(faults),
             content: 0,
+            marks: BTreeSet::new(),
         }
     }
 
@@ -66,13 +68,13 @@ impl Cluster {
             140..=164 => self.send(at, how),
             165..=184 => self.brokers[at].begin_sync(),
             185..=209 => self.brokers[at].end_sync(),
-            210..=217 => self.brokers[at].restart(how),
+            210..=217 if self.may_lose(at, how) => self.brokers[at].restart(how),
             218..=224 => self.toggle_session(at),
             225..=228 => self.elector = Elector::new(Times::default()),
             229..=234 => self.end_epoch(Some(self.brokers[at].member), None),
             235..=240 => self.change_members(at),
             241..=246 => self.brokers[at].trim(how),
-            247..=249 if self.faults.damage => self.brokers[at].damage(usize::from(how) % 8),
+            247..=249 if self.faults.damage && self.may_lose(at, how) => self.brokers[at].damage(usize::from(how) % 8),
             _ => self.brokers[at].greeted = None,
         }
         self.post();
@@ -82,11 +84,12 @@ impl Cluster {
     /// Ends all faults and lets time pass. Afterwards whoever can be chosen serves, and its members have the same log.
     pub fn heal(&mut self) {
         self.sessions = self.brokers.iter().map(|broker| broker.member).collect();
-        for round in 0..4_000 {
+        for round in 0..1_000 {
             self.pass(Duration::from_millis(10), round % 20 == 0);
             self.post();
             for envelope in std::mem::take(&mut self.wire) {
                 self.arrive(envelope);
+                self.truth.look(&self.brokers);
             }
             self.post();
             for broker in &mut self.brokers {
@@ -95,7 +98,7 @@ impl Cluster {
             }
             self.post();
             self.truth.look(&self.brokers);
-            if round == 3_000 {
+            if round == 800 {
                 self.brokers.iter_mut().for_each(|broker| broker.send(64, 7));
             }
         }
@@ -121,6 +124,12 @@ impl Cluster {
             assert!(!broker.follower.promise().suspect, "L1: {} is suspect for ever", broker.member);
             assert!(broker.leader.is_some() || broker.follower.may_apply() == core.hw(), "L1: {} does not apply", broker.member);
         }
+    }
+
+    /// Suspects don't count, so if there were often two at once, nobody would lead for most of the time.
+    fn may_lose(&self, at: usize, how: u8) -> bool {
+        let suspect = |broker: &Broker| broker.follower.promise().suspect;
+        how.is_multiple_of(16) || !self.brokers.iter().enumerate().any(|(other, broker)| other != at && suspect(broker))
     }
 
     fn deliver(&mut self, which: usize, how: u8) {
@@ -194,8 +203,17 @@ impl Cluster {
         }
     }
 
+    /// What has happened at least once.
+    pub fn marks(&self) -> BTreeSet<&'static str> {
+        self.brokers.iter().flat_map(|broker| broker.memory.marks.clone()).chain(self.marks.clone()).collect()
+    }
+
     fn propose(&mut self, entry: &Entry) {
+        let changing = self.reign.pending().is_some();
         if self.reign.apply(entry).is_ok() {
+            if matches!(entry, Entry::ConfigStable(_)) && changing {
+                self.marks.insert("members changed");
+            }
             self.truth.applied(entry, &self.reign, &self.brokers);
         }
     }

@@ -76,7 +76,7 @@ impl Truth {
     pub fn spoke_in_order(&self, brokers: &[Broker]) {
         for broker in brokers {
             let mut sealed = Epoch(0);
-            for word in &broker.words {
+            for word in &broker.memory.words {
                 match word {
                     Word::Sealed(epoch) => sealed = sealed.max(*epoch),
                     Word::Acked(epoch) => {
