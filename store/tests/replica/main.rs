@@ -4,6 +4,9 @@
 mod broker;
 mod chain;
 mod cluster;
+mod elector_rules;
+mod follower_rules;
+mod leader_rules;
 mod truth;
 mod wire;
 
