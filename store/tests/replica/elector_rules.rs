@@ -203,19 +203,19 @@ fn a_leader_that_does_not_begin_is_replaced() {
 
 #[test]
 fn a_leader_without_a_session_is_replaced_unless_its_followers_hear_it() {
-    let over = Action::Propose(Entry::BeginEpoch { expect: Epoch(1), reason: Reason::LeaderLost, prefer: None, config: None });
+    let over = || [Action::Propose(begin(1, None))];
     let (reign, mut elector) = led();
-    assert_eq!(elector.clone().step(NOW, &reign, &sessions(&[1, 2]), Event::Tick), [over.clone()]);
+    assert_eq!(elector.clone().step(NOW, &reign, &sessions(&[1, 2]), Event::Tick), over());
     assert_eq!(elector.clone().step(NOW, &reign, &sessions(&[1]), Event::Tick), [], "nobody else could be chosen");
     let mut hearing = sessions(&[1, 2]);
     hearing.get_mut(&member(1)).expect("it has a session").hears = Some(Epoch(1));
     assert_eq!(elector.step(NOW, &reign, &hearing, Event::Tick), [], "two of three go on");
     let patience = Times::default().heard_by_others;
-    assert_eq!(elector.step(NOW + patience, &reign, &hearing, Event::Tick), [over.clone()]);
+    assert_eq!(elector.step(NOW + patience, &reign, &hearing, Event::Tick), over());
     let (reign, mut elector) = led();
     let mut restarted = sessions(&[0, 1, 2]);
     restarted.get_mut(&member(0)).expect("it has a session").incarnation = Incarnation(2);
-    assert_eq!(elector.step(NOW, &reign, &restarted, Event::Tick), [over], "another process is not the leader");
+    assert_eq!(elector.step(NOW, &reign, &restarted, Event::Tick), over(), "another process is not the leader");
 }
 
 #[test]
