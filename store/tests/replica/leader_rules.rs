@@ -2,11 +2,10 @@
 
 use crate::chain::Chain;
 use gantry_model::{Epoch, Lsn};
-use gantry_store::replica::config::Session;
 use gantry_store::replica::leader::{Durability, Greeting, HEARTBEAT, LIVE, Next, Pace, SETTLED, SILENCE, WINDOW, committed};
 use gantry_store::replica::log::Position;
 use gantry_store::replica::message::{Ack, Grant, Hello, Mismatch, Welcome};
-use gantry_store::replica::{Config, Incarnation, Leader, Log, Member, NodeId, StoreId};
+use gantry_store::replica::{Config, Incarnation, Leader, Log, Member, NodeId, Session, StoreId};
 use std::time::Duration;
 
 const NOW: Duration = Duration::from_secs(100);

@@ -9,6 +9,8 @@ use std::fmt;
 pub struct Outcome {
     /// Different worlds that were looked at.
     pub states: usize,
+    /// Steps that were taken to find them.
+    pub steps: usize,
     /// The most steps from the beginning to one of them.
     pub depth: usize,
     /// Whether there are no others within the scope.
@@ -30,6 +32,7 @@ pub fn check(scope: Scope, transitions: usize, threads: usize) -> Outcome {
     let violations: Vec<_> = of(Expectation::Always).filter_map(|name| Some((name, steps(name)?))).collect();
     Outcome {
         states: checker.unique_state_count(),
+        steps: checker.state_count(),
         depth: checker.max_depth(),
         complete: checker.state_count() < transitions && violations.is_empty(),
         violations,

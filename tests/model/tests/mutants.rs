@@ -7,8 +7,7 @@ fn is_needed(mutant: Mutant, scope: Scope) {
     const STEPS: usize = 12_000_000;
     let broken = check(scope.clone().breaking(mutant), STEPS, 1);
     assert!(!broken.violations.is_empty(), "{mutant:?} was not found: {broken}");
-    let same_effort = broken.states;
-    let sound = check(scope, same_effort, 1);
+    let sound = check(scope, broken.steps, 1);
     assert!(sound.violations.is_empty(), "{sound}");
 }
 
