@@ -268,10 +268,15 @@ impl Cluster {
     /// The replica that is no member takes the place of the one at `at`.
     fn change_members(&mut self, at: usize) {
         let stable = self.reign.stable();
+        if self.reign.pending().is_some() && at == 0 {
+            let back = Config::new(self.reign.config().generation() + 1, stable.members().iter().copied()).expect("as it was");
+            self.marks.insert("a change is taken back");
+            return self.end_epoch(None, Some(back));
+        }
         let Some(spare) = self.brokers.iter().map(|broker| broker.member).find(|member| !stable.contains(*member)) else { return };
         let leaves = self.brokers[at].member;
         let members = stable.members().iter().map(|member| if *member == leaves { spare } else { *member });
-        let config = Config::new(stable.generation() + 1, members).expect("as many as before");
+        let config = Config::new(self.reign.config().generation() + 1, members).expect("as many as before");
         self.end_epoch(None, Some(config));
     }
 

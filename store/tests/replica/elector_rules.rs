@@ -82,11 +82,25 @@ fn a_change_of_members_ends_with_the_word_of_the_current_leader() {
     assert_eq!((reign.config(), reign.stable()), (&config(2, &[0, 1, 3]), &config(1, &[0, 1, 2])));
     assert_eq!(reign.members(), [0, 1, 2, 3].map(member));
     assert_eq!(reign.apply(&begin(2, Some(config(3, &[0, 1])))), Err(Rejected::Changing(2)));
+    assert_eq!(reign.apply(&begin(2, Some(config(2, &[0, 1, 2])))), Err(Rejected::Changing(2)), "a change is taken back by a later one");
     assert_eq!(reign.apply(&begin(2, None)), Ok(()), "the change outlives the epoch");
     reign.apply(&Entry::Grant(grant(&reign, 1, (1, 80)))).expect("the first grant");
     assert_eq!(reign.apply(&Entry::ConfigStable(Epoch(2))), Err(Rejected::Epoch(Epoch(3))), "an older leader's word");
     assert_eq!(reign.apply(&Entry::ConfigStable(Epoch(3))), Ok(()));
     assert_eq!((reign.stable(), reign.pending()), (&config(2, &[0, 1, 3]), None));
+}
+
+#[test]
+fn a_change_of_members_can_be_taken_back() {
+    let mut reign = Reign::new(config(1, &[0, 1]), Epoch(0));
+    reign.apply(&begin(1, Some(config(2, &[0, 3])))).expect("the first change");
+    assert_eq!(reign.apply(&begin(2, Some(config(3, &[0, 1])))), Ok(()));
+    assert_eq!((reign.config(), reign.retreats()), (&config(3, &[0, 1]), true));
+    assert_eq!(reign.members(), [0, 1, 3].map(member), "the members that it led to are sealed");
+    assert_eq!(reign.apply(&begin(3, Some(config(4, &[0, 1])))), Err(Rejected::Changing(3)));
+    reign.apply(&Entry::Grant(grant(&reign, 0, (1, 80)))).expect("the first grant");
+    assert_eq!(reign.apply(&Entry::ConfigStable(Epoch(3))), Ok(()));
+    assert_eq!((reign.stable(), reign.pending(), reign.retreats()), (&config(3, &[0, 1]), None, false));
 }
 
 #[test]

@@ -55,6 +55,7 @@ fn schedules_see_everything() {
         seen.extend(run(3, DAMAGE, (seed, 1500)).marks());
     }
     let marks = [
+        "a change is taken back",
         "a grant is void",
         "a leader is refused",
         "a leader is sealed",

@@ -58,7 +58,8 @@ fn as_heard(scope: &Scope, answer: SealOk) -> Option<SealOk> {
 
 /// The configurations that have to be sealed.
 fn sealing(scope: &Scope, reign: &Arc<Reign>) -> Arc<Reign> {
-    if scope.breaks(Mutant::SealPendingOnly) { Arc::new(with_stable(reign, reign.config())) } else { reign.clone() }
+    let retreats = scope.breaks(Mutant::RetreatUnsealed) && reign.retreats();
+    if retreats || scope.breaks(Mutant::SealPendingOnly) { Arc::new(with_stable(reign, reign.config())) } else { reign.clone() }
 }
 
 /// The same epoch, with these members and none pending.

@@ -23,6 +23,8 @@ pub enum Mutant {
     KeepPromiseOnAppend,
     /// Members are changed again before the last change has ended (rule 10).
     ReplacePending,
+    /// A change is taken back without sealing the members that it led to (rule 11).
+    RetreatUnsealed,
     /// A replica whose log makes room for an install is not a suspect meanwhile (4.7).
     InstallTrusted,
     /// A suspect is believed again before it has all that its leader had (4.6).

@@ -57,6 +57,11 @@ fn one_change_of_members_at_a_time() {
 }
 
 #[test]
+fn a_change_that_is_taken_back_may_have_committed() {
+    is_needed(Mutant::RetreatUnsealed, Scope::quiet(3, 0).with_members(&[&[0, 1, 2], &[0, 3, 4], &[0, 1, 2]]).led());
+}
+
+#[test]
 fn a_replica_without_its_log_is_a_suspect() {
     is_needed(Mutant::InstallTrusted, Scope::quiet(3, 0).with_installs(1).led());
 }

@@ -59,6 +59,12 @@ fn two_changes_of_members() {
 }
 
 #[test]
+fn a_change_of_members_that_is_taken_back() {
+    let outcome = holds(Scope::quiet(4, 1).with_members(&[&[0, 1, 2], &[0, 1, 3], &[0, 1, 2]]).led(), 1_500_000);
+    assert!(!outcome.unseen.contains(&"all changes of members end"), "{outcome}");
+}
+
+#[test]
 fn from_one_member_to_two_to_three() {
     all_hold(Scope::quiet(4, 1).with_members(&[&[0], &[0, 1], &[0, 1, 2]]).led());
 }
