@@ -221,7 +221,8 @@ impl Cluster {
     fn standings(&self) -> Sessions {
         let standing = |broker: &Broker| {
             let hears = broker.follower.following().map(|(epoch, _)| epoch).filter(|_| self.now < broker.heard + Duration::from_secs(1));
-            (broker.member, Standing { incarnation: broker.incarnation, hears, cordoned: false, load: 0, zone: String::new() })
+            let serves = broker.leader.as_ref().filter(|leader| leader.serving(self.now)).map(|leader| leader.epoch());
+            (broker.member, Standing { incarnation: broker.incarnation, serves, hears, cordoned: false, load: 0, zone: String::new() })
         };
         self.brokers.iter().filter(|broker| self.sessions.contains(&broker.member)).map(standing).collect()
     }

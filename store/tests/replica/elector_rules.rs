@@ -33,7 +33,8 @@ fn begin(expect: u32, config: Option<Config>) -> Entry {
 }
 
 fn sessions(nodes: &[u64]) -> Sessions {
-    let standing = |node: u64| Standing { incarnation: Incarnation(1), hears: None, cordoned: false, load: node, zone: format!("z{}", node % 2) };
+    let standing =
+        |node: u64| Standing { incarnation: Incarnation(1), serves: None, hears: None, cordoned: false, load: node, zone: format!("z{}", node % 2) };
     nodes.iter().map(|node| (member(*node), standing(*node))).collect()
 }
 
@@ -203,7 +204,7 @@ fn what_got_lost_is_sent_and_proposed_again() {
 #[test]
 fn a_leader_that_does_not_begin_is_replaced() {
     let (mut reign, mut elector) = electing();
-    let all = sessions(&[0, 1, 2]);
+    let mut all = sessions(&[0, 1, 2]);
     reign.apply(&Entry::Grant(grant(&reign, 0, (0, 0)))).expect("the first grant");
     elector.step(NOW, &reign, &all, Event::Tick);
     let over = |reason| Action::Propose(Entry::BeginEpoch { expect: Epoch(1), reason, prefer: None, config: None });
@@ -212,6 +213,7 @@ fn a_leader_that_does_not_begin_is_replaced() {
     let begin = Times::default().begin;
     assert_eq!(elector.clone().step(NOW + begin, &reign, &all, Event::Tick), [over(Reason::NotStarted)]);
     elector.step(NOW, &reign, &all, Event::Started(Epoch(1)));
+    all.get_mut(&member(0)).expect("it has a session").serves = Some(Epoch(1));
     assert_eq!(elector.step(NOW + begin, &reign, &all, Event::Tick), []);
 }
 
@@ -230,6 +232,32 @@ fn a_leader_without_a_session_is_replaced_unless_its_followers_hear_it() {
     let mut restarted = sessions(&[0, 1, 2]);
     restarted.get_mut(&member(0)).expect("it has a session").incarnation = Incarnation(2);
     assert_eq!(elector.step(NOW, &reign, &restarted, Event::Tick), over(), "another process is not the leader");
+}
+
+#[test]
+fn a_leader_that_its_followers_do_not_hear_is_replaced_by_one_of_them() {
+    let (mut reign, mut elector) = led();
+    let idle = Times::default().idle;
+    let mut serving = sessions(&[0, 1, 2]);
+    serving.get_mut(&member(0)).expect("it has a session").serves = Some(Epoch(1));
+    assert_eq!(elector.step(NOW + idle / 2, &reign, &serving, Event::Tick), [], "it serves again");
+    let all = sessions(&[0, 1, 2]);
+    assert_eq!(elector.step(NOW + idle, &reign, &all, Event::Tick), [], "it may hear from them again");
+    let mut alone = elector.clone();
+    assert_eq!(alone.step(NOW + idle + idle, &reign, &sessions(&[0]), Event::Tick), [], "nobody else could be chosen");
+    let end = begin(1, None);
+    assert_eq!(elector.step(NOW + idle + idle, &reign, &all, Event::Tick), [Action::Propose(end.clone())]);
+    reign.apply(&end).expect("the current epoch");
+    let answer = |node, log| Event::SealOk(SealOk { epoch: Epoch(2), ..sealed(node, log) });
+    elector.step(NOW + idle + idle, &reign, &all, answer(0, (1, 4000)));
+    elector.step(NOW + idle + idle, &reign, &all, answer(1, (1, 80)));
+    let chosen = elector.step(NOW + idle + idle, &reign, &all, answer(2, (1, 40)));
+    assert_eq!(chosen, [Action::Propose(Entry::Grant(grant(&reign, 1, (1, 80))))], "what only member 0 has was never committed");
+    let mut needed = elector.clone();
+    reign.apply(&begin(2, None)).expect("the current epoch");
+    needed.step(NOW, &reign, &sessions(&[0, 1]), Event::SealOk(SealOk { epoch: Epoch(3), ..sealed(0, (1, 4000)) }));
+    let chosen = needed.step(NOW, &reign, &sessions(&[0, 1]), Event::SealOk(SealOk { epoch: Epoch(3), ..sealed(1, (1, 80)) }));
+    assert_eq!(chosen, [Action::Propose(Entry::Grant(grant(&reign, 0, (1, 4000))))], "without it there are too few");
 }
 
 #[test]
