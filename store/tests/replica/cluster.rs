@@ -64,7 +64,8 @@ impl Cluster {
         let at = usize::from(which) % self.brokers.len();
         match what {
             0..=109 => self.deliver(usize::from(which), how),
-            110..=139 => self.pass(Duration::from_millis(u64::from(how) % 64), how.is_multiple_of(4)),
+            110..=131 => self.pass(Duration::from_millis(u64::from(how) % 64)),
+            132..=139 => self.report(),
             140..=164 => self.send(at, how),
             165..=184 => self.brokers[at].begin_sync(),
             185..=209 => self.brokers[at].end_sync(),
@@ -85,7 +86,10 @@ impl Cluster {
     pub fn heal(&mut self) {
         self.sessions = self.brokers.iter().map(|broker| broker.member).collect();
         for round in 0..1_000 {
-            self.pass(Duration::from_millis(10), round % 20 == 0);
+            self.pass(Duration::from_millis(10));
+            if round % 20 == 0 {
+                self.report();
+            }
             self.post();
             for envelope in std::mem::take(&mut self.wire) {
                 self.arrive(envelope);
@@ -228,7 +232,7 @@ impl Cluster {
     }
 
     /// Time passes, and everybody does what is due.
-    fn pass(&mut self, time: Duration, report: bool) {
+    fn pass(&mut self, time: Duration) {
         self.now += time;
         let all: Vec<Member> = self.brokers.iter().map(|broker| broker.member).collect();
         let now = self.now;
@@ -240,10 +244,16 @@ impl Cluster {
                 broker.hello(to, epoch, now);
             }
             broker.serve(&all, now);
-            let started = broker.leader.as_ref().filter(|leader| report && leader.started()).map(|leader| leader.epoch());
-            broker.outbox.extend(started.map(|epoch| (To::Controller, Message::Started(epoch))));
         }
         self.elect(Event::Tick);
+    }
+
+    /// Leaders tell the controller that they have begun.
+    fn report(&mut self) {
+        for broker in &mut self.brokers {
+            let started = broker.leader.as_ref().filter(|leader| leader.started()).map(|leader| leader.epoch());
+            broker.outbox.extend(started.map(|epoch| (To::Controller, Message::Started(epoch))));
+        }
     }
 
     fn send(&mut self, at: usize, how: u8) {

@@ -2,7 +2,7 @@
 
 use crate::mutant::Mutant;
 use crate::scope::Scope;
-use crate::step::Step;
+use crate::step::{Members, Step};
 use crate::world::{NODES, Sealed, World, node_of};
 use gantry_model::{Epoch, Lsn};
 use gantry_store::replica::elector::{enough_sealed, longest};
@@ -15,10 +15,8 @@ use std::sync::Arc;
 /// What the controller can do, and what replicas can answer it.
 pub fn possible(scope: &Scope, world: &World, out: &mut Vec<Step>) {
     if world.epoch() < scope.epochs {
-        out.push(Step::BeginEpoch { change: false });
-        if begun(scope, world, true).is_some() {
-            out.push(Step::BeginEpoch { change: true });
-        }
+        let may = |members: &Members| begun(scope, world, *members).is_some();
+        out.extend([Members::Same, Members::Next].into_iter().filter(may).map(Step::BeginEpoch));
     }
     if world.reign.led_by().is_some() {
         return;
@@ -74,23 +72,23 @@ fn with_stable(reign: &Reign, stable: &Config) -> Reign {
 }
 
 /// The reign after its epoch ends, if it may.
-fn begun(scope: &Scope, world: &World, change: bool) -> Option<Reign> {
-    let next = usize::from(world.changes) + 1;
-    let config = (change && next < scope.members.len()).then(|| scope.config(world.changes + 1));
-    if change && config.is_none() {
-        return None;
-    }
+fn begun(scope: &Scope, world: &World, members: Members) -> Option<Reign> {
+    let config = match members {
+        Members::Same => None,
+        Members::Next if usize::from(world.changes) + 1 == scope.members.len() => return None,
+        Members::Next => Some(scope.config(world.changes + 1)),
+    };
     let mut reign = (*world.reign).clone();
-    if change && scope.breaks(Mutant::ReplacePending) {
+    if config.is_some() && scope.breaks(Mutant::ReplacePending) {
         reign = with_stable(&reign, reign.stable());
     }
     let entry = Entry::BeginEpoch { expect: reign.epoch(), reason: Reason::LeaderLost, prefer: None, config };
     reign.apply(&entry).ok().map(|()| reign)
 }
 
-pub fn begin(scope: &Scope, world: &mut World, change: bool) {
-    if let Some(reign) = begun(scope, world, change) {
-        world.changes += u8::from(change);
+pub fn begin(scope: &Scope, world: &mut World, members: Members) {
+    if let Some(reign) = begun(scope, world, members) {
+        world.changes += u8::from(members == Members::Next);
         world.reign = Arc::new(reign);
         world.sealed = [None; NODES];
     }

@@ -1,6 +1,5 @@
 //! What the world is like after a step.
 
-use crate::mutant::Mutant;
 use crate::scope::Scope;
 use crate::step::{self, Step};
 use crate::world::World;
@@ -28,7 +27,7 @@ impl Model for Scope {
     fn next_state(&self, before: &World, step: Step) -> Option<World> {
         let mut world = before.clone();
         match step {
-            Step::BeginEpoch { change } => controller::begin(self, &mut world, change),
+            Step::BeginEpoch(members) => controller::begin(self, &mut world, members),
             Step::Seal(node) => replicas::seal(&mut world, node),
             Step::Grant(node) => controller::grant(&mut world, node),
             Step::Become(node) => replicas::begin(self, &mut world, node),
@@ -52,7 +51,7 @@ impl Model for Scope {
                 let leader = world.replica_mut(node);
                 leader.log.trim(leader.hw.min(leader.durable));
             }
-            Step::GiveUp { leader, node } => replicas::give_up(&mut world, leader, node, !self.breaks(Mutant::InstallTrusted)),
+            Step::GiveUp { leader, node } => replicas::give_up(self, &mut world, leader, node),
             Step::Install { leader, node } => replicas::install(&mut world, leader, node),
         }
         if !self.late {

@@ -202,14 +202,14 @@ pub fn rejoin(world: &mut World, leader: u8, node: u8) {
 }
 
 /// A replica that lacks what the leader forgot drops its log. Before it does, it notes that its word does not count.
-pub fn give_up(world: &mut World, leader: u8, node: u8, suspect: bool) {
+pub fn give_up(scope: &Scope, world: &mut World, leader: u8, node: u8) {
     world.installs += 1;
     let Some(leading) = world.replica(leader).leading else { return };
     let replica = world.replica_mut(node);
     if replica.promised < leading.epoch {
         replica.raise(leading.epoch);
     }
-    replica.suspect |= suspect;
+    replica.suspect |= !scope.breaks(Mutant::InstallTrusted);
     replica.log = Default::default();
     (replica.durable, replica.hw, replica.following) = (0, 0, None);
 }

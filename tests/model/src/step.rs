@@ -7,13 +7,19 @@ use crate::world::{Replica, World};
 use crate::{controller, replicas};
 use gantry_store::replica::promise::Admission;
 
+/// Whose epoch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Members {
+    Same,
+    /// Those that come next in the scope.
+    Next,
+}
+
 /// One thing that happens, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The controller ends the epoch; with `change`, for other members.
-    BeginEpoch {
-        change: bool,
-    },
+    /// The controller ends the epoch.
+    BeginEpoch(Members),
     /// A replica promises the epoch, and says what it has.
     Seal(u8),
     /// The controller grants the epoch to one of those that answered.
