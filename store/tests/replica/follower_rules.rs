@@ -102,6 +102,8 @@ fn what_a_leader_committed_counts_as_far_as_the_logs_agree() {
     let mut follower = follower(&own, 2);
     follower.append(&own, &append(2, &chain(&[1, 1]), Lsn(0), leader.tail().end)).expect("nothing is wrong");
     assert_eq!(follower.hw(), Lsn(80), "the third frame is another one here");
+    let told = follower.ack().map(|ack| (ack.received, ack.durable));
+    assert_eq!(told, Some((Lsn(80), Lsn(80))), "what comes behind may not be the leader's");
 }
 
 #[test]
