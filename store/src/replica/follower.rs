@@ -99,6 +99,8 @@ pub struct Follower {
     hw: Lsn,
     written: Lsn,
     durable: Lsn,
+    /// Where damaged frames begin that wait for their repair. What lies behind them is as good as not there.
+    damaged: Option<Lsn>,
     applied: Lsn,
     /// How often the log was cut, so that a sync that began before says nothing about what came after.
     cuts: u64,
@@ -120,6 +122,7 @@ impl Follower {
             hw: committed,
             written: end,
             durable: end,
+            damaged: None,
             applied: committed,
             cuts: 0,
             following: None,
@@ -143,7 +146,7 @@ impl Follower {
             epoch: seal.epoch,
             log: log.tail().position(),
             hw: self.hw,
-            durable: self.durable,
+            durable: self.sound(),
             suspect: self.promise.suspect,
         })));
         Ok(out)
@@ -166,6 +169,10 @@ impl Follower {
         let mut following = Following { epoch: append.epoch, agreed, leader_time: append.leader_time, target };
         match accept(log, self.hw, append) {
             Acceptance::Unknown => out.push(self.mismatch(log, append.epoch)),
+            // Frames that can't be read differ from any others. They are repaired, not cut.
+            Acceptance::Fatal(Fatal::CutsCommitted { at, .. }) if self.damaged.is_some_and(|from| at >= from) => {
+                out.push(self.mismatch(log, append.epoch))
+            }
             Acceptance::Fatal(fatal) => return self.stop(fatal),
             Acceptance::Present => following.agreed = agreed.max(append.end().end),
             Acceptance::Write { cut, first } => {
@@ -241,13 +248,13 @@ impl Follower {
     /// the log is the leader's.
     pub fn ack(&self) -> Option<Ack> {
         let Following { epoch, agreed, .. } = self.following?;
-        let Follower { member, session, written, durable, applied, .. } = *self;
-        Some(Ack { member, session, epoch, received: written.min(agreed), durable: durable.min(agreed), applied })
+        let Follower { member, session, written, applied, .. } = *self;
+        Some(Ack { member, session, epoch, received: written.min(agreed), durable: self.sound().min(agreed), applied })
     }
 
     /// Rule 4: nothing is applied before it is committed, nor before it is durable here.
     pub fn may_apply(&self) -> Lsn {
-        self.hw.min(self.durable)
+        self.hw.min(self.sound())
     }
 
     /// Takes the lead of an epoch, or says why not. The driver then appends `EpochStart` and tells the leader.
@@ -280,7 +287,7 @@ impl Follower {
         ended
     }
 
-    /// Acknowledged frames may be missing: a power loss with acknowledgements from memory, damage below the durable mark, or the log is about to be
+    /// Acknowledged frames may be missing at the end of the log: after a power loss with acknowledgements from memory, or because the log is about to be
     /// replaced by an install.
     pub fn suspect(&mut self) -> Vec<Action> {
         let mut out = Vec::new();
@@ -293,6 +300,20 @@ impl Follower {
         }
         self.following = None;
         self.void = self.session.greeting;
+        out
+    }
+
+    /// Frames below the durable mark can't be read, the first of them at `from`. They stay where they are until a peer's have taken their place.
+    pub fn damaged(&mut self, from: Lsn) -> Vec<Action> {
+        self.damaged = Some(self.damaged.map_or(from, |known| known.min(from)));
+        self.suspect()
+    }
+
+    /// All damaged frames were repaired, durably.
+    pub fn repaired(&mut self) -> Vec<Action> {
+        self.damaged = None;
+        let mut out = Vec::new();
+        self.clear_suspicion(&mut out);
         out
     }
 
@@ -320,6 +341,7 @@ impl Follower {
         assert!(self.promise.suspect, "a log is given up by a suspect only, whose word does not count until it has everything again");
         assert!(state <= end && state >= self.hw, "an install brings at least what was known to be committed");
         (self.written, self.durable, self.applied, self.hw) = (end, end, state, state);
+        self.damaged = None;
         self.cuts += 1;
         self.following = None;
     }
@@ -342,8 +364,14 @@ impl Follower {
         self.hw
     }
 
+    /// Synced up to here.
     pub fn durable(&self) -> Lsn {
         self.durable
+    }
+
+    /// Synced up to here, and nothing before is damaged.
+    pub fn sound(&self) -> Lsn {
+        self.damaged.map_or(self.durable, |from| self.durable.min(from))
     }
 
     /// The epoch that is led, if any.
@@ -390,13 +418,14 @@ impl Follower {
         assert!(tail.end >= self.hw, "`accept` refuses to cut what is committed");
         self.written = tail.end;
         self.durable = self.durable.min(tail.end);
+        self.damaged = self.damaged.filter(|from| *from < tail.end);
         self.cuts += 1;
     }
 
     /// 4.6: a suspect that has durably all its leader had when it said `Hello` lacks nothing that it acknowledged before.
     fn clear_suspicion(&mut self, out: &mut Vec<Action>) {
         let Some(Following { agreed, target: Some(target), .. }) = self.following else { return };
-        if self.promise.suspect && has_target(target, self.durable.min(agreed)) {
+        if self.promise.suspect && has_target(target, self.sound().min(agreed)) {
             self.promise.suspect = false;
             out.push(Action::Persist(self.promise));
         }
