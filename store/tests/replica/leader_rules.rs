@@ -2,7 +2,7 @@
 
 use crate::chain::Chain;
 use gantry_model::{Epoch, Lsn};
-use gantry_store::replica::leader::{Durability, Greeting, HEARTBEAT, LIVE, Next, Pace, SETTLED, SILENCE, WINDOW, committed};
+use gantry_store::replica::leader::{Durability, Greeting, HEARTBEAT, LIVE, Next, Pace, Reached, SETTLED, SILENCE, WINDOW, committed};
 use gantry_store::replica::log::Position;
 use gantry_store::replica::message::{Ack, Grant, Hello, Mismatch, Welcome};
 use gantry_store::replica::{Config, Incarnation, Leader, Log, Member, NodeId, Session, StoreId};
@@ -102,7 +102,7 @@ fn a_new_process_has_acknowledged_nothing() {
     leader.acked(&ack(1, 120), NOW);
     let restarted = Hello { session: session(2, 1), ..hello(1, log.tail().position()) };
     assert!(matches!(leader.hello(&log, &restarted, NOW), Greeting::Welcome(_)));
-    assert_eq!(leader.progress(member(1)), Some((Lsn(0), Lsn(0), Lsn(0))));
+    assert_eq!(leader.reached(member(1)), Some(Reached::default()));
     assert_eq!(leader.hello(&log, &hello(1, log.tail().position()), NOW), Greeting::Superseded, "the older process");
     leader.synced(Lsn(120));
     assert!(!leader.acked(&ack(1, 120), NOW), "an acknowledgement of the older process");
@@ -212,5 +212,5 @@ fn a_learner_does_not_count_and_is_ready_when_it_has_been_live_for_a_while() {
     leader.acked(&ack(7, 120), later);
     assert!(!leader.learnt(learner, later), "it fell behind");
     leader.dismiss(learner);
-    assert_eq!(leader.progress(learner), None);
+    assert_eq!(leader.reached(learner), None);
 }

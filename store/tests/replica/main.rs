@@ -20,10 +20,10 @@ const DISK: Faults = Faults { durability: Durability::Disk, damage: false };
 const MEMORY: Faults = Faults { durability: Durability::Memory, damage: false };
 const DAMAGE: Faults = Faults { durability: Durability::Disk, damage: true };
 
-/// 48 schedules a test, or as many as `PROPTEST_CASES` says.
+/// 32 schedules a test, or as many as `PROPTEST_CASES` says.
 fn configuration() -> ProptestConfig {
     let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    let cases = if default.cases == 256 { 48 } else { default.cases };
+    let cases = if default.cases == 256 { 32 } else { default.cases };
     ProptestConfig { cases, ..default }
 }
 
