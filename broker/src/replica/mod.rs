@@ -269,6 +269,8 @@ impl Replica {
                     let end = self.follows()?.write(&frames.bytes[skipped..], frames.file)?;
                     self.follower.written(end);
                 }
+                // Nobody is offered an install: what a replica would need one for is reported by its leader, and the replica is made anew.
+                Action::GiveUp => return Err(Stopped("the log is to be given up, and nothing is there to take its place".to_owned())),
                 Action::Answer(answer) => said = Some(answer),
                 Action::HangUp(why) => tracing::warn!(%why, "a leader sent frames that don't follow each other; they are ignored"),
             }

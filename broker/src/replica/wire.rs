@@ -144,12 +144,7 @@ fn refused(said: wire::Refused) -> Option<Refused> {
 }
 
 fn epochs(said: &[wire::mismatch::Epoch]) -> Option<EpochTable> {
-    let ascends = said.windows(2).all(|pair| pair[0].epoch < pair[1].epoch && pair[0].first < pair[1].first);
-    let mut table = EpochTable::default();
-    if ascends {
-        said.iter().for_each(|row| table.note(Epoch(row.epoch), Lsn(row.first)));
-    }
-    ascends.then_some(table)
+    EpochTable::received(said.iter().map(|row| (Epoch(row.epoch), Lsn(row.first))).collect())
 }
 
 #[cfg(test)]

@@ -318,5 +318,12 @@ async fn follow(wires: Arc<Mutex<Wires>>, from: u64, to: u64) {
 }
 
 fn standing(handle: &Handle, view: &View) -> Standing {
-    Standing { incarnation: handle.incarnation, hears: view.follows, cordoned: false, load: 0, zone: String::new() }
+    Standing {
+        incarnation: handle.incarnation,
+        hears: view.follows,
+        serves: view.serves.then_some(view.leads).flatten(),
+        cordoned: false,
+        load: 0,
+        zone: String::new(),
+    }
 }

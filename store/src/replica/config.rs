@@ -117,6 +117,11 @@ impl Config {
         self.members.binary_search(&member).is_ok()
     }
 
+    /// Whether both mean the same quorums.
+    pub fn same_members(&self, other: &Config) -> bool {
+        (&self.members, self.w) == (&other.members, other.w)
+    }
+
     /// Members that must have a frame durably before it is committed.
     pub fn w(&self) -> usize {
         self.w

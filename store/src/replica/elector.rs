@@ -25,6 +25,8 @@ pub struct Times {
     pub fresh: Duration,
     /// For a leader that its followers hear and the controller doesn't.
     pub heard_by_others: Duration,
+    /// For a leader that has a session and does not serve (rule 9), to hear from its followers again.
+    pub idle: Duration,
 }
 
 impl Default for Times {
@@ -35,6 +37,7 @@ impl Default for Times {
             begin: Duration::from_secs(1),
             fresh: Duration::from_secs(4),
             heard_by_others: Duration::from_secs(30),
+            idle: Duration::from_secs(1),
         }
     }
 }
@@ -43,6 +46,8 @@ impl Default for Times {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub incarnation: Incarnation,
+    /// The epoch that it leads and in which it serves.
+    pub serves: Option<Epoch>,
     /// The epoch of the leader that it hears from.
     pub hears: Option<Epoch>,
     /// It is about to leave, so it leads only if nobody else can.
@@ -91,6 +96,9 @@ pub struct Elector {
     begin_by: Duration,
     started: bool,
     lost_since: Option<Duration>,
+    idle_since: Option<Duration>,
+    /// A leader that was given up. It is not chosen again while others can be.
+    avoid: Option<Member>,
     /// When to send messages again.
     send_at: Duration,
     /// When to make the proposal again.
@@ -108,6 +116,8 @@ impl Elector {
             begin_by: Duration::ZERO,
             started: false,
             lost_since: None,
+            idle_since: None,
+            avoid: None,
             send_at: Duration::ZERO,
             propose_at: Duration::ZERO,
             alarmed: false,
@@ -138,7 +148,7 @@ impl Elector {
         let about = Some((reign.epoch(), reign.led_by().is_some()));
         if self.about != about {
             let patience = if self.about.is_none() { self.times.fresh } else { self.times.begin };
-            *self = Elector { about, begin_by: now + patience, send_at: now, propose_at: now, ..Elector::new(self.times) };
+            *self = Elector { about, begin_by: now + patience, avoid: self.avoid, send_at: now, propose_at: now, ..Elector::new(self.times) };
         }
     }
 
@@ -165,17 +175,27 @@ impl Elector {
             let silent = reign.members().into_iter().filter(|member| !self.answered_lately(sessions, *member));
             out.extend(silent.map(|member| Action::Seal(member, seal.clone())));
         }
-        if !enough_sealed(reign, self.sealed.values()) {
+        let answers = self.answers(reign, sessions);
+        if !enough_sealed(reign, answers.iter()) {
             self.enough = None;
             return;
         }
         let since = *self.enough.get_or_insert(now);
         let preference = Preference { reign, sessions, prefer };
-        let Some(best) = preference.best_of(longest(reign, self.sealed.values())) else { return };
+        let Some(best) = preference.best_of(longest(reign, answers.iter())) else { return };
         if now >= since + self.times.better || !preference.better_is_missing(&self.sealed, best.member) {
             let SealOk { member: leader, incarnation, epoch, log, .. } = best;
             self.propose(now, Entry::Grant(Grant { epoch, leader, incarnation, log, config: reign.config().clone() }), out);
         }
+    }
+
+    /// The answers to choose from. Those of R members are enough, so the one of a leader that was given up is left out if there are others: it may well have
+    /// the longest log, of frames that it could not bring to anybody.
+    fn answers(&self, reign: &Reign, sessions: &Sessions) -> Vec<SealOk> {
+        let others: Sessions =
+            sessions.iter().filter(|(member, _)| Some(**member) != self.avoid).map(|(member, standing)| (*member, standing.clone())).collect();
+        let avoid = self.avoid.filter(|_| can_seal(reign, &others));
+        self.sealed.values().filter(|answer| Some(answer.member) != avoid).copied().collect()
     }
 
     /// Whether a replica has answered, and was not started anew since.
@@ -190,13 +210,20 @@ impl Elector {
         if standing.is_some_and(|standing| standing.incarnation > grant.incarnation) {
             return self.end(now, reign, Reason::LeaderLost, out);
         }
-        if standing.is_some() {
-            self.lost_since = None;
-        } else if self.given_up(now, reign, sessions, grant) {
+        let lost = match standing {
+            None => self.given_up(now, reign, sessions, grant),
+            Some(standing) => self.idles(now, reign, sessions, standing),
+        };
+        if lost {
+            self.avoid = Some(grant.leader);
             return self.end(now, reign, Reason::LeaderLost, out);
         }
         if !self.started && now >= self.begin_by && !self.heard_by_others(reign, sessions, grant) {
+            self.avoid = Some(grant.leader);
             return self.end(now, reign, Reason::NotStarted, out);
+        }
+        if self.started && self.idle_since.is_none() {
+            self.avoid = None;
         }
         if self.started && reign.pending().is_some() {
             self.propose(now, Entry::ConfigStable(reign.epoch()), out);
@@ -214,6 +241,17 @@ impl Elector {
         // After a change of the raft leader all sessions begin anew.
         let fresh = !self.started && now < self.begin_by;
         !fresh && can_seal(reign, sessions) && (!self.heard_by_others(reign, sessions, grant) || now >= since + self.times.heard_by_others)
+    }
+
+    /// Whether a leader with a session has not served for too long: it is cut off from its followers only, or its replica has failed.
+    fn idles(&mut self, now: Duration, reign: &Reign, sessions: &Sessions, standing: &Standing) -> bool {
+        self.lost_since = None;
+        if !self.started || standing.serves == Some(reign.epoch()) {
+            self.idle_since = None;
+            return false;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        now >= since + self.times.idle && can_seal(reign, sessions)
     }
 
     /// Whether so many members hear the leader that it can commit. It hears itself.

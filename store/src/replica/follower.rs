@@ -26,6 +26,8 @@ pub enum Action {
     StepDown,
     /// Cut the log so that this is its last frame. State that was applied beyond goes back to a checkpoint before.
     Cut(Tail),
+    /// Remove the log: the leader's state and its segments come in its place, then tell `installed`.
+    GiveUp,
     /// Write the frames of this append from this one on, then tell `written`.
     Write {
         first: usize,
@@ -97,6 +99,8 @@ pub struct Follower {
     hw: Lsn,
     written: Lsn,
     durable: Lsn,
+    /// Where damaged frames begin that wait for their repair. What lies behind them is as good as not there.
+    damaged: Option<Lsn>,
     applied: Lsn,
     /// How often the log was cut, so that a sync that began before says nothing about what came after.
     cuts: u64,
@@ -118,6 +122,7 @@ impl Follower {
             hw: committed,
             written: end,
             durable: end,
+            damaged: None,
             applied: committed,
             cuts: 0,
             following: None,
@@ -141,7 +146,7 @@ impl Follower {
             epoch: seal.epoch,
             log: log.tail().position(),
             hw: self.hw,
-            durable: self.durable,
+            durable: self.sound(),
             suspect: self.promise.suspect,
         })));
         Ok(out)
@@ -164,6 +169,10 @@ impl Follower {
         let mut following = Following { epoch: append.epoch, agreed, leader_time: append.leader_time, target };
         match accept(log, self.hw, append) {
             Acceptance::Unknown => out.push(self.mismatch(log, append.epoch)),
+            // Frames that can't be read differ from any others. They are repaired, not cut.
+            Acceptance::Fatal(Fatal::CutsCommitted { at, .. }) if self.damaged.is_some_and(|from| at >= from) => {
+                out.push(self.mismatch(log, append.epoch))
+            }
             Acceptance::Fatal(fatal) => return self.stop(fatal),
             Acceptance::Present => following.agreed = agreed.max(append.end().end),
             Acceptance::Write { cut, first } => {
@@ -201,7 +210,7 @@ impl Follower {
         Ok(out)
     }
 
-    /// What to say first on a stream to a leader.
+    /// What to say first on a stream to a leader. If no `Welcome` to it comes, the leader doesn't know of this process: say it again.
     pub fn hello(&mut self, log: &impl Log) -> Hello {
         self.session.greeting += 1;
         let Follower { member, session, promise, .. } = *self;
@@ -239,13 +248,13 @@ impl Follower {
     /// the log is the leader's.
     pub fn ack(&self) -> Option<Ack> {
         let Following { epoch, agreed, .. } = self.following?;
-        let Follower { member, session, written, durable, applied, .. } = *self;
-        Some(Ack { member, session, epoch, received: written.min(agreed), durable: durable.min(agreed), applied })
+        let Follower { member, session, written, applied, .. } = *self;
+        Some(Ack { member, session, epoch, received: written.min(agreed), durable: self.sound().min(agreed), applied })
     }
 
     /// Rule 4: nothing is applied before it is committed, nor before it is durable here.
     pub fn may_apply(&self) -> Lsn {
-        self.hw.min(self.durable)
+        self.hw.min(self.sound())
     }
 
     /// Takes the lead of an epoch, or says why not. The driver then appends `EpochStart` and tells the leader.
@@ -278,7 +287,7 @@ impl Follower {
         ended
     }
 
-    /// Acknowledged frames may be missing: a power loss with acknowledgements from memory, damage below the durable mark, or the log is about to be
+    /// Acknowledged frames may be missing at the end of the log: after a power loss with acknowledgements from memory, or because the log is about to be
     /// replaced by an install.
     pub fn suspect(&mut self) -> Vec<Action> {
         let mut out = Vec::new();
@@ -294,17 +303,56 @@ impl Follower {
         out
     }
 
+    /// Frames below the durable mark can't be read, the first of them at `from`. They stay where they are until a peer's have taken their place.
+    pub fn damaged(&mut self, from: Lsn) -> Vec<Action> {
+        self.damaged = Some(self.damaged.map_or(from, |known| known.min(from)));
+        self.suspect()
+    }
+
+    /// All damaged frames were repaired, durably.
+    pub fn repaired(&mut self) -> Vec<Action> {
+        self.damaged = None;
+        let mut out = Vec::new();
+        self.clear_suspicion(&mut out);
+        out
+    }
+
+    /// A leader offers its state at `state` and the log behind it, because what this replica lacks is gone from the leader's log. The own log is given up
+    /// for it, by a suspect only: until it is there again, what it acknowledged is not.
+    pub fn offered(&mut self, epoch: Epoch, state: Lsn) -> Result<Vec<Action>, Fatal> {
+        self.usable()?;
+        let mut out = Vec::new();
+        match self.promise.admits(epoch) {
+            Admission::Refused => return Ok(vec![self.refused()]),
+            Admission::Promised if self.leading.is_some() => return self.stop(Fatal::TwoLeaders { epoch }),
+            Admission::Promised => {}
+            Admission::Raise => self.raise(epoch, self.promise.generation, &mut out),
+        }
+        // An offer that comes late may be behind what was followed since.
+        if state >= self.hw {
+            out.extend(self.suspect());
+            out.push(Action::GiveUp);
+        }
+        Ok(out)
+    }
+
     /// An install replaced the log by one that is durable up to `end` and applied up to `state`. The stream begins anew with `hello`.
     pub fn installed(&mut self, end: Lsn, state: Lsn) {
         assert!(self.promise.suspect, "a log is given up by a suspect only, whose word does not count until it has everything again");
         assert!(state <= end && state >= self.hw, "an install brings at least what was known to be committed");
         (self.written, self.durable, self.applied, self.hw) = (end, end, state, state);
+        self.damaged = None;
         self.cuts += 1;
         self.following = None;
     }
 
     pub fn member(&self) -> Member {
         self.member
+    }
+
+    /// The process, and how often it has said `Hello`.
+    pub fn session(&self) -> Session {
+        self.session
     }
 
     pub fn promise(&self) -> Promise {
@@ -316,8 +364,14 @@ impl Follower {
         self.hw
     }
 
+    /// Synced up to here.
     pub fn durable(&self) -> Lsn {
         self.durable
+    }
+
+    /// Synced up to here, and nothing before is damaged.
+    pub fn sound(&self) -> Lsn {
+        self.damaged.map_or(self.durable, |from| self.durable.min(from))
     }
 
     /// The epoch that is led, if any.
@@ -364,13 +418,14 @@ impl Follower {
         assert!(tail.end >= self.hw, "`accept` refuses to cut what is committed");
         self.written = tail.end;
         self.durable = self.durable.min(tail.end);
+        self.damaged = self.damaged.filter(|from| *from < tail.end);
         self.cuts += 1;
     }
 
     /// 4.6: a suspect that has durably all its leader had when it said `Hello` lacks nothing that it acknowledged before.
     fn clear_suspicion(&mut self, out: &mut Vec<Action>) {
         let Some(Following { agreed, target: Some(target), .. }) = self.following else { return };
-        if self.promise.suspect && has_target(target, self.durable.min(agreed)) {
+        if self.promise.suspect && has_target(target, self.sound().min(agreed)) {
             self.promise.suspect = false;
             out.push(Action::Persist(self.promise));
         }

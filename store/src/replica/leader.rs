@@ -8,7 +8,7 @@ use super::config::{Config, Incarnation, Member};
 use super::log::{Link, Log, Position, Tail};
 use super::message::{Ack, Append, Grant, Hello, Mismatch, Welcome};
 use super::progress::Progress;
-pub use super::progress::{HEARTBEAT, LIVE, Next, Pace, SETTLED, WINDOW};
+pub use super::progress::{HEARTBEAT, LIVE, Next, Pace, Reached, SETTLED, WINDOW};
 use super::promise::Promise;
 use gantry_model::{Epoch, Lsn};
 use std::collections::BTreeMap;
@@ -235,27 +235,30 @@ impl Leader {
             self.grant.config.contains(**member)
                 && !progress.suspect()
                 && heard_lately(progress, now)
-                && self.written.0 - progress.received().0 < LIVE
+                && self.written.0 - progress.reached().received.0 < LIVE
         };
-        let best =
-            self.others.iter().filter(may).max_by_key(|(member, progress)| (elsewhere(**member), progress.durable(), std::cmp::Reverse(**member)));
+        let best = self
+            .others
+            .iter()
+            .filter(may)
+            .max_by_key(|(member, progress)| (elsewhere(**member), progress.reached().durable, std::cmp::Reverse(**member)));
         best.map(|(member, _)| *member)
     }
 
     /// Whether the leader may hand over: nothing is uncommitted, and the successor has everything. It admits nothing meanwhile.
     pub fn may_hand_over(&self, to: Member) -> bool {
-        self.hw == self.written && self.others.get(&to).is_some_and(|progress| progress.durable() == self.written && !progress.suspect())
+        self.hw == self.written && self.others.get(&to).is_some_and(|progress| progress.reached().durable == self.written && !progress.suspect())
     }
 
-    /// What a replica has received, synced and applied, for operators.
-    pub fn progress(&self, member: Member) -> Option<(Lsn, Lsn, Lsn)> {
-        self.others.get(&member).map(|progress| (progress.received(), progress.durable(), progress.applied()))
+    /// How far another replica has come, for operators.
+    pub fn reached(&self, member: Member) -> Option<Reached> {
+        self.others.get(&member).map(Progress::reached)
     }
 
     fn commit(&mut self) -> bool {
         let has = |member: Member| match (self.others.get(&member), self.durability) {
-            (Some(progress), Durability::Disk) => progress.durable(),
-            (Some(progress), Durability::Memory) => progress.received(),
+            (Some(progress), Durability::Disk) => progress.reached().durable,
+            (Some(progress), Durability::Memory) => progress.reached().received,
             (None, Durability::Disk) => self.durable,
             (None, Durability::Memory) => self.written,
         };

@@ -50,7 +50,8 @@ pub trait Log {
     /// The last frame.
     fn tail(&self) -> Tail;
 
-    /// The tail that this log had, or would have, if it ended at `lsn`. `None` before its start, behind its end and inside a frame. (The checksum is in
+    /// The tail that this log had, or would have, if it ended at `lsn`. `None` before its start, behind its end, inside a frame, and where
+    /// frames are damaged. (The checksum is in
     /// the frame that follows, the epoch in the epoch table.)
     fn tail_at(&self, lsn: Lsn) -> Option<Tail>;
 
@@ -68,6 +69,12 @@ pub struct EpochTable {
 impl EpochTable {
     /// A message carries so many epochs at most, the newest. Who disagrees about older ones is sent everything anew.
     pub const SENT: usize = 1024;
+
+    /// The table that a peer sent, or `None` if it can't be one.
+    pub fn received(starts: Vec<(Epoch, Lsn)>) -> Option<EpochTable> {
+        let ascends = starts.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
+        ascends.then_some(EpochTable { starts })
+    }
 
     /// Notes the epoch of a frame at `lsn`. Frames come in the order of the log.
     pub fn note(&mut self, epoch: Epoch, lsn: Lsn) {
@@ -144,8 +151,7 @@ impl EpochTable {
             Some((Epoch(u32::from_le_bytes(*epoch)), Lsn(u64::from_le_bytes(*lsn.first_chunk()?))))
         };
         let starts: Vec<_> = rows.iter().map(row).collect::<Option<_>>()?;
-        let ascends = starts.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
-        (rest.is_empty() && ascends).then_some(EpochTable { starts })
+        if rest.is_empty() { EpochTable::received(starts) } else { None }
     }
 
     fn end_of(&self, at: usize, end: Lsn) -> Lsn {
@@ -180,6 +186,17 @@ mod tests {
         check((&[(3, 400)], 480), (&[(1, 0), (3, 160)], 390), None);
         check((&[(3, 400)], 480), (&[(1, 0)], 80), None);
         check((&[(3, 400)], 480), (&[], 0), None);
+    }
+
+    #[test]
+    fn a_table_that_does_not_ascend_is_refused() {
+        let received = |starts: &[(u32, u64)]| EpochTable::received(starts.iter().map(|(epoch, first)| (Epoch(*epoch), Lsn(*first))).collect());
+        for good in [&[][..], &[(1, 0), (3, 80)]] {
+            assert_eq!(received(good), Some(table(good)));
+        }
+        for bad in [[(3, 0), (1, 80)], [(1, 80), (3, 0)], [(1, 0), (1, 80)], [(1, 80), (3, 80)]] {
+            assert_eq!(received(&bad), None, "{bad:?}");
+        }
     }
 
     #[test]

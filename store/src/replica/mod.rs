@@ -8,6 +8,15 @@
 //! shard's thread, the controller, the simulator, the model checker) does that **in the order given, before it tells the next event**. That order is a
 //! rule: what must be durable comes before the answer that relies on it.
 //!
+//! How they are driven:
+//!
+//! - A replica's thread keeps a [`Follower`] for as long as the process lives. It gives it seals, appends, welcomes, offers and grants, does the actions,
+//!   tells `written` and `synced` when that is done, and sends [`Follower::ack`] afterwards.
+//! - When a grant is accepted (`Follower::lead`), the thread appends `EpochStart` and makes a [`Leader`] of it. It tells both cores what was written and
+//!   synced, the leader what peers say, and the follower what is committed. For each peer it asks `Leader::next` until there is nothing to send.
+//!   It drops the leader when an action or `Follower::deposed` says so.
+//! - The controller keeps a [`Reign`] for each shard in its replicated state, and its raft leader an [`Elector`] beside it.
+//!
 //! Read `config` and `log` for the values, `message` for what is said, then `follower`, `leader` and `elector`.
 
 pub mod config;
@@ -20,7 +29,7 @@ mod progress;
 pub mod reign;
 pub mod elector;
 
-pub use config::{Config, Incarnation, Member, NodeId, StoreId};
+pub use config::{Config, Incarnation, Member, NodeId, Session, StoreId};
 pub use elector::Elector;
 pub use follower::Follower;
 pub use leader::Leader;

@@ -35,6 +35,14 @@ pub enum Pace {
     CatchUp,
 }
 
+/// How far a replica has come, as it acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    pub received: Lsn,
+    pub durable: Lsn,
+    pub applied: Lsn,
+}
+
 /// How a replica is sent frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Way {
@@ -55,9 +63,7 @@ enum Way {
 pub(super) struct Progress {
     session: Session,
     way: Way,
-    received: Lsn,
-    durable: Lsn,
-    applied: Lsn,
+    reached: Reached,
     /// What a suspect has to have before its word counts again.
     target: Option<Lsn>,
     heard: Option<Duration>,
@@ -70,9 +76,7 @@ impl Progress {
         Progress {
             session: Session::default(),
             way: Way::Silent,
-            received: Lsn(0),
-            durable: Lsn(0),
-            applied: Lsn(0),
+            reached: Reached::default(),
             target: None,
             heard: None,
             spoke: None,
@@ -92,7 +96,7 @@ impl Progress {
         self.heard = Some(now);
         self.spoke = None;
         let end = hello.log.end.min(log.tail().end);
-        self.probe(log, if self.received > Lsn(0) { self.received } else { end });
+        self.probe(log, if self.reached.received > Lsn(0) { self.reached.received } else { end });
         true
     }
 
@@ -105,17 +109,16 @@ impl Progress {
             return false;
         }
         self.heard = Some(now);
-        self.received = self.received.max(ack.received);
-        self.durable = self.durable.max(ack.durable);
-        self.applied = self.applied.max(ack.applied);
+        let Reached { received, durable, applied } = self.reached;
+        self.reached = Reached { received: received.max(ack.received), durable: durable.max(ack.durable), applied: applied.max(ack.applied) };
         match self.way {
-            Way::Probe { prev } if self.received >= prev.end => self.way = Way::Stream { sent: self.received },
-            Way::Stream { sent } => self.way = Way::Stream { sent: sent.max(self.received) },
+            Way::Probe { prev } if self.reached.received >= prev.end => self.way = Way::Stream { sent: self.reached.received },
+            Way::Stream { sent } => self.way = Way::Stream { sent: sent.max(self.reached.received) },
             _ => {}
         }
-        let live = end.0 - self.received.0 < LIVE;
+        let live = end.0 - self.reached.received.0 < LIVE;
         self.live_since = if live { self.live_since.or(Some(now)) } else { None };
-        if self.target.is_some_and(|target| self.durable >= target) {
+        if self.target.is_some_and(|target| self.reached.durable >= target) {
             self.target = None;
         }
         true
@@ -131,7 +134,7 @@ impl Progress {
         self.heard = Some(now);
         match log.epochs().agreed(log.tail().end, &mismatch.epochs, mismatch.end) {
             // An answer that comes late says less than what was acknowledged since.
-            Some(agreed) => self.probe(log, agreed.max(self.received)),
+            Some(agreed) => self.probe(log, agreed.max(self.reached.received)),
             None => self.way = Way::Install,
         }
     }
@@ -148,7 +151,7 @@ impl Progress {
                     self.way = Way::Install;
                     return Next::Install;
                 };
-                let bytes = WINDOW.saturating_sub(sent.0 - self.received.0);
+                let bytes = WINDOW.saturating_sub(sent.0 - self.reached.received.0);
                 if sent == log.tail().end || bytes == 0 {
                     return if_due(due, prev);
                 }
@@ -166,16 +169,8 @@ impl Progress {
         }
     }
 
-    pub fn received(&self) -> Lsn {
-        self.received
-    }
-
-    pub fn durable(&self) -> Lsn {
-        self.durable
-    }
-
-    pub fn applied(&self) -> Lsn {
-        self.applied
+    pub fn reached(&self) -> Reached {
+        self.reached
     }
 
     pub fn heard(&self) -> Option<Duration> {

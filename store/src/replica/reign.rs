@@ -88,12 +88,14 @@ pub struct Reign {
     phase: Phase,
     stable: Config,
     pending: Option<Config>,
+    /// The stable members again, because the pending ones turned out not to do.
+    retreat: Option<Config>,
 }
 
 impl Reign {
     /// A shard that is new to the controller. Its first epoch is the one after `last`: 0 for a new log, else the last in the log that is taken over.
     pub fn new(config: Config, last: Epoch) -> Reign {
-        Reign { epoch: Epoch(last.0 + 1), phase: Phase::Electing { prefer: None }, stable: config, pending: None }
+        Reign { epoch: Epoch(last.0 + 1), phase: Phase::Electing { prefer: None }, stable: config, pending: None, retreat: None }
     }
 
     /// The only thing that changes a reign.
@@ -125,17 +127,22 @@ impl Reign {
         &self.stable
     }
 
-    /// The members that a change leads to, until a leader has committed in it.
+    /// The members that a change leads to, until a leader has committed in it. Of a change that is taken back, the members that it would have led to.
     pub fn pending(&self) -> Option<&Config> {
         self.pending.as_ref()
     }
 
-    /// The configuration of the current epoch.
-    pub fn config(&self) -> &Config {
-        self.pending.as_ref().unwrap_or(&self.stable)
+    /// Whether a change is being taken back.
+    pub fn retreats(&self) -> bool {
+        self.retreat.is_some()
     }
 
-    /// All configurations in which something may have been committed.
+    /// The configuration of the current epoch.
+    pub fn config(&self) -> &Config {
+        self.retreat.as_ref().or(self.pending.as_ref()).unwrap_or(&self.stable)
+    }
+
+    /// All configurations in which something may have been committed. While a change is taken back these are the same two.
     pub fn configs(&self) -> impl Iterator<Item = &Config> {
         std::iter::once(&self.stable).chain(&self.pending)
     }
@@ -149,14 +156,18 @@ impl Reign {
     }
 
     /// Rule 10: an epoch ends by the next one, and only the current one can end. One change of members at a time: while one is pending, both
-    /// configurations may have committed something and both must be sealed; with a third there would be no end to it.
+    /// configurations may have committed something and both must be sealed; with a third there would be no end to it. A change may be taken back, once: that
+    /// leads to the stable members, which are sealed anyway.
     fn begin(&mut self, expect: Epoch, prefer: Option<Member>, config: Option<&Config>) -> Result<(), Rejected> {
         if expect != self.epoch {
             return Err(Rejected::Epoch(self.epoch));
         }
         match (config, &self.pending) {
             (None, _) => {}
-            (Some(_), Some(pending)) => return Err(Rejected::Changing(pending.generation())),
+            (Some(new), Some(pending)) if self.retreat.is_none() && new.same_members(&self.stable) && new.generation() > pending.generation() => {
+                self.retreat = Some(new.clone());
+            }
+            (Some(_), Some(_)) => return Err(Rejected::Changing(self.config().generation())),
             (Some(new), None) if new.generation() <= self.stable.generation() => return Err(Rejected::Generation(self.stable.generation())),
             (Some(new), None) => self.pending = Some(new.clone()),
         }
@@ -189,9 +200,8 @@ impl Reign {
         if self.led_by().is_none() {
             return Err(Rejected::Electing);
         }
-        if let Some(pending) = self.pending.take() {
-            self.stable = pending;
-        }
+        self.stable = self.config().clone();
+        (self.pending, self.retreat) = (None, None);
         Ok(())
     }
 }
