@@ -38,6 +38,7 @@ struct Arguments {
     installs: u8,
     /// Nodes of the shard, `/` between one configuration and the next
     #[arg(long, default_value = "0,1,2", value_parser = members)]
+    // With its whole path, so that the parser is for the option and not for each of several values.
     members: ::std::vec::Vec<Vec<u8>>,
     /// Acknowledge what is written; a crash loses what is not synced
     #[arg(long)]
