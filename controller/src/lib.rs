@@ -12,5 +12,5 @@ pub mod state;
 pub mod consensus;
 pub mod controller;
 
-pub use consensus::{LastEnd, OpenError};
-pub use controller::{Controller, Options};
+pub use consensus::{OpenError, Settings};
+pub use controller::{Controller, Join, Options, Starting};

@@ -38,6 +38,14 @@ const FILE_NEW: &str = "log.redb.new";
 /// How often a full disk is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
+/// How a change waits for room on a full disk.
+struct Room {
+    /// Told while one waits.
+    full: watch::Sender<bool>,
+    /// Told when none may wait any longer.
+    ending: watch::Receiver<bool>,
+}
+
 /// Who a node is, for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -52,8 +60,8 @@ pub struct Books {
     path: PathBuf,
     /// `None` after a failed write, until it could be opened again.
     database: Option<Database>,
-    /// Where it is told that a change waits for room on a full disk; without it such a change fails.
-    full: Option<watch::Sender<bool>>,
+    /// Without it a change fails on a full disk.
+    room: Option<Room>,
     _lock: Lock,
 }
 
@@ -122,7 +130,7 @@ impl Books {
         }
         let lock = lock(disk, dir)?;
         let database = database(disk, &path).map_err(|error| OpenError::books(&path, error))?;
-        let books = Books { disk: disk.clone(), path, database: Some(database), full: None, _lock: lock };
+        let books = Books { disk: disk.clone(), path, database: Some(database), room: None, _lock: lock };
         books.check().map_err(|error| OpenError::books(&books.path, error))?;
         Ok(Some(books))
     }
@@ -142,7 +150,7 @@ impl Books {
             Ok(database)
         };
         let database = begin().map_err(|error| OpenError::books(&path, error))?;
-        Ok(Books { disk: disk.clone(), path, database: Some(database), full: None, _lock: lock })
+        Ok(Books { disk: disk.clone(), path, database: Some(database), room: None, _lock: lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -155,7 +163,23 @@ impl Books {
         self.vote()?;
         self.committed()?;
         self.extent()?;
-        self.entries(..).map(|_| ())
+        self.check_log()
+    }
+
+    /// Every entry is whole and in its place, with none missing between the first and the last.
+    fn check_log(&self) -> Result<()> {
+        let transaction = self.database()?.begin_read()?;
+        let mut expected = None;
+        for row in transaction.open_table(LOG)?.iter()? {
+            let (index, value) = row?;
+            let index = index.value();
+            unseal(&index.to_be_bytes(), value.value()).map_err(unreadable(&format!("entry {index}")))?;
+            if expected.is_some_and(|expected| expected != index) {
+                return Err(BooksError::Damaged(format!("entry {index} stands where entry {} belongs", expected.unwrap_or(0))));
+            }
+            expected = Some(index + 1);
+        }
+        Ok(())
     }
 
     pub fn identity(&self) -> Result<Identity> {
@@ -229,8 +253,8 @@ impl Books {
     }
 
     /// From now on a change waits while the disk is full, and says so.
-    pub fn wait_for_room(&mut self, full: watch::Sender<bool>) {
-        self.full = Some(full);
+    pub fn wait_for_room(&mut self, full: watch::Sender<bool>, ending: watch::Receiver<bool>) {
+        self.room = Some(Room { full, ending });
     }
 
     fn database(&self) -> Result<&Database> {
@@ -241,16 +265,18 @@ impl Books {
     /// other failure is final, because what the disk holds is no longer known.
     fn write(&mut self, durability: Durability, change: impl Fn(&WriteTransaction) -> Result<()>) -> Result<()> {
         let mut result = self.try_write(durability, &change);
-        let Some(full) = self.full.clone() else { return result };
+        let Some(Room { full, ending }) = self.room.as_ref().map(|room| Room { full: room.full.clone(), ending: room.ending.clone() }) else {
+            return result;
+        };
         if result.as_ref().is_err_and(BooksError::is_full) {
             tracing::warn!(file = %self.path.display(), "the disk is full; changes of the controller wait until there is room");
         }
-        while result.as_ref().is_err_and(BooksError::is_full) && !full.is_closed() {
+        while result.as_ref().is_err_and(BooksError::is_full) && !*ending.borrow() {
             full.send_replace(true);
             pause();
             result = self.reopen().and_then(|()| self.try_write(durability, &change));
         }
-        full.send_if_modified(|full| std::mem::take(full));
+        full.send_if_modified(std::mem::take);
         result
     }
 
@@ -348,6 +374,3 @@ fn checksum(key: &[u8], bytes: &[u8]) -> u32 {
     digest.update(bytes);
     digest.finalize() as u32
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,7 +2,7 @@
 //!
 //! A simulation runs the jobs where they are asked for instead, because its clock moves while a thread works.
 
-use super::books::{Books, BooksError, encode_entry};
+use super::books::{Books, BooksError, Extent, encode_entry};
 use super::kinds::{Entry, Kinds, LogId, StorageError, StorageIOError, Vote};
 use gantry_platform::tasks::{self, Thread};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
@@ -29,19 +29,28 @@ pub enum Desk {
 
 type Job = Box<dyn FnOnce(&mut Books) + Send>;
 
+/// What the thread is told.
+enum Word {
+    Do(Job),
+    /// Close the file; nothing is done any more.
+    End,
+}
+
 #[derive(Clone)]
 enum Clerk {
-    Thread(SyncSender<Job>),
-    Caller(Arc<Mutex<Books>>),
+    Thread(SyncSender<Word>),
+    /// `None` once it is closed.
+    Caller(Arc<Mutex<Option<Books>>>),
 }
 
 /// The log of this node. Clones share it.
 #[derive(Clone)]
 pub struct LogStore {
     clerk: Clerk,
+    ending: watch::Sender<bool>,
 }
 
-/// Ends with the last [`LogStore`]: then the file is closed.
+/// The end of the file's life.
 #[derive(Debug)]
 pub struct Closing(Option<Thread>);
 
@@ -58,33 +67,48 @@ impl Closing {
 impl LogStore {
     /// `full` tells whether a change waits for room.
     pub fn start(mut books: Books, desk: Desk, full: watch::Sender<bool>) -> io::Result<(LogStore, Closing)> {
+        let ending = watch::Sender::new(false);
         if desk == Desk::Caller {
-            return Ok((LogStore { clerk: Clerk::Caller(Arc::new(Mutex::new(books))) }, Closing(None)));
+            return Ok((LogStore { clerk: Clerk::Caller(Arc::new(Mutex::new(Some(books)))), ending }, Closing(None)));
         }
-        books.wait_for_room(full);
+        books.wait_for_room(full, ending.subscribe());
         let (sender, work) = sync_channel(JOBS);
         let thread = tasks::thread("controller-log", move || keep(books, &work))?;
-        Ok((LogStore { clerk: Clerk::Thread(sender) }, Closing(Some(thread))))
+        Ok((LogStore { clerk: Clerk::Thread(sender), ending }, Closing(Some(thread))))
+    }
+
+    /// Whoever waits for room on the disk waits no longer: it is an error now.
+    pub fn give_up_waiting(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Closes the file after what was asked for so far. Later jobs fail.
+    pub fn close(&self) {
+        match &self.clerk {
+            Clerk::Caller(books) => *books.lock().unwrap_or_else(PoisonError::into_inner) = None,
+            // Who is gone has closed it already.
+            Clerk::Thread(sender) => _ = sender.send(Word::End),
+        }
+    }
+
+    /// The beginning and the end of the log.
+    pub async fn extent(&self) -> Result<Extent, BooksError> {
+        self.ask(|books| books.extent()).await?
     }
 
     /// Hands a job over without waiting for it.
     fn give(&self, job: Job) -> Result<(), BooksError> {
         match &self.clerk {
-            Clerk::Caller(books) => job(&mut books.lock().unwrap_or_else(PoisonError::into_inner)),
-            Clerk::Thread(sender) => sender.send(job).map_err(|_| closed())?,
+            Clerk::Caller(books) => job(books.lock().unwrap_or_else(PoisonError::into_inner).as_mut().ok_or_else(closed)?),
+            Clerk::Thread(sender) => sender.send(Word::Do(job)).map_err(|_| closed())?,
         }
         Ok(())
     }
 
     async fn ask<T: Send + 'static>(&self, job: impl FnOnce(&mut Books) -> T + Send + 'static) -> Result<T, BooksError> {
-        match &self.clerk {
-            Clerk::Caller(books) => Ok(job(&mut books.lock().unwrap_or_else(PoisonError::into_inner))),
-            Clerk::Thread(sender) => {
-                let (reply, answer) = oneshot::channel();
-                self.give(Box::new(move |books| _ = reply.send(job(books))))?;
-                answer.await.map_err(|_| closed())
-            }
-        }
+        let (reply, answer) = oneshot::channel();
+        self.give(Box::new(move |books| _ = reply.send(job(books))))?;
+        answer.await.map_err(|_| closed())
     }
 }
 
@@ -93,8 +117,8 @@ fn closed() -> BooksError {
 }
 
 /// The life of the thread.
-fn keep(mut books: Books, work: &Receiver<Job>) {
-    while let Ok(job) = work.recv() {
+fn keep(mut books: Books, work: &Receiver<Word>) {
+    while let Ok(Word::Do(job)) = work.recv() {
         job(&mut books);
     }
 }
@@ -122,7 +146,7 @@ impl RaftLogStorage<Kinds> for LogStore {
     type LogReader = LogStore;
 
     async fn get_log_state(&mut self) -> Result<LogState<Kinds>, StorageError> {
-        let extent = self.ask(|books| books.extent()).await.and_then(|extent| extent).map_err(storage(StorageIOError::read_logs))?;
+        let extent = self.extent().await.map_err(storage(StorageIOError::read_logs))?;
         Ok(LogState { last_purged_log_id: extent.purged, last_log_id: extent.last })
     }
 

@@ -1,11 +1,13 @@
 //! Raft's values in our own bytes, the same on disk and between nodes: `proto/proto/gantry/controller/v1/peer.proto`.
 
-use super::kinds::{Entry, LogId, Member, Membership, Proposal, Vote};
+use super::kinds::{Entry, Kinds, LogId, Member, Membership, Proposal, Vote};
 use crate::state::event::Event;
-use crate::state::requests::RequestId;
+use crate::state::requests::{self, RequestId};
 use gantry_model::NodeId;
 use gantry_proto::controller as pb;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use openraft::{CommittedLeaderId, EntryPayload, LeaderId};
+use pb::appended::Outcome;
 use pb::entry::Payload;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -106,4 +108,66 @@ pub fn read_entry(entry: &pb::Entry) -> Result<Entry, Unreadable> {
     };
     let id = entry.id.as_ref().ok_or_else(|| missing("id of an entry"))?;
     Ok(Entry { log_id: read_log_id(id), payload })
+}
+
+pub fn append(request: &AppendEntriesRequest<Kinds>) -> pb::Append {
+    pb::Append {
+        ballot: Some(ballot(&request.vote)),
+        previous: request.prev_log_id.as_ref().map(log_id),
+        entries: request.entries.iter().map(entry).collect(),
+        committed: request.leader_commit.as_ref().map(log_id),
+    }
+}
+
+pub fn read_append(append: &pb::Append) -> Result<AppendEntriesRequest<Kinds>, Unreadable> {
+    Ok(AppendEntriesRequest {
+        vote: need_ballot(&append.ballot)?,
+        prev_log_id: append.previous.as_ref().map(read_log_id),
+        entries: append.entries.iter().map(read_entry).collect::<Result<_, _>>()?,
+        leader_commit: append.committed.as_ref().map(read_log_id),
+    })
+}
+
+pub fn appended(response: &AppendEntriesResponse<NodeId>) -> pb::Appended {
+    let outcome = match response {
+        AppendEntriesResponse::Success => Outcome::Success(pb::Done {}),
+        // Raft never takes nothing in part; a conflict says the same.
+        AppendEntriesResponse::PartialSuccess(None) | AppendEntriesResponse::Conflict => Outcome::Conflict(pb::Done {}),
+        AppendEntriesResponse::PartialSuccess(Some(id)) => Outcome::UpTo(log_id(id)),
+        AppendEntriesResponse::HigherVote(vote) => Outcome::Higher(ballot(vote)),
+    };
+    pb::Appended { outcome: Some(outcome) }
+}
+
+pub fn read_appended(appended: &pb::Appended) -> Result<AppendEntriesResponse<NodeId>, Unreadable> {
+    Ok(match appended.outcome.as_ref().ok_or_else(|| missing("outcome of an append"))? {
+        Outcome::Success(_) => AppendEntriesResponse::Success,
+        Outcome::UpTo(id) => AppendEntriesResponse::PartialSuccess(Some(read_log_id(id))),
+        Outcome::Conflict(_) => AppendEntriesResponse::Conflict,
+        Outcome::Higher(vote) => AppendEntriesResponse::HigherVote(read_ballot(vote)),
+    })
+}
+
+pub fn vote(request: &VoteRequest<NodeId>) -> pb::Vote {
+    pb::Vote { ballot: Some(ballot(&request.vote)), last: request.last_log_id.as_ref().map(log_id) }
+}
+
+pub fn read_vote(vote: &pb::Vote) -> Result<VoteRequest<NodeId>, Unreadable> {
+    Ok(VoteRequest { vote: need_ballot(&vote.ballot)?, last_log_id: vote.last.as_ref().map(read_log_id) })
+}
+
+pub fn voted(response: &VoteResponse<NodeId>) -> pb::Voted {
+    pb::Voted { ballot: Some(ballot(&response.vote)), granted: response.vote_granted, last: response.last_log_id.as_ref().map(log_id) }
+}
+
+pub fn read_voted(voted: &pb::Voted) -> Result<VoteResponse<NodeId>, Unreadable> {
+    Ok(VoteResponse::new(need_ballot(&voted.ballot)?, voted.last.as_ref().map(read_log_id), voted.granted))
+}
+
+pub fn outcome(outcome: &requests::Outcome) -> Vec<u8> {
+    serde_json::to_vec(outcome).expect("outcomes have no maps with odd keys, so they are JSON")
+}
+
+pub fn read_outcome(bytes: &[u8]) -> Result<requests::Outcome, Unreadable> {
+    serde_json::from_slice(bytes).map_err(|error| Unreadable(format!("an outcome makes no sense to this version: {error}")))
 }

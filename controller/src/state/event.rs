@@ -1,10 +1,11 @@
-//! The events: everything that ever happened to the metadata, as it stands in the journal.
+//! The events: everything that ever happened to the metadata, as it stands in the log.
 //!
 //! These are stored as JSON and read back by every later version. A field may be added with a default; none may change its meaning.
 
 use gantry_model::group::{GroupChange, GroupOptions, GroupSpec, Order, RetryPolicy, StartPosition};
 use gantry_model::topic::{Permission, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
-use gantry_model::{GroupName, TopicName};
+use super::nodes::NodeSpec;
+use gantry_model::{GroupName, NodeId, TopicName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
@@ -54,9 +55,38 @@ pub enum Event {
     GroupDeleted {
         name: GroupName,
     },
+    /// A node with an empty disk; it is given the next number.
+    NodeJoined {
+        node: NodeSpec,
+    },
+    /// A node that was here before started again.
+    NodeStarted {
+        id: NodeId,
+        node: NodeSpec,
+    },
+    /// The node was not heard of for some time.
+    NodeDown {
+        id: NodeId,
+        incarnation: u64,
+    },
+    NodeUp {
+        id: NodeId,
+        incarnation: u64,
+    },
+    /// Nothing new is put on the node.
+    NodeCordoned {
+        id: NodeId,
+    },
+    NodeUncordoned {
+        id: NodeId,
+    },
+    /// The node never comes back; its number is never given to another.
+    NodeRemoved {
+        id: NodeId,
+    },
 }
 
-/// Bytes that sign handles; printed nowhere but in the journal.
+/// Bytes that sign handles; printed nowhere but in the log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub [u8; 32]);
 
@@ -146,7 +176,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// The stored form is forever: if this test fails, old journals can't be read any more.
+    /// The stored form is forever: if this test fails, old logs can't be read any more.
     fn check(event: Event, stored: &str) {
         assert_eq!(serde_json::to_string(&event).unwrap(), stored);
         assert_eq!(serde_json::from_str::<Event>(stored).unwrap(), event);

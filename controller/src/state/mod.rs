@@ -7,6 +7,8 @@
 pub mod event;
 pub mod check;
 pub mod queues;
+pub mod nodes;
+pub mod requests;
 pub mod image;
 
 use check::Checked;
@@ -16,6 +18,8 @@ use gantry_model::group::{GroupChange, GroupSpec};
 use gantry_model::handle::{HandleKey, HandleKeys};
 use gantry_model::topic::{Permission, QueueState, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
 use gantry_model::{Group, GroupId, GroupName, Topic, TopicId, TopicName};
+use nodes::{Admission, Health, Node, Nodes};
+use requests::{Remembered, RequestId, Requests};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -38,7 +42,17 @@ pub struct State {
     /// The id that the next topic gets; 0 is nobody's.
     next_topic: u32,
     next_group: u32,
+    nodes: Nodes,
+    requests: Requests,
     version: Version,
+}
+
+/// An event that is durable and applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    /// Its place in the order.
+    pub version: Version,
+    pub effect: Effect,
 }
 
 /// A key and when it began to sign.
@@ -55,6 +69,7 @@ pub enum Effect {
     /// The topic as it is now; also when it was like this before.
     Topic(Arc<Topic>),
     Group(Arc<Group>),
+    Node(Arc<Node>),
     /// Nothing was changed.
     Refused(MetadataError),
 }
@@ -71,6 +86,8 @@ impl Default for State {
             groups_by_id: HashMap::new(),
             next_topic: 1,
             next_group: 1,
+            nodes: Nodes::default(),
+            requests: Requests::default(),
             version: Version(0),
         }
     }
@@ -91,6 +108,11 @@ impl State {
     /// When the newest key was added.
     pub fn newest_key_ms(&self) -> Option<u64> {
         self.keys.last().map(|key| key.added_ms)
+    }
+
+    /// The nodes that belong to the cluster.
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
     }
 
     /// The number of events applied so far.
@@ -131,6 +153,16 @@ fn from<T: Ord>(after: Option<&T>) -> std::ops::Bound<&T> {
 
 /// Changes.
 impl State {
+    /// Applies what was proposed, unless the same request was applied before: then it answers what came of it.
+    pub fn take(&mut self, request: RequestId, time_ms: u64, event: &Event) -> Applied {
+        if let Some(known) = self.requests.get(request) {
+            return Applied { version: known.version, effect: self.effect(&known.outcome) };
+        }
+        let effect = self.apply(event);
+        self.requests.remember(request, Remembered { time_ms, version: self.version, outcome: effect.outcome() });
+        Applied { version: self.version, effect }
+    }
+
     /// Applies the next event.
     pub fn apply(&mut self, event: &Event) -> Effect {
         self.version.0 += 1;
@@ -148,6 +180,13 @@ impl State {
             Event::GroupCreated { group, time_ms } => self.create_group(group, *time_ms),
             Event::GroupUpdated { name, change } => self.update_group(name, change),
             Event::GroupDeleted { name } => self.delete_group(name),
+            Event::NodeJoined { node } => self.nodes.join(node).map(Effect::Node),
+            Event::NodeStarted { id, node } => self.nodes.start(*id, node).map(Effect::Node),
+            Event::NodeDown { id, incarnation } => self.nodes.mark(*id, *incarnation, Health::Down).map(Effect::Node),
+            Event::NodeUp { id, incarnation } => self.nodes.mark(*id, *incarnation, Health::Up).map(Effect::Node),
+            Event::NodeCordoned { id } => self.nodes.admit(*id, Admission::Cordoned).map(Effect::Node),
+            Event::NodeUncordoned { id } => self.nodes.admit(*id, Admission::Open).map(Effect::Node),
+            Event::NodeRemoved { id } => self.nodes.remove(*id).map(|()| Effect::Done),
         }
     }
 
@@ -157,6 +196,7 @@ impl State {
             return Err(MetadataError::Exists { what: "the cluster".into() });
         }
         self.cluster = Some(Arc::new(Cluster { id: id.to_owned(), name: name.to_owned(), shards }));
+        self.nodes.found();
         Ok(Effect::Done)
     }
 

@@ -4,7 +4,7 @@
 
 use super::{Effect, State};
 use gantry_model::contract::metadata::{MetadataError, Version};
-use gantry_model::{GroupId, NodeId, ShardId, TopicId};
+use gantry_model::{GroupId, NodeId, TopicId};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 
@@ -31,7 +31,6 @@ pub enum Outcome {
     Topic(TopicId),
     Group(GroupId),
     Node(NodeId),
-    Shard(ShardId),
     Refused(#[serde(with = "Refusal")] MetadataError),
 }
 
@@ -101,7 +100,6 @@ impl Effect {
             Effect::Topic(topic) => Outcome::Topic(topic.id),
             Effect::Group(group) => Outcome::Group(group.id),
             Effect::Node(node) => Outcome::Node(node.id),
-            Effect::Shard(shard) => Outcome::Shard(shard.id),
             Effect::Refused(error) => Outcome::Refused(error.clone()),
         }
     }
@@ -115,8 +113,7 @@ impl State {
             Outcome::Refused(error) => Some(Effect::Refused(error.clone())),
             Outcome::Topic(id) => self.topic_by_id(*id).cloned().map(Effect::Topic),
             Outcome::Group(id) => self.group_by_id(*id).cloned().map(Effect::Group),
-            Outcome::Node(id) => self.cluster_map().node(*id).cloned().map(Effect::Node),
-            Outcome::Shard(id) => self.cluster_map().shard(*id).cloned().map(Effect::Shard),
+            Outcome::Node(id) => self.nodes.get(*id).cloned().map(Effect::Node),
         };
         found.unwrap_or_else(|| Effect::Refused(MetadataError::NotFound { what: "what this request made was deleted since; it".into() }))
     }
