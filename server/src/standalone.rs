@@ -8,7 +8,7 @@ use crate::listeners::{self, ADMIN, HTTP, ListenError, MESSAGING, METRICS};
 use crate::report::{Endpoints, Ready};
 use crate::workers::Workers;
 use gantry_broker::LocalBroker;
-use gantry_controller::{Controller, LastEnd};
+use gantry_controller::{Controller, Settings};
 use gantry_model::ShardId;
 use gantry_model::contract::Metadata;
 use gantry_platform::clock::{SharedClock, sleep, timeout};
@@ -19,7 +19,7 @@ use gantry_platform::{RealDisk, SystemChance};
 use gantry_proxy::Proxy;
 use gantry_proxy::admin_v2::LogControl;
 use gantry_proxy::edge::Limits;
-use gantry_store::data_folder::{DataFolder, FolderError, LastRun};
+use gantry_store::data_folder::{DataFolder, FolderError};
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
@@ -83,7 +83,7 @@ impl Standalone {
         let data = absolute(&config.data).map_err(StartError::System)?;
         let disk: SharedDisk = Arc::new(RealDisk::new(&data));
         let folder = DataFolder::open(disk.clone(), &data, &boot_id(), &mut SystemChance).map_err(StartError::Folder)?;
-        let controller = open_controller(config, &folder, &disk, &clock, &data)?;
+        let controller = open_controller(config, &folder, &disk, &clock, &data).await?;
         let broker = open_broker(config, &folder, &disk, &clock, controller.clone())?;
         let doors = Doors::open(config)?;
         let endpoints = doors.endpoints.clone();
@@ -121,6 +121,7 @@ impl Standalone {
         }
         report(back.shutdown(LINGER).await);
         let synced = broker.close();
+        controller.close().await;
         drop((proxy, broker, controller));
         // Without the mark the next start reads the log to its end and finds the same.
         match synced.then(|| folder.close()) {
@@ -137,15 +138,21 @@ fn report(end: Result<(), ShutdownError>) {
     }
 }
 
-fn open_controller(config: &Config, folder: &DataFolder, disk: &SharedDisk, clock: &SharedClock, data: &Path) -> Result<Arc<Controller>, StartError> {
+async fn open_controller(
+    config: &Config,
+    folder: &DataFolder,
+    disk: &SharedDisk,
+    clock: &SharedClock,
+    data: &Path,
+) -> Result<Arc<Controller>, StartError> {
     let options = gantry_controller::Options {
         cluster_name: config.cluster_name.clone(),
         cluster_id: Some(folder.cluster.iter().map(|byte| format!("{byte:02x}")).collect()),
         shards: 1,
-        last_end: if folder.last_run == LastRun::Clean { LastEnd::Clean } else { LastEnd::Unknown },
+        join: None,
     };
-    let dir = data.join("controller");
-    Controller::open(disk.clone(), &dir, clock.clone(), Box::new(SystemChance), options).map_err(StartError::Controller)
+    let settings = Settings::alone(disk.clone(), &data.join("controller"), clock.clone(), Box::new(SystemChance));
+    Controller::open(settings, options).await.map_err(StartError::Controller)
 }
 
 fn open_broker(

@@ -6,6 +6,7 @@ use super::members;
 use super::peers::Answer;
 use super::propose;
 use super::seat::{Incoming, Seat, refused};
+use super::snapshot::Snapshots;
 use super::wire;
 use async_trait::async_trait;
 use gantry_model::NodeId;
@@ -125,7 +126,7 @@ impl Seat {
             return Ok(taken(ballot));
         }
         let file = slot.take().expect("it is there").file;
-        let loaded = self.snapshots.load(&file.path).map_err(|error| refused(Code::Invalid, error.to_string()))?;
+        let loaded = Snapshots::read(file.clone()).map_err(|error| refused(Code::Invalid, error.to_string()))?;
         let snapshot = Snapshot { meta: loaded.meta, snapshot: Box::new(file) };
         let response = self.raft.install_full_snapshot(ballot, snapshot).await.map_err(unavailable)?;
         self.heard.touch();

@@ -186,7 +186,7 @@ impl RaftStateMachine<Kinds> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotFile>) -> Result<(), StorageError> {
         let (snapshots, wanted) = (self.snapshots.clone(), meta.clone());
         let install = move || -> Result<(Loaded, SnapshotFile), StorageError> {
-            let loaded = snapshots.load(&snapshot.path).map_err(failed)?;
+            let loaded = Snapshots::read(SnapshotFile::clone(&snapshot)).map_err(failed)?;
             if loaded.meta.last_log_id != wanted.last_log_id {
                 return Err(failed(io::Error::other("the snapshot is of another place in the log than was said")));
             }

@@ -155,7 +155,7 @@ impl Snapshots {
 
     /// An empty file for a snapshot that comes from elsewhere.
     pub fn incoming(&self) -> io::Result<SnapshotFile> {
-        let path = self.dir.join("snapshot.incoming");
+        let path = self.incoming_path();
         Ok(SnapshotFile { file: self.disk.create(&path)?, path, len: 0 })
     }
 
@@ -165,21 +165,43 @@ impl Snapshots {
         self.disk.space().map_or(true, |space| space.free >= ROOM)
     }
 
-    /// Gives the file that came from elsewhere its name. Blocks.
+    /// Makes a file that came from elsewhere one of ours. Blocks.
     pub fn keep(&self, meta: &SnapshotMeta, incoming: &SnapshotFile) -> io::Result<SnapshotFile> {
+        let here = self.incoming_path();
+        let incoming = if incoming.path == here { incoming.clone() } else { self.copy(incoming)? };
         incoming.file.sync_data()?;
         let path = self.path_of(meta);
-        self.disk.rename(&incoming.path, &path)?;
+        self.disk.rename(&here, &path)?;
         self.prune()?;
-        Ok(SnapshotFile { path, ..incoming.clone() })
+        Ok(SnapshotFile { path, ..incoming })
     }
 
-    /// Reads a snapshot to its end.
-    pub fn load(&self, path: &Path) -> Result<Loaded, OpenError> {
+    fn copy(&self, from: &SnapshotFile) -> io::Result<SnapshotFile> {
+        let mut to = self.incoming()?;
+        let mut bytes = vec![0; PIECE];
+        while to.len < from.len {
+            let read = from.file.read_at(to.len, &mut bytes)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            to.file.write_at(to.len, &[IoSlice::new(&bytes[..read])])?;
+            to.len += read as u64;
+        }
+        Ok(to)
+    }
+
+    fn load(&self, path: &Path) -> Result<Loaded, OpenError> {
         let io = |error| OpenError::io(path, error);
         let file = self.disk.open(path).map_err(io)?;
         let len = file.len().map_err(io)?;
-        let mut frames = Frames::new(file.as_ref()).map_err(io)?;
+        Snapshots::read(SnapshotFile { file, path: path.to_owned(), len })
+    }
+
+    /// Reads a snapshot to its end.
+    pub fn read(source: SnapshotFile) -> Result<Loaded, OpenError> {
+        let path = source.path.as_path();
+        let io = |error| OpenError::io(path, error);
+        let mut frames = Frames::new(source.file.as_ref()).map_err(io)?;
         let damaged = |at: u64, why: String| OpenError::Damaged { path: path.to_owned(), at, why };
         let head: Head = next(&mut frames, path)?.ok_or_else(|| damaged(0, "it is empty".into()))?;
         if head.v > FORMAT {
@@ -193,7 +215,11 @@ impl Snapshots {
             rebuild.add(part).map_err(|unfit| damaged(frames.position(), unfit.0))?;
         }
         let state = rebuild.finish().map_err(|unfit| damaged(frames.position(), unfit.0))?;
-        Ok(Loaded { meta: head.meta(), state, file: SnapshotFile { file, path: path.to_owned(), len } })
+        Ok(Loaded { meta: head.meta(), state, file: source })
+    }
+
+    fn incoming_path(&self) -> PathBuf {
+        self.dir.join("snapshot.incoming")
     }
 
     fn path_of(&self, meta: &SnapshotMeta) -> PathBuf {

@@ -8,3 +8,4 @@ mod alone;
 mod elections;
 mod changes;
 mod history;
+mod golden;

@@ -34,7 +34,8 @@ fn ask(world: &mut World, asked: &mut Asked, number: usize) {
     if machines.is_empty() {
         return;
     }
-    let consensus = world.at(machines[world.chance.below(machines.len() as u64) as usize]);
+    let machine = machines[world.chance.below(machines.len() as u64) as usize];
+    let consensus = world.at(machine);
     let (text, request) = (format!("t{number}"), RequestId(number as u128));
     let event = topic(&text);
     asked.insert(text, spawn("proposer", async move { consensus.propose_as(request, event).await }));
@@ -81,17 +82,17 @@ async fn run(seed: u64, machines: u64) -> usize {
 #[tokio::test(start_paused = true)]
 async fn three_controllers_lose_nothing_and_agree() {
     let mut acknowledged = 0;
-    for seed in 0..12 {
+    for seed in 0..6 {
         acknowledged += run(100 + seed, 3).await;
     }
-    assert!(acknowledged > 12 * 20, "{acknowledged} changes were acknowledged");
+    assert!(acknowledged > 6 * 20, "{acknowledged} changes were acknowledged");
 }
 
 #[tokio::test(start_paused = true)]
 async fn five_controllers_lose_nothing_and_agree() {
     let mut acknowledged = 0;
-    for seed in 0..6 {
+    for seed in 0..3 {
         acknowledged += run(200 + seed, 5).await;
     }
-    assert!(acknowledged > 6 * 20, "{acknowledged} changes were acknowledged");
+    assert!(acknowledged > 3 * 20, "{acknowledged} changes were acknowledged");
 }

@@ -11,7 +11,7 @@ use crate::state::State;
 use crate::state::requests::RequestId;
 use gantry_model::NodeId;
 use gantry_platform::disk::faulty::{Fault, Operation, Rule};
-use gantry_platform::disk::{Disk, DiskFile, SharedDisk};
+use gantry_platform::disk::{DiskFile, SharedDisk};
 use gantry_platform::{FaultyDisk, MemoryDisk, SeededChance};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::{StoreBuilder, Suite};
@@ -190,7 +190,7 @@ async fn entries_come_back_in_our_bytes() {
         request: RequestId(0x0102), time_ms: 5, event: crate::state::event::Event::ClusterRenamed { name: "b".into() }.into(),
     }) });
     assert_eq!(index, 9);
-    let text = "0a060802100118091a3e0a1000000000000000000000000000000102100522287b2274797065223a22636c75737465725f72656e616d6564222c226e616d65223a2262227d";
+    let text = "0a060802100118091a3b0a100000000000000000000000000000010210051a257b2274797065223a22636c75737465725f72656e616d6564222c226e616d65223a2262227d";
     assert_eq!(hex::encode(&bytes[4..]), text);
 }
 

@@ -7,7 +7,7 @@ use crate::state::event::Event;
 use gantry_model::topic::TopicSpec;
 use gantry_model::{NodeId, TopicName};
 use gantry_platform::clock::{RuntimeClock, sleep, timeout};
-use gantry_platform::{Chance, MemoryDisk, SeededChance};
+use gantry_platform::{MemoryDisk, SeededChance};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
