@@ -117,8 +117,10 @@ impl Consensus {
     /// Opens the folder and takes the node's seat. `cluster` is the id that the folder must belong to, if that is known.
     pub async fn open(settings: Settings, begin: Begin, cluster: Option<&str>) -> Result<Consensus, OpenError> {
         let snapshots = Snapshots::new(settings.disk.clone(), &settings.dir);
-        let books = open_books(&settings, &begin, cluster, &snapshots).await?;
-        let broken = |error| OpenError::books(books.path(), error);
+        let mut books = open_books(&settings, &begin, cluster, &snapshots).await?;
+        let path = books.path().to_owned();
+        let broken = |error| OpenError::books(&path, error);
+        books.lead_no_more().map_err(broken)?;
         let (identity, extent, vote) = (books.identity().map_err(broken)?, books.extent().map_err(broken)?, books.vote().map_err(broken)?);
         let loaded = snapshots.newest(extent.purged)?;
         let founds = identity.node == FOUNDER && extent == Extent::default() && vote.is_none() && loaded.is_none();

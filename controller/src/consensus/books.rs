@@ -220,6 +220,16 @@ impl Books {
         self.write(Durability::Immediate, |transaction| put(transaction, "vote", &wire::ballot(vote)))
     }
 
+    /// Forgets that this node led, and remembers only that it voted for itself. A leader that starts again must win a new term: openraft
+    /// would go on leading with an old idea of what was committed, and answer linearizable reads by it.
+    pub fn lead_no_more(&mut self) -> Result<()> {
+        let own = self.identity()?.node;
+        match self.vote()? {
+            Some(vote) if vote.committed && vote.leader_id.node_id == own => self.save_vote(&Vote { committed: false, ..vote }),
+            _ => Ok(()),
+        }
+    }
+
     /// Without a sync of its own: the next change that has one brings it to the disk.
     pub fn save_committed(&mut self, committed: Option<LogId>) -> Result<()> {
         self.write(Durability::None, |transaction| match &committed {
