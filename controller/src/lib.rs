@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod state;
+pub mod placement;
 pub mod consensus;
 pub mod controller;
 

@@ -46,7 +46,7 @@ pub async fn propose(seat: &Seat, request: RequestId, event: Event) -> Result<Ap
             if let Some(fatal) = seat.fatal() {
                 return Err(fatal_error(&fatal));
             }
-            sleep(PAUSE).await;
+            pause(seat).await;
         }
     };
     match timeout(seat.pace.patience, tries).await {
@@ -56,6 +56,18 @@ pub async fn propose(seat: &Seat, request: RequestId, event: Event) -> Result<Ap
             Some(refusal) => ProposeError::Unknown { why: refusal.why },
             None => ProposeError::Unknown { why: "too few controllers answer".into() },
         }),
+    }
+}
+
+/// Waits for a leader if there is none, else a moment.
+async fn pause(seat: &Seat) {
+    match seat.leader() {
+        Some(_) => sleep(PAUSE).await,
+        None => {
+            let mut metrics = seat.raft.metrics();
+            // Time out or raft's end: the next try tells.
+            _ = timeout(PAUSE, metrics.wait_for(|metrics| metrics.current_leader.is_some())).await;
+        }
     }
 }
 
@@ -119,7 +131,7 @@ pub async fn barrier(seat: &Seat) -> Result<Version, ProposeError> {
                 Ok(index) => return index,
                 Err(refusal) => last = Some(refusal),
             }
-            sleep(PAUSE).await;
+            pause(seat).await;
         }
     };
     let index = timeout(seat.pace.patience, tries).await.map_err(|_| ProposeError::NoLeader {

@@ -1,7 +1,8 @@
-//! The state as a snapshot holds it: a head, then topics, groups, nodes and requests in parts that fit in memory one at a time.
+//! The state as a snapshot holds it: a head, then topics, groups, nodes, shards and requests in parts that fit in memory one at a time.
 
 use super::queues::{self, Run};
 use super::nodes::{Node, Nodes};
+use super::shards::Shard;
 use super::requests::{Outcome, Remembered, RequestId};
 use super::{DatedKey, State, ready};
 use crate::state::event::Secret;
@@ -24,6 +25,7 @@ pub enum Part {
     Topics(Vec<TopicImage>),
     Groups(Vec<Group>),
     Nodes(Vec<Node>),
+    Shards(Vec<Shard>),
     Requests(Vec<RequestImage>),
 }
 
@@ -48,13 +50,14 @@ struct Counts {
     topics: usize,
     groups: usize,
     nodes: usize,
+    shards: usize,
     requests: usize,
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { topics, groups, nodes, requests } = self;
-        write!(f, "{topics} topics, {groups} groups, {nodes} nodes and {requests} requests")
+        let Counts { topics, groups, nodes, shards, requests } = self;
+        write!(f, "{topics} topics, {groups} groups, {nodes} nodes, {shards} shards and {requests} requests")
     }
 }
 
@@ -131,13 +134,15 @@ impl State {
         let groups = std::iter::from_fn(move || nonempty(groups.by_ref().take(PART).map(|group| Group::clone(group)).collect()).map(Part::Groups));
         let mut nodes = self.nodes.iter();
         let nodes = std::iter::from_fn(move || nonempty(nodes.by_ref().take(PART).map(|node| Node::clone(node)).collect()).map(Part::Nodes));
+        let mut shards = self.shards.iter();
+        let shards = std::iter::from_fn(move || nonempty(shards.by_ref().take(PART).map(|shard| Shard::clone(shard)).collect()).map(Part::Shards));
         let mut requests = self.requests.iter();
         let requests = std::iter::from_fn(move || nonempty(requests.by_ref().take(PART).map(RequestImage::of).collect()).map(Part::Requests));
-        std::iter::once(Part::Head(head)).chain(topics).chain(groups).chain(nodes).chain(requests)
+        std::iter::once(Part::Head(head)).chain(topics).chain(groups).chain(nodes).chain(shards).chain(requests)
     }
 
     fn counts(&self) -> Counts {
-        Counts { topics: self.topics.len(), groups: self.groups.len(), nodes: self.nodes.len(), requests: self.requests.len() }
+        Counts { topics: self.topics.len(), groups: self.groups.len(), nodes: self.nodes.len(), shards: self.shards.len(), requests: self.requests.len() }
     }
 }
 
@@ -222,6 +227,7 @@ impl Rebuild {
                 }
             }
             Part::Nodes(nodes) => nodes.into_iter().for_each(|node| _ = self.state.nodes.put(node)),
+            Part::Shards(shards) => shards.into_iter().for_each(|shard| _ = self.state.shards.put(shard)),
             Part::Requests(requests) => {
                 for image in requests {
                     let (id, known) = image.read()?;

@@ -4,7 +4,7 @@
 
 use super::{Effect, State};
 use gantry_model::contract::metadata::{MetadataError, Version};
-use gantry_model::{GroupId, NodeId, TopicId};
+use gantry_model::{GroupId, NodeId, ShardId, TopicId};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 
@@ -31,6 +31,8 @@ pub enum Outcome {
     Topic(TopicId),
     Group(GroupId),
     Node(NodeId),
+    Shard(ShardId),
+    Batch(Vec<Outcome>),
     Refused(#[serde(with = "Refusal")] MetadataError),
 }
 
@@ -100,6 +102,8 @@ impl Effect {
             Effect::Topic(topic) => Outcome::Topic(topic.id),
             Effect::Group(group) => Outcome::Group(group.id),
             Effect::Node(node) => Outcome::Node(node.id),
+            Effect::Shard(shard) => Outcome::Shard(shard.id),
+            Effect::Batch(effects) => Outcome::Batch(effects.iter().map(Effect::outcome).collect()),
             Effect::Refused(error) => Outcome::Refused(error.clone()),
         }
     }
@@ -114,6 +118,8 @@ impl State {
             Outcome::Topic(id) => self.topic_by_id(*id).cloned().map(Effect::Topic),
             Outcome::Group(id) => self.group_by_id(*id).cloned().map(Effect::Group),
             Outcome::Node(id) => self.nodes.get(*id).cloned().map(Effect::Node),
+            Outcome::Shard(id) => self.shards.get(*id).cloned().map(Effect::Shard),
+            Outcome::Batch(outcomes) => Some(Effect::Batch(outcomes.iter().map(|outcome| self.effect(outcome)).collect())),
         };
         found.unwrap_or_else(|| Effect::Refused(MetadataError::NotFound { what: "what this request made was deleted since; it".into() }))
     }

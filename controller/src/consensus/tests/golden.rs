@@ -7,10 +7,11 @@ use crate::consensus::snapshot::Snapshots;
 use crate::state::event::{Event, Secret};
 use crate::state::nodes::NodeSpec;
 use crate::state::requests::RequestId;
+use crate::state::shards::{Grant, Move, Policy, Replica, ShardConfig};
 use crate::state::State;
 use gantry_model::group::{GroupSpec, Order, RetryPolicy, StartPosition};
 use gantry_model::topic::{Permission, Retention, TopicChange, TopicSpec, TopicType};
-use gantry_model::{GroupName, NodeId, TopicName};
+use gantry_model::{Epoch, GroupName, Lsn, NodeId, ShardId, TopicName};
 use gantry_platform::disk::{DiskFile, SharedDisk};
 use gantry_platform::MemoryDisk;
 use openraft::{CommittedLeaderId, LogId, Membership, StoredMembership};
@@ -22,6 +23,10 @@ use std::sync::Arc;
 /// A snapshot, one frame a line.
 const SNAPSHOT: &str = include_str!("golden/v1-snapshot.jsonl");
 const NAME: &str = "snapshot-00000000000000000042";
+
+fn replica(node: u64) -> Replica {
+    Replica { node: NodeId(node), store: format!("{node:032x}") }
+}
 
 fn state() -> State {
     let mut state = State::default();
@@ -41,6 +46,8 @@ fn state() -> State {
         ..GroupSpec::new(GroupName::parse("", "payments").unwrap())
     };
     let node = NodeSpec { address: "c2:9082".into(), zone: "b".into(), capacity: 8, incarnation: 3, format: 1 };
+    let config = ShardConfig { generation: 1, members: vec![replica(1), replica(2)], w: 2 };
+    let grant = Grant { epoch: Epoch(1), leader: replica(2), incarnation: 3, last_epoch: Epoch(0), end: Lsn(64), generation: 1 };
     let events = [
         Event::ClusterCreated { id: "0123456789abcdef".repeat(2), name: "gantry".into(), shards: 3, time_ms: 1_000 },
         Event::HandleKeyAdded { secret: Secret([0xab; 32]), time_ms: 1_000 },
@@ -50,6 +57,9 @@ fn state() -> State {
         Event::NodeJoined { node },
         Event::NodeDown { id: NodeId(2), incarnation: 3 },
         Event::NodeCordoned { id: NodeId(1) },
+        Event::ShardCreated { shard: ShardId(0), config, policy: Policy { copies: 3, min_copies: 1 } },
+        Event::LeaderGranted { shard: ShardId(0), grant },
+        Event::MovePlanned { shard: ShardId(0), expect: 0, moving: Move { joining: None, leaving: Some(replica(1)) } },
     ];
     for (number, event) in events.iter().enumerate() {
         state.take(RequestId(number as u128 + 1), 1_000, event);
