@@ -263,7 +263,7 @@ async fn take_seat(
     let (full_told, full) = watch::channel(false);
     let (log, closing) = LogStore::start(books, desk, full_told).map_err(|error| OpenError::io(&dir, error))?;
     let shared = Shared::new(loaded.as_ref());
-    let machine = Machine::new(shared.clone(), snapshots.clone(), loaded, desk);
+    let machine = Machine::new(shared.clone(), snapshots.clone(), loaded, desk, log.ending());
     let caller = Caller { peers, cluster: identity.cluster.clone(), from: identity.node };
     let links = Links { caller: caller.clone(), shared: shared.clone() };
     let raft = Raft::new(identity.node, Arc::new(raft_config(&pace)), links, log.clone(), machine).await;

@@ -54,7 +54,10 @@ pub struct NoPlace {
 impl fmt::Display for NoPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let NoPlace { wanted, open } = self;
-        write!(f, "{wanted} copies need {wanted} nodes that are up, not cordoned and have room; there are {open}. Add brokers or ask for fewer copies")
+        write!(
+            f,
+            "{wanted} copies need {wanted} nodes that are up, not cordoned and have room; there are {open}. Add brokers or ask for fewer copies"
+        )
     }
 }
 

@@ -19,7 +19,6 @@ use pb::refused::Code;
 use std::fmt::Display;
 use std::io::IoSlice;
 
-
 type Answered = Result<Reply, pb::Refused>;
 
 #[async_trait]
@@ -72,7 +71,8 @@ impl Seat {
                 Ok(Reply::Done(pb::Done {}))
             }
             Request::Propose(proposal) => {
-                let (request, event) = (wire::read_request(&proposal.request).map_err(nonsense)?, wire::read_event(&proposal.event).map_err(nonsense)?);
+                let (request, event) =
+                    (wire::read_request(&proposal.request).map_err(nonsense)?, wire::read_event(&proposal.event).map_err(nonsense)?);
                 let applied = propose::propose_here(self, request, event.into(), self.pace.patience).await?;
                 let outcome = wire::outcome(&applied.effect.outcome()).into();
                 Ok(Reply::Proposed(pb::Proposed { version: applied.version.0, outcome }))
@@ -137,4 +137,3 @@ impl Seat {
 fn taken(vote: Vote) -> Reply {
     Reply::Snapshot(pb::SnapshotTaken { ballot: Some(wire::ballot(&vote)) })
 }
-

@@ -82,6 +82,11 @@ impl LogStore {
         self.ending.send_replace(true);
     }
 
+    /// Told when nobody is to wait any longer.
+    pub fn ending(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
+    }
+
     /// Closes the file after what was asked for so far. Later jobs fail.
     pub fn close(&self) {
         match &self.clerk {

@@ -9,14 +9,18 @@ use super::snapshot::{Loaded, SnapshotFile, Snapshots};
 use crate::state::{Applied, Effect, State};
 use gantry_model::NodeId;
 use gantry_model::contract::metadata::Version;
+use gantry_platform::clock::timeout;
 use gantry_platform::tasks::{self, TaskError};
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::watch;
 
+/// The time from a snapshot that failed to the next try.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
 /// Why the lock is never poisoned.
 const UNPOISONED: &str = "applying an event doesn't panic, and a panic of raft ends it";
 
@@ -115,15 +119,17 @@ pub struct Machine {
     snapshots: Snapshots,
     newest: Newest,
     desk: Desk,
+    /// Told when the node ends.
+    ending: watch::Receiver<bool>,
 }
 
 /// The newest snapshot there is.
 type Newest = Arc<Mutex<Option<(SnapshotMeta, SnapshotFile)>>>;
 
 impl Machine {
-    pub fn new(shared: Arc<Shared>, snapshots: Snapshots, loaded: Option<Loaded>, desk: Desk) -> Machine {
+    pub fn new(shared: Arc<Shared>, snapshots: Snapshots, loaded: Option<Loaded>, desk: Desk, ending: watch::Receiver<bool>) -> Machine {
         let newest = loaded.map(|loaded| (loaded.meta, loaded.file));
-        Machine { shared, snapshots, newest: Arc::new(Mutex::new(newest)), desk }
+        Machine { shared, snapshots, newest: Arc::new(Mutex::new(newest)), desk, ending }
     }
 }
 
@@ -146,15 +152,32 @@ pub struct Photographer {
     snapshots: Snapshots,
     newest: Newest,
     desk: Desk,
+    ending: watch::Receiver<bool>,
+}
+
+impl Photographer {
+    async fn write(&self) -> Result<io::Result<(SnapshotMeta, SnapshotFile)>, TaskError> {
+        let (inner, snapshots) = (self.inner.clone(), self.snapshots.clone());
+        at(self.desk, "controller snapshot", move || snapshots.write(inner.last, &inner.membership, &inner.state)).await
+    }
 }
 
 impl RaftSnapshotBuilder<Kinds> for Photographer {
+    /// A snapshot that fails is no harm: the log has everything, and grows until one succeeds. To raft a failure would be the end.
     async fn build_snapshot(&mut self) -> Result<Snapshot<Kinds>, StorageError> {
-        let (inner, snapshots) = (self.inner.clone(), self.snapshots.clone());
-        let written = at(self.desk, "controller snapshot", move || snapshots.write(inner.last, &inner.membership, &inner.state)).await;
-        let (meta, file) = written.map_err(failed)?.map_err(failed)?;
-        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta.clone(), file.clone()));
-        Ok(Snapshot { meta, snapshot: Box::new(file) })
+        loop {
+            let error = match self.write().await.map_err(failed)? {
+                Ok((meta, file)) => {
+                    *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta.clone(), file.clone()));
+                    return Ok(Snapshot { meta, snapshot: Box::new(file) });
+                }
+                Err(error) => error,
+            };
+            tracing::warn!(%error, "the controller could not write a snapshot; its log goes on, and it tries again");
+            if timeout(SNAPSHOT_RETRY, self.ending.wait_for(|ending| *ending)).await.is_ok() {
+                return Err(failed(error));
+            }
+        }
     }
 }
 
@@ -176,7 +199,7 @@ impl RaftStateMachine<Kinds> for Machine {
 
     async fn get_snapshot_builder(&mut self) -> Photographer {
         let inner = self.shared.inner.read().expect(UNPOISONED).clone();
-        Photographer { inner, snapshots: self.snapshots.clone(), newest: self.newest.clone(), desk: self.desk }
+        Photographer { inner, snapshots: self.snapshots.clone(), newest: self.newest.clone(), desk: self.desk, ending: self.ending.clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, StorageError> {

@@ -206,6 +206,9 @@ pub async fn remove(seat: &Seat, node: NodeId) -> Result<(), ProposeError> {
     if voters == BTreeSet::from([node]) {
         return Err(ProposeError::Failed { why: format!("node {node} is the only controller; let another join first") });
     }
+    if node == seat.id() && seat.leads() {
+        return Err(ProposeError::Failed { why: format!("node {node} leads the controllers; hand over the lead first") });
+    }
     let event = Arc::new(Event::NodeRemoved { id: node });
     match propose_here(seat, seat.request_id(), event, seat.pace.patience).await.map_err(failed)?.effect {
         Effect::Refused(gantry_model::contract::metadata::MetadataError::NotFound { .. }) if seat.shared.member(node).is_some() => {}

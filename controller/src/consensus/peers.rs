@@ -4,8 +4,8 @@
 //! `peers/grpc.rs` the real one. A request names the cluster and the node that it is meant for, and whoever else is reached refuses it.
 
 use super::kinds::{Kinds, Member, Vote};
-use super::snapshot::SnapshotFile;
 use super::machine::Shared;
+use super::snapshot::SnapshotFile;
 use super::wire::{self, Unreadable, missing};
 use async_trait::async_trait;
 use gantry_model::NodeId;
@@ -195,11 +195,7 @@ fn rpc(error: CallError) -> RpcError {
 }
 
 impl RaftNetwork<Kinds> for Link {
-    async fn append_entries(
-        &mut self,
-        request: AppendEntriesRequest<Kinds>,
-        option: RPCOption,
-    ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
+    async fn append_entries(&mut self, request: AppendEntriesRequest<Kinds>, option: RPCOption) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
         match self.call(Request::Append(wire::append(&request)), option.hard_ttl()).await.map_err(rpc)? {
             Reply::Appended(appended) => wire::read_appended(&appended).map_err(|error| RPCError::Network(NetworkError::new(&error))),
             _ => odd().map_err(rpc),
@@ -231,4 +227,3 @@ impl RaftNetwork<Kinds> for Link {
         openraft::network::Backoff::new(std::iter::repeat(Duration::from_millis(200)))
     }
 }
-

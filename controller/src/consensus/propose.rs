@@ -134,9 +134,9 @@ pub async fn barrier(seat: &Seat) -> Result<Version, ProposeError> {
             pause(seat).await;
         }
     };
-    let index = timeout(seat.pace.patience, tries).await.map_err(|_| ProposeError::NoLeader {
-        why: last.map_or_else(|| "too few controllers answer".into(), |refusal| refusal.why),
-    })?;
+    let index = timeout(seat.pace.patience, tries)
+        .await
+        .map_err(|_| ProposeError::NoLeader { why: last.map_or_else(|| "too few controllers answer".into(), |refusal| refusal.why) })?;
     let mut applied = seat.shared.applied();
     let there = timeout(seat.pace.patience, applied.wait_for(|applied| *applied >= Some(index))).await;
     there.map_err(|_| ProposeError::NoLeader { why: "this controller is behind".into() })?.map_err(|_| ProposeError::Stopped)?;

@@ -269,4 +269,3 @@ fn next<T: for<'a> Deserialize<'a>>(frames: &mut Frames<'_>, path: &Path) -> Res
     let read = |payload: Vec<u8>| serde_json::from_slice(&payload);
     payload.map(read).transpose().map_err(|error| OpenError::Damaged { path: path.to_owned(), at, why: format!("its text makes no sense: {error}") })
 }
-

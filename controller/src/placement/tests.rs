@@ -39,10 +39,7 @@ fn an_impossible_placement_says_what_is_missing() {
     let mut picture = picture(&["a", "b", "c"]);
     picture.places.get_mut(&NodeId(2)).unwrap().open = false;
     let error = picture.place(3).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "3 copies need 3 nodes that are up, not cordoned and have room; there are 2. Add brokers or ask for fewer copies"
-    );
+    assert_eq!(error, "3 copies need 3 nodes that are up, not cordoned and have room; there are 2. Add brokers or ask for fewer copies");
 }
 
 #[test]

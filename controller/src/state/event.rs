@@ -2,10 +2,10 @@
 //!
 //! These are stored as JSON and read back by every later version. A field may be added with a default; none may change its meaning.
 
-use gantry_model::group::{GroupChange, GroupOptions, GroupSpec, Order, RetryPolicy, StartPosition};
-use gantry_model::topic::{Permission, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
 use super::nodes::NodeSpec;
 use super::shards::{EpochBegun, Grant, Move, Policy, ShardConfig};
+use gantry_model::group::{GroupChange, GroupOptions, GroupSpec, Order, RetryPolicy, StartPosition};
+use gantry_model::topic::{Permission, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
 use gantry_model::{Epoch, GroupName, NodeId, ShardId, TopicName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -281,10 +281,7 @@ mod tests {
             &format!(r#"{{"type":"shard_created","shard":4,"config":{stored},"policy":{{"copies":3,"min_copies":2}}}}"#),
         );
         let begin = EpochBegun { expect: Epoch(7), reason: Reason::LeaderLost, prefer: None, config: None };
-        check(
-            Event::EpochBegun { shard, begin: begin.clone() },
-            r#"{"type":"epoch_begun","shard":4,"begin":{"expect":7,"reason":"leader_lost"}}"#,
-        );
+        check(Event::EpochBegun { shard, begin: begin.clone() }, r#"{"type":"epoch_begun","shard":4,"begin":{"expect":7,"reason":"leader_lost"}}"#);
         let begin = EpochBegun { prefer: Some(replica.clone()), config: Some(config), ..begin };
         let begun = format!(r#"{{"expect":7,"reason":"leader_lost","prefer":{{"node":3,"store":"0a"}},"config":{stored}}}"#);
         check(Event::EpochBegun { shard, begin }, &format!(r#"{{"type":"epoch_begun","shard":4,"begin":{begun}}}"#));

@@ -1,9 +1,9 @@
 //! The state as a snapshot holds it: a head, then topics, groups, nodes, shards and requests in parts that fit in memory one at a time.
 
-use super::queues::{self, Run};
 use super::nodes::{Node, Nodes};
-use super::shards::Shard;
+use super::queues::{self, Run};
 use super::requests::{Outcome, Remembered, RequestId};
+use super::shards::Shard;
 use super::{DatedKey, State, ready};
 use crate::state::event::Secret;
 use gantry_model::contract::metadata::{Cluster, Version};
@@ -142,7 +142,13 @@ impl State {
     }
 
     fn counts(&self) -> Counts {
-        Counts { topics: self.topics.len(), groups: self.groups.len(), nodes: self.nodes.len(), shards: self.shards.len(), requests: self.requests.len() }
+        Counts {
+            topics: self.topics.len(),
+            groups: self.groups.len(),
+            nodes: self.nodes.len(),
+            shards: self.shards.len(),
+            requests: self.requests.len(),
+        }
     }
 }
 

@@ -20,8 +20,8 @@ use gantry_model::handle::{HandleKey, HandleKeys};
 use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
 use gantry_model::{Group, GroupId, GroupName, NodeId, ShardId, Topic, TopicId, TopicName};
 use nodes::{Admission, Health, Node, Nodes};
-use shards::{Policy, Shard, ShardConfig, Shards};
 use requests::{Remembered, RequestId, Requests};
+use shards::{Policy, Shard, ShardConfig, Shards};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 

@@ -172,7 +172,7 @@ async fn a_read_after_a_barrier_sees_what_was_acknowledged_elsewhere() {
     }
 }
 
-/// openraft by itself would lead on after such a start, and answer reads from what it had committed when it last said so.
+/// openraft by itself would lead on after such a start, with an old idea of what is committed; see also `a_start_reads_nothing_old`.
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_starts_again_at_once_reads_nothing_old() {
     for seed in 30..40 {

@@ -53,7 +53,7 @@ impl StoreBuilder<Kinds, LogStore, Machine> for Builder {
         let disk: SharedDisk = Arc::new(MemoryDisk::new());
         let books = Books::create(&disk, dir(), &identity()).unwrap();
         let (log, _) = LogStore::start(books, self.0, watch::Sender::new(false)).unwrap();
-        let machine = Machine::new(Shared::new(None), Snapshots::new(disk, dir()), None, self.0);
+        let machine = Machine::new(Shared::new(None), Snapshots::new(disk, dir()), None, self.0, log.ending());
         Ok(((), log, machine))
     }
 }
@@ -186,11 +186,17 @@ async fn entries_come_back_in_our_bytes() {
     log.blocking_append([entry(1, 0), entry(1, 1)]).await.unwrap();
     assert_eq!(log.try_get_log_entries(0..2).await.unwrap(), [entry(1, 0), entry(1, 1)]);
     // The stored form of an entry is forever.
-    let (index, bytes) = encode_entry(&Entry { log_id: id(2, 9), payload: EntryPayload::Normal(Proposal {
-        request: RequestId(0x0102), time_ms: 5, event: crate::state::event::Event::ClusterRenamed { name: "b".into() }.into(),
-    }) });
+    let (index, bytes) = encode_entry(&Entry {
+        log_id: id(2, 9),
+        payload: EntryPayload::Normal(Proposal {
+            request: RequestId(0x0102),
+            time_ms: 5,
+            event: crate::state::event::Event::ClusterRenamed { name: "b".into() }.into(),
+        }),
+    });
     assert_eq!(index, 9);
-    let text = "0a060802100118091a3b0a100000000000000000000000000000010210051a257b2274797065223a22636c75737465725f72656e616d6564222c226e616d65223a2262227d";
+    let text =
+        "0a060802100118091a3b0a100000000000000000000000000000010210051a257b2274797065223a22636c75737465725f72656e616d6564222c226e616d65223a2262227d";
     assert_eq!(hex::encode(&bytes[4..]), text);
 }
 

@@ -52,7 +52,13 @@ pub fn address(machine: u64) -> String {
 
 impl World {
     pub fn new(seed: u64) -> World {
-        World { net: MemoryPeers::new(seed), chance: SeededChance::new(seed ^ 0xc0de), pace: Pace::default(), disks: BTreeMap::new(), running: BTreeMap::new() }
+        World {
+            net: MemoryPeers::new(seed),
+            chance: SeededChance::new(seed ^ 0xc0de),
+            pace: Pace::default(),
+            disks: BTreeMap::new(),
+            running: BTreeMap::new(),
+        }
     }
 
     /// A cluster of this many voters, with the cluster created.
