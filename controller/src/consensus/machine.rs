@@ -208,15 +208,15 @@ impl RaftStateMachine<Kinds> for Machine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<SnapshotFile>) -> Result<(), StorageError> {
         let (snapshots, wanted) = (self.snapshots.clone(), meta.clone());
-        let install = move || -> Result<(Loaded, SnapshotFile), StorageError> {
-            let loaded = Snapshots::read(SnapshotFile::clone(&snapshot)).map_err(failed)?;
+        let install = move || -> io::Result<(Loaded, SnapshotFile)> {
+            let loaded = Snapshots::read(SnapshotFile::clone(&snapshot)).map_err(|error| io::Error::other(error.to_string()))?;
             if loaded.meta.last_log_id != wanted.last_log_id {
-                return Err(failed(io::Error::other("the snapshot is of another place in the log than was said")));
+                return Err(io::Error::other("the snapshot is of another place in the log than was said"));
             }
-            let file = snapshots.keep(&wanted, &snapshot).map_err(failed)?;
+            let file = snapshots.keep(&wanted, &snapshot)?;
             Ok((loaded, file))
         };
-        let (loaded, file) = at(self.desk, "controller snapshot", install).await.map_err(failed)??;
+        let (loaded, file) = at(self.desk, "controller snapshot", install).await.map_err(failed)?.map_err(failed)?;
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta.clone(), file));
         self.shared.replace(Inner { state: loaded.state, last: meta.last_log_id, membership: meta.last_membership.clone() });
         Ok(())
