@@ -187,6 +187,19 @@ fn new_members_count_when_the_current_leader_has_begun_with_them() {
 }
 
 #[test]
+fn a_leaving_member_may_lead_the_change_and_then_leaves() {
+    let mut state = cluster();
+    obeyed(&mut state, created(0, &[2]));
+    obeyed(&mut state, begin(1, Some(config(2, &[6]))));
+    obeyed(&mut state, grant(2, 2, 2));
+    obeyed(&mut state, settle(2));
+    check_refused(&mut state, Event::NodeRemoved { id: NodeId(2) }, "node 2 holds a copy of shard 0; move its shards elsewhere first");
+    obeyed(&mut state, begin(2, None));
+    obeyed(&mut state, Event::NodeRemoved { id: NodeId(2) });
+    obeyed(&mut state, grant(3, 6, 2));
+}
+
+#[test]
 fn moves_and_policies_are_compared_and_set() {
     let mut state = cluster();
     obeyed(&mut state, created(0, &[2, 3, 4]));
@@ -265,7 +278,10 @@ fn check_shard(before: Option<&Arc<Shard>>, after: &Shard, leaders: &mut BTreeMa
     }
     if let Phase::Led(grant) = &after.phase {
         assert_eq!(grant.epoch, after.epoch);
-        assert!(after.members().contains(&grant.leader));
+        if before.is_some_and(|before| before.leader().is_none()) {
+            assert!(after.members().contains(&grant.leader));
+        }
+        assert!(state.nodes().get(grant.leader.node).is_some(), "who leads is a node");
         assert_eq!(leaders.entry(grant.epoch).or_insert_with(|| grant.leader.clone()), &grant.leader, "an epoch has one leader");
     }
     assert!(after.members().iter().all(|replica| state.nodes().get(replica.node).is_some()), "who holds a copy is a node");

@@ -127,10 +127,10 @@ impl Shard {
         }
     }
 
-    /// Whether the node holds a copy, or is about to.
+    /// Whether the node holds a copy, is about to, or still leads though it left.
     pub fn is_on(&self, node: NodeId) -> bool {
         let joining = self.moving.iter().filter_map(|moving| moving.joining.as_ref());
-        self.members().into_iter().chain(joining).any(|replica| replica.node == node)
+        self.members().into_iter().chain(joining).chain(self.leader()).any(|replica| replica.node == node)
     }
 
     fn in_epoch(&self, epoch: Epoch) -> Result<(), MetadataError> {
@@ -225,7 +225,8 @@ impl Shards {
         Ok(self.put(next))
     }
 
-    /// Gives the epoch to a leader, once.
+    /// Gives the epoch to a leader, once. It may be one that is leaving: nobody else may have the whole log. Then another epoch follows when
+    /// the new members count.
     pub(super) fn grant(&mut self, id: ShardId, grant: &Grant) -> Changed {
         let shard = self.existing(id)?.clone();
         shard.in_epoch(grant.epoch)?;
