@@ -235,10 +235,18 @@ pub async fn hand_over(seat: &Seat, to: Option<NodeId>) -> Result<Peer, ProposeE
     if seat.leaving.send_replace(true) {
         return Err(none("the lead is being handed over already"));
     }
-    let handed = hand_over_quietly(seat, to).await;
-    seat.raft.runtime_config().heartbeat(true);
-    seat.leaving.send_replace(false);
-    handed.ok_or_else(|| none("no other voter could take the lead; this one goes on"))
+    let _leaving = Leaving(seat);
+    hand_over_quietly(seat, to).await.ok_or_else(|| none("no other voter could take the lead; this one goes on"))
+}
+
+/// While it lives this leader is on its way out. It goes on when the other leads, when none could, and when whoever asked for it went away.
+struct Leaving<'a>(&'a Seat);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.raft.runtime_config().heartbeat(true);
+        self.0.leaving.send_replace(false);
+    }
 }
 
 async fn hand_over_quietly(seat: &Seat, to: Option<NodeId>) -> Option<Peer> {

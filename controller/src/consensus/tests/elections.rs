@@ -4,7 +4,7 @@
 
 use super::world::{World, address, name, topic};
 use crate::consensus::ProposeError;
-use gantry_platform::clock::{Clock, RuntimeClock, sleep};
+use gantry_platform::clock::{Clock, RuntimeClock, sleep, timeout};
 use std::time::Duration;
 
 fn others(machines: u64, but: u64) -> Vec<u64> {
@@ -44,6 +44,26 @@ async fn a_named_voter_takes_the_lead_and_an_unreachable_one_does_not() {
     let gone = world.status(one).node;
     assert!(matches!(world.at(other).hand_over(Some(gone)).await, Err(ProposeError::NoLeader { .. })));
     world.at(other).propose(topic("still")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_goes_on_when_nobody_waits_for_the_hand_over_any_more() {
+    let world = World::of(21, 3).await;
+    let leader = world.led().await;
+    for machine in others(3, leader) {
+        world.net.cut(&address(machine), &address(leader));
+    }
+    // Nobody takes over, because nobody has the whole log as far as the leader hears.
+    let proposed = {
+        let consensus = world.at(leader);
+        gantry_platform::tasks::spawn("proposer", async move { consensus.propose(topic("a")).await })
+    };
+    assert!(timeout(Duration::from_millis(300), world.at(leader).hand_over(None)).await.is_err());
+    world.net.heal();
+    proposed.join().await.unwrap().unwrap();
+    world.led().await;
+    world.at(leader).propose(topic("b")).await.unwrap();
+    world.agree().await;
 }
 
 #[tokio::test(start_paused = true)]
