@@ -9,8 +9,9 @@
 #![forbid(unsafe_code)]
 
 pub mod state;
+pub mod placement;
 pub mod consensus;
 pub mod controller;
 
-pub use consensus::{LastEnd, OpenError};
-pub use controller::{Controller, Options};
+pub use consensus::{OpenError, Settings};
+pub use controller::{Controller, Join, Options, Starting};

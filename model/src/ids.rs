@@ -53,6 +53,17 @@ number!(
     LeaseId(u64)
 );
 
+number!(
+    /// One process of the cluster, given its number by the controller when it joins. A node that lost its disk is another node.
+    NodeId(u64)
+);
+
+impl From<u64> for NodeId {
+    fn from(number: u64) -> NodeId {
+        NodeId(number)
+    }
+}
+
 impl GroupId {
     /// Numbers above belong to the members of broadcasting groups; shards give them out for themselves.
     pub const MEMBERS: u32 = 1 << 31;

@@ -22,7 +22,7 @@ pub mod contract;
 pub use filter::Filter;
 pub use group::{Group, RetryPolicy};
 pub use handle::ReceiptHandle;
-pub use ids::{ClientId, Epoch, GroupId, LeaseId, Lsn, Offset, QueueId, QueueKey, ShardId, TopicId};
+pub use ids::{ClientId, Epoch, GroupId, LeaseId, Lsn, NodeId, Offset, QueueId, QueueKey, ShardId, TopicId};
 pub use message::{Message, MessageKind};
 pub use name::{GroupName, TopicName};
 pub use topic::Topic;

@@ -9,11 +9,13 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
 
 /// A running task. Dropping this lets the task run on.
 #[derive(Debug)]
@@ -45,11 +47,25 @@ impl<T> Task<T> {
 
     /// Waits for the task and returns its result.
     pub async fn join(self) -> Result<T, TaskError> {
-        let name = self.name.to_owned();
-        self.handle.await.map_err(|error| match error.try_into_panic() {
-            Ok(payload) => TaskError::Panicked { name, message: panic_message(&*payload) },
-            Err(_) => TaskError::Aborted { name },
-        })
+        self.await
+    }
+}
+
+/// A task is a future of its result, as `join` gives it.
+impl<T> Future for Task<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let name = self.name;
+        Pin::new(&mut self.handle).poll(context).map_err(|error| ended(name, error))
+    }
+}
+
+fn ended(name: &str, error: JoinError) -> TaskError {
+    let name = name.to_owned();
+    match error.try_into_panic() {
+        Ok(payload) => TaskError::Panicked { name, message: panic_message(&*payload) },
+        Err(_) => TaskError::Aborted { name },
     }
 }
 

@@ -1,5 +1,5 @@
 //! The wire: messages and services of RocketMQ 5 (`apache.rocketmq.v2`) and of our own administration API (`gantry.admin.v1`),
-//! and what brokers say to each other (`gantry.broker.v1`).
+//! what brokers say to each other (`gantry.broker.v1`), and what controllers do (`gantry.controller.v1`).
 //!
 //! Everything here is generated at build time from the files under `proto/`, clients and servers alike; this crate never knows the
 //! broker, the store, or what a message is for. Read `proto/apache/rocketmq/v2/definition.proto` first, then `service.proto` beside
@@ -28,11 +28,19 @@ pub mod gantry {
             tonic::include_proto!("gantry.broker.v1");
         }
     }
+    pub mod controller {
+        // An append carries entries, and most others nothing: the difference is what they are for.
+        #[allow(clippy::large_enum_variant)]
+        pub mod v1 {
+            tonic::include_proto!("gantry.controller.v1");
+        }
+    }
 }
 
 pub use apache::rocketmq::v2;
 pub use gantry::admin::v1 as admin;
 pub use gantry::broker::v1 as broker;
+pub use gantry::controller::v1 as controller;
 
 /// All files of this crate and what they import, as a serialized `google.protobuf.FileDescriptorSet`; what reflection answers with.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -8,7 +8,7 @@ use crate::listeners::{self, ADMIN, HTTP, ListenError, MESSAGING, METRICS};
 use crate::report::{Endpoints, Ready};
 use crate::workers::Workers;
 use gantry_broker::LocalBroker;
-use gantry_controller::{Controller, LastEnd, OpenError};
+use gantry_controller::{Controller, OpenError, Settings};
 use gantry_model::contract::{Broker, Metadata};
 use gantry_model::{Epoch, ShardId};
 use gantry_platform::clock::{SharedClock, sleep, timeout};
@@ -21,7 +21,7 @@ use gantry_proxy::admin_v2::LogControl;
 use gantry_proxy::edge::Limits;
 use gantry_proxy::route::Routed;
 use gantry_proxy::route::shards::{Lead, Table};
-use gantry_store::data_folder::{DataFolder, FolderError, LastRun};
+use gantry_store::data_folder::{DataFolder, FolderError};
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
@@ -94,7 +94,7 @@ impl Standalone {
         let data = absolute(&config.data).map_err(StartError::System)?;
         let disk: SharedDisk = Arc::new(RealDisk::new(&data));
         let folder = DataFolder::open(disk.clone(), &data, &boot_id(), &mut SystemChance).map_err(StartError::Folder)?;
-        let controller = open_controller(config, &folder, &disk, &clock, &data)?;
+        let controller = open_controller(config, &folder, &disk, &clock, &data).await?;
         let shards = open_shards(config, &folder, &disk, &clock, &controller)?;
         let broker = one_broker(&shards, &controller, &clock);
         let doors = Doors::open(config)?;
@@ -133,6 +133,7 @@ impl Standalone {
         }
         report(back.shutdown(LINGER).await);
         let unsynced = shards.iter().filter(|shard| !shard.close()).count();
+        controller.close().await;
         drop((proxy, shards, controller));
         // Without the mark the next start reads the log to its end and finds the same.
         match (unsynced == 0).then(|| folder.close()) {
@@ -149,20 +150,24 @@ fn report(end: Result<(), ShutdownError>) {
     }
 }
 
-fn open_controller(config: &Config, folder: &DataFolder, disk: &SharedDisk, clock: &SharedClock, data: &Path) -> Result<Arc<Controller>, StartError> {
-    let options = |shards| gantry_controller::Options {
+async fn open_controller(
+    config: &Config,
+    folder: &DataFolder,
+    disk: &SharedDisk,
+    clock: &SharedClock,
+    data: &Path,
+) -> Result<Arc<Controller>, StartError> {
+    let options = gantry_controller::Options {
         cluster_name: config.cluster_name.clone(),
         cluster_id: Some(folder.cluster.iter().map(|byte| format!("{byte:02x}")).collect()),
-        shards,
-        last_end: if folder.last_run == LastRun::Clean { LastEnd::Clean } else { LastEnd::Unknown },
+        shards: config.shards,
+        join: None,
     };
-    let dir = data.join("controller");
-    let open = |shards| Controller::open(disk.clone(), &dir, clock.clone(), Box::new(SystemChance), options(shards));
-    match (open(config.shards.unwrap_or(1)), config.shards) {
-        (Err(OpenError::OtherShards { found, .. }), None) => open(found).map_err(StartError::Controller),
-        (Err(OpenError::OtherShards { found, wanted }), Some(_)) => Err(StartError::OtherShards { found, wanted }),
-        (opened, _) => opened.map_err(StartError::Controller),
-    }
+    let settings = Settings::alone(disk.clone(), &data.join("controller"), clock.clone(), Box::new(SystemChance));
+    Controller::open(settings, options).await.map_err(|error| match error {
+        OpenError::OtherShards { found, wanted } => StartError::OtherShards { found, wanted },
+        other => StartError::Controller(other),
+    })
 }
 
 /// Opens every shard of the cluster. All of them are on the disk of this machine and share what it may keep.

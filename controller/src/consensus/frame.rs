@@ -6,7 +6,7 @@
 //! │ FF GJ1 │ length  │ CRC32C  │ payload (JSON) … │   numbers are little endian; the checksum covers length and payload
 //! └────────┴─────────┴─────────┴──────────────────┘
 //! ```
-//! JSON is UTF-8 and UTF-8 has no byte `FF`, so the mark is never found inside a payload: whatever looks like a frame is one.
+//! A file is read from its first byte to its last, and anything that is not a whole and sound frame is damage.
 
 use crc_fast::{CrcAlgorithm, Digest};
 use gantry_platform::disk::DiskFile;
@@ -14,7 +14,7 @@ use std::io;
 
 const MARK: [u8; 4] = *b"\xFFGJ1";
 const HEADER: usize = 12;
-/// Largest payload. A batch of events has some 100 KiB, a part of a snapshot up to some 10 MiB.
+/// Largest payload. A part of a snapshot has up to some 10 MiB.
 const PAYLOAD_MAX: usize = 256 * 1024 * 1024;
 
 /// Adds a frame to `out`.
@@ -32,24 +32,6 @@ fn checksum(length: [u8; 4], payload: &[u8]) -> u32 {
     digest.update(&length);
     digest.update(payload);
     digest.finalize() as u32
-}
-
-/// The payload of the frame that begins at `at`, if a whole and sound one does.
-pub fn at(bytes: &[u8], at: usize) -> Option<&[u8]> {
-    let (header, rest) = bytes.get(at..)?.split_first_chunk()?;
-    let header = Header::read(header)?;
-    let payload = rest.get(..header.length)?;
-    header.fits(payload).then_some(payload)
-}
-
-/// Bytes that a frame with this payload takes.
-pub fn size(payload: &[u8]) -> usize {
-    HEADER + payload.len()
-}
-
-/// Where the first sound frame after `from` begins.
-pub fn next_after(bytes: &[u8], from: usize) -> Option<usize> {
-    (from + 1..bytes.len()).find(|&start| bytes[start..].starts_with(&MARK) && at(bytes, start).is_some())
 }
 
 struct Header {
@@ -110,14 +92,19 @@ impl<'a> Frames<'a> {
         if read < payload.len() || !header.fits(&payload) {
             return Err(damaged);
         }
-        self.at += size(&payload) as u64;
+        self.at += (HEADER + payload.len()) as u64;
         Ok(Some(payload))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use gantry_platform::{Disk, MemoryDisk};
+    use std::io::IoSlice;
+    use std::path::Path;
+    use std::sync::Arc;
 
     fn two() -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -126,26 +113,43 @@ mod tests {
         bytes
     }
 
+    fn file(bytes: &[u8]) -> Arc<dyn DiskFile> {
+        let file = MemoryDisk::new().create(Path::new("/frames")).unwrap();
+        file.write_at(0, &[IoSlice::new(bytes)]).unwrap();
+        file
+    }
+
+    /// The payloads, and where damage begins if there is any.
+    fn read(bytes: &[u8]) -> (Vec<Vec<u8>>, Option<u64>) {
+        let file = file(bytes);
+        let mut frames = Frames::new(file.as_ref()).unwrap();
+        let mut payloads = Vec::new();
+        loop {
+            match frames.next() {
+                Ok(Some(payload)) => payloads.push(payload),
+                Ok(None) => return (payloads, None),
+                Err(FrameError::Damaged { at }) => return (payloads, Some(at)),
+                Err(FrameError::Io(error)) => panic!("{error}"),
+            }
+        }
+    }
+
     #[test]
     fn frames_are_found_one_after_the_other() {
-        let bytes = two();
-        assert_eq!(at(&bytes, 0), Some(&b"{\"a\":1}"[..]));
-        assert_eq!(at(&bytes, size(b"{\"a\":1}")), Some(&b"[]"[..]));
-        assert_eq!(next_after(&bytes, 0), Some(19));
-        assert_eq!(next_after(&bytes, 19), None);
+        assert_eq!(read(&two()), (vec![b"{\"a\":1}".to_vec(), b"[]".to_vec()], None));
     }
 
     #[test]
     fn every_changed_bit_and_every_cut_is_seen() {
         let bytes = two();
-        for bit in 0..19 * 8 {
+        for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(at(&changed, 0), None, "bit {bit}");
-            assert_eq!(next_after(&changed, 0), Some(19), "bit {bit}");
+            let frame = if bit / 8 < 19 { 0 } else { 19 };
+            assert_eq!(read(&changed).1, Some(frame), "bit {bit}");
         }
-        for len in 0..19 {
-            assert_eq!(at(&bytes[..len], 0), None, "cut to {len}");
+        for len in (1..bytes.len()).filter(|len| *len != 19) {
+            assert_eq!(read(&bytes[..len]).1, Some(if len < 19 { 0 } else { 19 }), "cut to {len}");
         }
     }
 

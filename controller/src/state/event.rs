@@ -1,10 +1,12 @@
-//! The events: everything that ever happened to the metadata, as it stands in the journal.
+//! The events: everything that ever happened to the metadata, as it stands in the log.
 //!
 //! These are stored as JSON and read back by every later version. A field may be added with a default; none may change its meaning.
 
+use super::nodes::NodeSpec;
+use super::shards::{EpochBegun, Grant, Move, Policy, ShardConfig};
 use gantry_model::group::{GroupChange, GroupOptions, GroupSpec, Order, RetryPolicy, StartPosition};
 use gantry_model::topic::{Permission, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
-use gantry_model::{GroupName, TopicName};
+use gantry_model::{Epoch, GroupName, NodeId, ShardId, TopicName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
@@ -54,9 +56,78 @@ pub enum Event {
     GroupDeleted {
         name: GroupName,
     },
+    /// A node with an empty disk; it is given the next number.
+    NodeJoined {
+        node: NodeSpec,
+    },
+    /// A node that was here before started again.
+    NodeStarted {
+        id: NodeId,
+        node: NodeSpec,
+    },
+    /// The node was not heard of for some time.
+    NodeDown {
+        id: NodeId,
+        incarnation: u64,
+    },
+    NodeUp {
+        id: NodeId,
+        incarnation: u64,
+    },
+    /// Nothing new is put on the node.
+    NodeCordoned {
+        id: NodeId,
+    },
+    NodeUncordoned {
+        id: NodeId,
+    },
+    /// The node never comes back; its number is never given to another.
+    NodeRemoved {
+        id: NodeId,
+    },
+    /// A shard is given its first replicas. The shard after the last one makes the cluster larger by one.
+    ShardCreated {
+        shard: ShardId,
+        config: ShardConfig,
+        policy: Policy,
+    },
+    EpochBegun {
+        shard: ShardId,
+        begin: EpochBegun,
+    },
+    LeaderGranted {
+        shard: ShardId,
+        grant: Grant,
+    },
+    ConfigSettled {
+        shard: ShardId,
+        epoch: Epoch,
+    },
+    ShardPolicySet {
+        shard: ShardId,
+        expect: u64,
+        policy: Policy,
+    },
+    MovePlanned {
+        shard: ShardId,
+        expect: u64,
+        #[serde(rename = "move")]
+        moving: Move,
+    },
+    MoveDropped {
+        shard: ShardId,
+        expect: u64,
+    },
+    /// Several events in one place of the order, each obeyed or refused by itself: a broker that dies has fifty shards.
+    Batch {
+        events: Vec<Event>,
+    },
 }
 
-/// Bytes that sign handles; printed nowhere but in the journal.
+/// Most events in a batch.
+pub const BATCH_MAX: usize = 10_000;
+
+/// Bytes that sign handles; printed nowhere but in the log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub [u8; 32]);
 
@@ -145,8 +216,10 @@ struct GroupChangeForm {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::state::shards::{Reason, Replica};
+    use gantry_model::Lsn;
 
-    /// The stored form is forever: if this test fails, old journals can't be read any more.
+    /// The stored form is forever: if this test fails, old logs can't be read any more.
     fn check(event: Event, stored: &str) {
         assert_eq!(serde_json::to_string(&event).unwrap(), stored);
         assert_eq!(serde_json::from_str::<Event>(stored).unwrap(), event);
@@ -181,6 +254,55 @@ mod tests {
             r#"{"type":"topic_updated","name":{"namespace":"ns","name":"t"},"change":{"queues":4}}"#,
         );
         check(Event::TopicDeleted { name: topic("t") }, r#"{"type":"topic_deleted","name":{"name":"t"}}"#);
+    }
+
+    #[test]
+    fn node_events_keep_their_stored_form() {
+        let node = NodeSpec { address: "b1:9081".into(), zone: "a".into(), capacity: 8, incarnation: 2, format: 1 };
+        let stored = r#"{"address":"b1:9081","zone":"a","capacity":8,"incarnation":2,"format":1}"#;
+        check(Event::NodeJoined { node: node.clone() }, &format!(r#"{{"type":"node_joined","node":{stored}}}"#));
+        check(Event::NodeStarted { id: NodeId(3), node }, &format!(r#"{{"type":"node_started","id":3,"node":{stored}}}"#));
+        check(Event::NodeDown { id: NodeId(3), incarnation: 2 }, r#"{"type":"node_down","id":3,"incarnation":2}"#);
+        check(Event::NodeUp { id: NodeId(3), incarnation: 2 }, r#"{"type":"node_up","id":3,"incarnation":2}"#);
+        check(Event::NodeCordoned { id: NodeId(3) }, r#"{"type":"node_cordoned","id":3}"#);
+        check(Event::NodeUncordoned { id: NodeId(3) }, r#"{"type":"node_uncordoned","id":3}"#);
+        check(Event::NodeRemoved { id: NodeId(3) }, r#"{"type":"node_removed","id":3}"#);
+    }
+
+    #[test]
+    fn shard_events_keep_their_stored_form() {
+        let shard = ShardId(4);
+        let replica = Replica { node: NodeId(3), store: "0a".into() };
+        let config = ShardConfig { generation: 1, members: vec![replica.clone()], w: 1 };
+        let stored = r#"{"generation":1,"members":[{"node":3,"store":"0a"}],"w":1}"#;
+        let policy = Policy { copies: 3, min_copies: 2 };
+        check(
+            Event::ShardCreated { shard, config: config.clone(), policy },
+            &format!(r#"{{"type":"shard_created","shard":4,"config":{stored},"policy":{{"copies":3,"min_copies":2}}}}"#),
+        );
+        let begin = EpochBegun { expect: Epoch(7), reason: Reason::LeaderLost, prefer: None, config: None };
+        check(Event::EpochBegun { shard, begin: begin.clone() }, r#"{"type":"epoch_begun","shard":4,"begin":{"expect":7,"reason":"leader_lost"}}"#);
+        let begin = EpochBegun { prefer: Some(replica.clone()), config: Some(config), ..begin };
+        let begun = format!(r#"{{"expect":7,"reason":"leader_lost","prefer":{{"node":3,"store":"0a"}},"config":{stored}}}"#);
+        check(Event::EpochBegun { shard, begin }, &format!(r#"{{"type":"epoch_begun","shard":4,"begin":{begun}}}"#));
+        let grant = Grant { epoch: Epoch(8), leader: replica.clone(), incarnation: 2, last_epoch: Epoch(6), end: Lsn(99), generation: 1 };
+        check(
+            Event::LeaderGranted { shard, grant },
+            r#"{"type":"leader_granted","shard":4,"grant":{"epoch":8,"leader":{"node":3,"store":"0a"},"incarnation":2,"last_epoch":6,"end":99,"generation":1}}"#,
+        );
+        check(Event::ConfigSettled { shard, epoch: Epoch(8) }, r#"{"type":"config_settled","shard":4,"epoch":8}"#);
+        check(
+            Event::ShardPolicySet { shard, expect: 5, policy },
+            r#"{"type":"shard_policy_set","shard":4,"expect":5,"policy":{"copies":3,"min_copies":2}}"#,
+        );
+        let moving = Move { joining: Some(replica), leaving: None };
+        check(
+            Event::MovePlanned { shard, expect: 5, moving },
+            r#"{"type":"move_planned","shard":4,"expect":5,"move":{"joining":{"node":3,"store":"0a"},"leaving":null}}"#,
+        );
+        let dropped = r#"{"type":"move_dropped","shard":4,"expect":5}"#;
+        check(Event::MoveDropped { shard, expect: 5 }, dropped);
+        check(Event::Batch { events: vec![Event::MoveDropped { shard, expect: 5 }] }, &format!(r#"{{"type":"batch","events":[{dropped}]}}"#));
     }
 
     #[test]

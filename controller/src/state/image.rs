@@ -1,6 +1,9 @@
-//! The state as a snapshot holds it: a head, then topics and groups in parts that fit in memory one at a time.
+//! The state as a snapshot holds it: a head, then topics, groups, nodes, shards and requests in parts that fit in memory one at a time.
 
+use super::nodes::{Node, Nodes};
 use super::queues::{self, Run};
+use super::requests::{Outcome, Remembered, RequestId};
+use super::shards::Shard;
 use super::{DatedKey, State, ready};
 use crate::state::event::Secret;
 use gantry_model::contract::metadata::{Cluster, Version};
@@ -14,13 +17,16 @@ use std::sync::Arc;
 /// Topics or groups in one part: about 200 KiB.
 const PART: usize = 1_000;
 
-/// A piece of a snapshot. The head comes first; it says how many topics and groups must follow.
+/// A piece of a snapshot. The head comes first; it says how many of each kind must follow.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     Head(Head),
     Topics(Vec<TopicImage>),
     Groups(Vec<Group>),
+    Nodes(Vec<Node>),
+    Shards(Vec<Shard>),
+    Requests(Vec<RequestImage>),
 }
 
 /// Everything that is one of a kind.
@@ -34,8 +40,35 @@ pub struct Head {
     keys: Vec<KeyImage>,
     next_topic: u32,
     next_group: u32,
+    next_node: u64,
+    counts: Counts,
+}
+
+/// How many of each kind there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Counts {
     topics: usize,
     groups: usize,
+    nodes: usize,
+    shards: usize,
+    requests: usize,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { topics, groups, nodes, shards, requests } = self;
+        write!(f, "{topics} topics, {groups} groups, {nodes} nodes, {shards} shards and {requests} requests")
+    }
+}
+
+/// A request and what became of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RequestImage {
+    /// As 32 hexadecimal digits.
+    id: String,
+    time_ms: u64,
+    version: u64,
+    outcome: Outcome,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,19 +125,46 @@ impl State {
             keys: keys.collect(),
             next_topic: self.next_topic,
             next_group: self.next_group,
-            topics: self.topics.len(),
-            groups: self.groups.len(),
+            next_node: self.nodes.next(),
+            counts: self.counts(),
         };
         let mut topics = self.topics.values();
         let mut groups = self.groups.values();
         let topics = std::iter::from_fn(move || nonempty(topics.by_ref().take(PART).map(|topic| TopicImage::of(topic)).collect()).map(Part::Topics));
         let groups = std::iter::from_fn(move || nonempty(groups.by_ref().take(PART).map(|group| Group::clone(group)).collect()).map(Part::Groups));
-        std::iter::once(Part::Head(head)).chain(topics).chain(groups)
+        let mut nodes = self.nodes.iter();
+        let nodes = std::iter::from_fn(move || nonempty(nodes.by_ref().take(PART).map(|node| Node::clone(node)).collect()).map(Part::Nodes));
+        let mut shards = self.shards.iter();
+        let shards = std::iter::from_fn(move || nonempty(shards.by_ref().take(PART).map(|shard| Shard::clone(shard)).collect()).map(Part::Shards));
+        let mut requests = self.requests.iter();
+        let requests = std::iter::from_fn(move || nonempty(requests.by_ref().take(PART).map(RequestImage::of).collect()).map(Part::Requests));
+        std::iter::once(Part::Head(head)).chain(topics).chain(groups).chain(nodes).chain(shards).chain(requests)
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            topics: self.topics.len(),
+            groups: self.groups.len(),
+            nodes: self.nodes.len(),
+            shards: self.shards.len(),
+            requests: self.requests.len(),
+        }
     }
 }
 
 fn nonempty<T>(list: Vec<T>) -> Option<Vec<T>> {
     if list.is_empty() { None } else { Some(list) }
+}
+
+impl RequestImage {
+    fn of((id, known): (RequestId, &Remembered)) -> RequestImage {
+        RequestImage { id: hex::encode(id.bytes()), time_ms: known.time_ms, version: known.version.0, outcome: known.outcome.clone() }
+    }
+
+    fn read(self) -> Result<(RequestId, Remembered), Unfit> {
+        let id = u128::from_str_radix(&self.id, 16).map_err(|_| Unfit(format!("request id `{}` makes no sense", self.id.escape_debug())))?;
+        Ok((RequestId(id), Remembered { time_ms: self.time_ms, version: Version(self.version), outcome: self.outcome }))
+    }
 }
 
 impl TopicImage {
@@ -133,8 +193,7 @@ impl TopicImage {
 #[derive(Debug)]
 pub struct Rebuild {
     state: State,
-    topics: usize,
-    groups: usize,
+    counts: Counts,
 }
 
 impl Rebuild {
@@ -151,10 +210,11 @@ impl Rebuild {
             keys,
             next_topic: head.next_topic,
             next_group: head.next_group,
+            nodes: Nodes::after(head.next_node),
             version: Version(head.version),
             ..State::default()
         };
-        Ok(Rebuild { state, topics: head.topics, groups: head.groups })
+        Ok(Rebuild { state, counts: head.counts })
     }
 
     /// Adds the next part.
@@ -172,16 +232,23 @@ impl Rebuild {
                     self.state.put_group(group);
                 }
             }
+            Part::Nodes(nodes) => nodes.into_iter().for_each(|node| _ = self.state.nodes.put(node)),
+            Part::Shards(shards) => shards.into_iter().for_each(|shard| _ = self.state.shards.put(shard)),
+            Part::Requests(requests) => {
+                for image in requests {
+                    let (id, known) = image.read()?;
+                    self.state.requests.remember(id, known);
+                }
+            }
         }
         Ok(())
     }
 
     /// The state, if everything came that the head announced.
     pub fn finish(self) -> Result<State, Unfit> {
-        let have = (self.state.topics.len(), self.state.groups.len());
-        if have != (self.topics, self.groups) {
-            let (topics, groups) = have;
-            return Err(Unfit(format!("it has {topics} topics and {groups} groups, its head announces {} and {}", self.topics, self.groups)));
+        let have = self.state.counts();
+        if have != self.counts {
+            return Err(Unfit(format!("it has {have}, its head announces {}", self.counts)));
         }
         Ok(self.state)
     }

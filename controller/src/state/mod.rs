@@ -7,6 +7,9 @@
 pub mod event;
 pub mod check;
 pub mod queues;
+pub mod nodes;
+pub mod shards;
+pub mod requests;
 pub mod image;
 
 use check::Checked;
@@ -14,8 +17,11 @@ use event::{Event, Secret};
 use gantry_model::contract::metadata::{Cluster, MetadataError, Version};
 use gantry_model::group::{GroupChange, GroupSpec};
 use gantry_model::handle::{HandleKey, HandleKeys};
-use gantry_model::topic::{Permission, QueueState, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
-use gantry_model::{Group, GroupId, GroupName, Topic, TopicId, TopicName};
+use gantry_model::topic::{Permission, Queue, QueueState, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
+use gantry_model::{Group, GroupId, GroupName, NodeId, ShardId, Topic, TopicId, TopicName};
+use nodes::{Admission, Health, Node, Nodes};
+use requests::{Remembered, RequestId, Requests};
+use shards::{Policy, Shard, ShardConfig, Shards};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -38,7 +44,18 @@ pub struct State {
     /// The id that the next topic gets; 0 is nobody's.
     next_topic: u32,
     next_group: u32,
+    nodes: Nodes,
+    shards: Shards,
+    requests: Requests,
     version: Version,
+}
+
+/// An event that is durable and applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    /// Its place in the order.
+    pub version: Version,
+    pub effect: Effect,
 }
 
 /// A key and when it began to sign.
@@ -55,6 +72,10 @@ pub enum Effect {
     /// The topic as it is now; also when it was like this before.
     Topic(Arc<Topic>),
     Group(Arc<Group>),
+    Node(Arc<Node>),
+    Shard(Arc<Shard>),
+    /// What each event of a batch did.
+    Batch(Vec<Effect>),
     /// Nothing was changed.
     Refused(MetadataError),
 }
@@ -71,6 +92,9 @@ impl Default for State {
             groups_by_id: HashMap::new(),
             next_topic: 1,
             next_group: 1,
+            nodes: Nodes::default(),
+            shards: Shards::default(),
+            requests: Requests::default(),
             version: Version(0),
         }
     }
@@ -91,6 +115,16 @@ impl State {
     /// When the newest key was added.
     pub fn newest_key_ms(&self) -> Option<u64> {
         self.keys.last().map(|key| key.added_ms)
+    }
+
+    /// The nodes that belong to the cluster.
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// The shards that were placed on nodes. A standalone server has a shard that is not among them.
+    pub fn shards_placed(&self) -> &Shards {
+        &self.shards
     }
 
     /// The number of events applied so far.
@@ -131,6 +165,16 @@ fn from<T: Ord>(after: Option<&T>) -> std::ops::Bound<&T> {
 
 /// Changes.
 impl State {
+    /// Applies what was proposed, unless the same request was applied before: then it answers what came of it.
+    pub fn take(&mut self, request: RequestId, time_ms: u64, event: &Event) -> Applied {
+        if let Some(known) = self.requests.get(request) {
+            return Applied { version: known.version, effect: self.effect(&known.outcome) };
+        }
+        let effect = self.apply(event);
+        self.requests.remember(request, Remembered { time_ms, version: self.version, outcome: effect.outcome() });
+        Applied { version: self.version, effect }
+    }
+
     /// Applies the next event.
     pub fn apply(&mut self, event: &Event) -> Effect {
         self.version.0 += 1;
@@ -148,7 +192,70 @@ impl State {
             Event::GroupCreated { group, time_ms } => self.create_group(group, *time_ms),
             Event::GroupUpdated { name, change } => self.update_group(name, change),
             Event::GroupDeleted { name } => self.delete_group(name),
+            Event::NodeJoined { node } => self.nodes.join(node).map(Effect::Node),
+            Event::NodeStarted { id, node } => self.nodes.start(*id, node).map(Effect::Node),
+            Event::NodeDown { id, incarnation } => self.nodes.mark(*id, *incarnation, Health::Down).map(Effect::Node),
+            Event::NodeUp { id, incarnation } => self.nodes.mark(*id, *incarnation, Health::Up).map(Effect::Node),
+            Event::NodeCordoned { id } => self.nodes.admit(*id, Admission::Cordoned).map(Effect::Node),
+            Event::NodeUncordoned { id } => self.nodes.admit(*id, Admission::Open).map(Effect::Node),
+            Event::NodeRemoved { id } => self.remove_node(*id),
+            Event::Batch { events } => self.apply_batch(events),
+            about_shards => self.change_shards(about_shards).map(Effect::Shard),
         }
+    }
+
+    fn change_shards(&mut self, event: &Event) -> Result<Arc<Shard>, MetadataError> {
+        let State { nodes, shards, .. } = self;
+        match event {
+            Event::ShardCreated { shard, config, policy } => self.create_shard(*shard, config, *policy),
+            Event::EpochBegun { shard, begin } => shards.begin(nodes, *shard, begin),
+            Event::LeaderGranted { shard, grant } => shards.grant(*shard, grant),
+            Event::ConfigSettled { shard, epoch } => shards.settle(*shard, *epoch),
+            Event::ShardPolicySet { shard, expect, policy } => shards.set_policy(*shard, *expect, *policy),
+            Event::MovePlanned { shard, expect, moving } => shards.plan_move(nodes, *shard, *expect, moving),
+            Event::MoveDropped { shard, expect } => shards.drop_move(*shard, *expect),
+            other => unreachable!("{other:?} is not about shards"),
+        }
+    }
+
+    fn apply_batch(&mut self, events: &[Event]) -> Result<Effect, MetadataError> {
+        if events.len() > event::BATCH_MAX || events.iter().any(|event| matches!(event, Event::Batch { .. })) {
+            let why = format!("a batch has at most {} events and no batches", event::BATCH_MAX);
+            return Err(MetadataError::Invalid { why });
+        }
+        Ok(Effect::Batch(events.iter().map(|event| self.dispatch(event).unwrap_or_else(Effect::Refused)).collect()))
+    }
+
+    /// A node that holds something can't go: nobody would know that its copies are gone.
+    fn remove_node(&mut self, id: NodeId) -> Result<Effect, MetadataError> {
+        if let Some(shard) = self.shards.iter().find(|shard| shard.is_on(id)) {
+            let why = format!("node {id} holds a copy of shard {}; move its shards elsewhere first", shard.id);
+            return Err(MetadataError::Invalid { why });
+        }
+        self.nodes.remove(id).map(|()| Effect::Done)
+    }
+
+    /// Groups have a dead letter queue in each shard, so a larger cluster makes them longer.
+    fn create_shard(&mut self, id: ShardId, config: &ShardConfig, policy: Policy) -> Result<Arc<Shard>, MetadataError> {
+        let cluster = self.existing_cluster()?;
+        if id.0 > cluster.shards {
+            let why = format!("the next shard of this cluster is {}, not {id}", cluster.shards);
+            return Err(MetadataError::Invalid { why });
+        }
+        if id.0 == cluster.shards {
+            check::cluster(&cluster.id, &cluster.name, cluster.shards + 1)?;
+        }
+        let shard = self.shards.create(&self.nodes, id, config, policy)?;
+        if id.0 == cluster.shards {
+            self.cluster = Some(Arc::new(Cluster { shards: cluster.shards + 1, ..Cluster::clone(&cluster) }));
+            let dead_letters: Vec<_> = self.topics.values().filter(|topic| topic.name.is_system()).cloned().collect();
+            for topic in dead_letters {
+                let mut topic = Topic::clone(&topic);
+                topic.queues.push(Queue { shard: id, state: QueueState::Active });
+                self.put_topic(topic);
+            }
+        }
+        Ok(shard)
     }
 
     fn create_cluster(&mut self, id: &str, name: &str, shards: u32) -> Result<Effect, MetadataError> {
@@ -157,6 +264,7 @@ impl State {
             return Err(MetadataError::Exists { what: "the cluster".into() });
         }
         self.cluster = Some(Arc::new(Cluster { id: id.to_owned(), name: name.to_owned(), shards }));
+        self.nodes.found();
         Ok(Effect::Done)
     }
 
@@ -309,3 +417,5 @@ fn ready(keys: &[DatedKey]) -> Option<Arc<HandleKeys>> {
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod shard_tests;
