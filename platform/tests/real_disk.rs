@@ -106,6 +106,23 @@ fn a_second_process_is_told_who_holds_the_lock() {
 }
 
 #[test]
+fn a_lock_is_released_while_children_are_being_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::new(folder.path());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        });
+        let refused = (0..400).find_map(|_| disk.lock(Path::new("lock")).err());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(refused.is_none(), "{refused:?}");
+    });
+}
+
+#[test]
 fn a_fault_in_a_map_names_file_and_offset_and_exits_with_86() {
     if let Some(folder) = child_folder() {
         gantry_platform::install_sigbus_handler();

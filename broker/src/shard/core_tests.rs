@@ -249,7 +249,7 @@ fn what_was_given_just_before_a_crash_comes_again_if_its_client_never_heard_of_i
     // The answer to the last one is lost with the leader.
     let mut rig = rig.restart();
     let third = receive(&mut rig);
-    rig.sleep(59_999);
+    rig.sleep(29_999);
     assert!(receive(&mut rig).is_empty(), "a client that has it may work on it");
     rig.sleep(1);
     let again = receive(&mut rig);

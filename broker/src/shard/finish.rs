@@ -17,7 +17,7 @@ const PER_CURSOR: usize = 1_000;
 /// An answer that was on its way for longer than this when its leader ended has arrived.
 const DOUBTFUL_MS: u64 = 2_000;
 /// How long a client that may not have its answer keeps its messages: the first invisible time that RocketMQ's proxies give.
-const UNHEARD_MS: u64 = 60_000;
+const UNHEARD_MS: u64 = 30_000;
 
 /// What a handle refers to.
 enum Holder {

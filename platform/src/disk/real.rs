@@ -162,7 +162,18 @@ impl Disk for RealDisk {
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "{}", std::process::id())?;
-        Ok(Lock::new(file))
+        Ok(Lock::new(Held(file)))
+    }
+}
+
+/// A lock file. Closing it would release the lock only when the last copy of the descriptor is closed, and a child that is being started has one
+/// for a moment.
+struct Held(File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The kernel releases it at the end of the process at the latest.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
     }
 }
 

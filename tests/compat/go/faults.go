@@ -113,7 +113,7 @@ func expectSentAfter(acknowledged map[string]time.Time, restartedAt time.Time) {
 }
 
 func waitForAll(inbox *Inbox, expected map[string]time.Time) {
-	waiting := newDeadline(40 * time.Second)
+	waiting := newDeadline(75 * time.Second)
 	for {
 		came := make(map[string]bool)
 		for _, body := range inbox.bodies() {
@@ -128,7 +128,7 @@ func waitForAll(inbox *Inbox, expected map[string]time.Time) {
 		if len(missing) == 0 {
 			return
 		}
-		require(!waiting.over(), "%d acknowledged sends were not received within 40 s: %q", len(missing), few(missing))
+		require(!waiting.over(), "%d acknowledged sends were not received within 75 s: %q", len(missing), few(missing))
 		time.Sleep(200 * time.Millisecond)
 	}
 }

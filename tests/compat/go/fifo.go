@@ -54,7 +54,7 @@ func playOrder(run *Run, topic string, groups map[string]string, harsh bool) {
 	waitUntil(func() bool { return ledger.least(fifoWho...) > total/4 }, ledger.wait(total, "before the middle", fifoWho...), 40*time.Second, receiving, sending)
 	harsh = run.middle("fifo-order-heir") || harsh
 	run.step("sending and receiving the rest")
-	waitUntil(func() bool { return ledger.least(fifoWho...) >= total }, ledger.wait(total, "at the end", fifoWho...), 60*time.Second, receiving, sending)
+	waitUntil(func() bool { return ledger.least(fifoWho...) >= total }, ledger.wait(total, "at the end", fifoWho...), 90*time.Second, receiving, sending)
 	sending.end()
 	time.Sleep(2 * time.Second)
 	receiving.stop()

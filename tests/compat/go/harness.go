@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// The runner gives a scenario 90 s; ending a little earlier lets the program say where it got stuck.
-	patience = 85 * time.Second
+	// The runner gives a scenario 150 s; ending a little earlier lets the program say where it got stuck.
+	patience = 140 * time.Second
 	// How long one long poll waits when nothing is there. Short, so that loops can look at the clock.
 	await = 3 * time.Second
 	// Clients are shut down politely, but a verdict does not wait longer than this for them.

@@ -40,7 +40,7 @@ func playLite(run *Run, topic, group string, harsh bool) {
 	waitUntil(func() bool { return ledger.least("push") > total/4 }, ledger.wait(total, "before the middle", "push"), 30*time.Second, sending)
 	harsh = run.middle("lite-heir") || harsh
 	run.step("sending and receiving the rest")
-	waitUntil(func() bool { return ledger.least("push") >= total }, ledger.wait(total, "at the end", "push"), 45*time.Second, sending)
+	waitUntil(func() bool { return ledger.least("push") >= total }, ledger.wait(total, "at the end", "push"), 90*time.Second, sending)
 	sending.end()
 	run.step("unsubscribing from one of the two")
 	check(consumer.UnSubscribeLite(liteTopics[1]))

@@ -56,7 +56,7 @@ export async function serverKilled(run) {
   const acknowledged = await stream.stop();
   say(`${acknowledged.size} sends acknowledged, ${settled.size} messages consumed for certain before the kill`);
   require([ ...acknowledged.values() ].some(at => at > restartedAt), 'no send was acknowledged after the restart');
-  await waitForAll(inbox, acknowledged, 40);
+  await waitForAll(inbox, acknowledged, 75);
   await inbox.waitQuiet(4);
   const after = inbox.deliveries.filter(one => one.at > restartedAt);
   require(after.length > 0, 'the consumer received nothing after the restart');

@@ -54,7 +54,7 @@ async function playOrder(run, topic, inherited) {
   await waitUntil(() => ledger.least(...WHO) > total / 4, progress, 40, receiving, sending);
   const harsh = await run.middle('fifo-order-heir') || inherited;
   run.step('sending and receiving the rest');
-  await waitUntil(() => ledger.least(...WHO) >= total, progress, 60, receiving, sending);
+  await waitUntil(() => ledger.least(...WHO) >= total, progress, 90, receiving, sending);
   await sending.end();
   await sleep(2_000);
   await receiving.stop();

@@ -9,8 +9,8 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { format } from 'node:util';
 
-// The runner gives a scenario 90 s; ending a little earlier lets the program say where it got stuck.
-const PATIENCE_MS = 85_000;
+// The runner gives a scenario 150 s; ending a little earlier lets the program say where it got stuck.
+const PATIENCE_MS = 140_000;
 // How long one long poll waits when nothing is there. Short, so that loops can look at the clock.
 const AWAIT_MS = 3_000;
 // Clients are shut down politely, but a verdict does not wait longer than this for them.

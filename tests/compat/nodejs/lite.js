@@ -40,7 +40,7 @@ async function playLite(run, topic, inherited) {
   await waitUntil(() => ledger.least('push') > total / 4, progress, 30, sending);
   const harsh = await run.middle('lite-heir') || inherited;
   run.step('sending and receiving the rest');
-  await waitUntil(() => ledger.least('push') >= total, progress, 45, sending);
+  await waitUntil(() => ledger.least('push') >= total, progress, 90, sending);
   await sending.end();
   run.step('unsubscribing from one of the two');
   await consumer.unsubscribeLite(SUBSCRIBED[1]);

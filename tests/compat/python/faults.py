@@ -58,7 +58,7 @@ def server_killed(run):
     acknowledged = stream.stop()
     say(f"{len(acknowledged)} sends acknowledged, {len(settled)} messages consumed for certain before the kill")
     require(any(at > restarted_at for at in acknowledged.values()), "no send was acknowledged after the restart")
-    wait_for_all(inbox, set(acknowledged), 40)
+    wait_for_all(inbox, set(acknowledged), 75)
     inbox.wait_quiet(4)
     after = [one for one in inbox.deliveries() if one.at > restarted_at]
     require(after, "the consumer received nothing after the restart")

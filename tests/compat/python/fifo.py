@@ -52,7 +52,7 @@ def play_order(run, topic, groups, harsh=False):
         wait_until(lambda: f"{counts(ledger)} of {total} before the middle", lambda: min(counts(ledger)) > total / 4, 40, tasks)
         harsh = run.middle("fifo-order-heir") or harsh
         run.step("sending and receiving the rest")
-        wait_until(lambda: f"{counts(ledger)} of {total}", lambda: min(counts(ledger)) >= total, 60, tasks)
+        wait_until(lambda: f"{counts(ledger)} of {total}", lambda: min(counts(ledger)) >= total, 90, tasks)
         time.sleep(2)
     finally:
         for task in tasks:

@@ -10,8 +10,8 @@ import threading
 import time
 import traceback
 
-# The runner gives a scenario 90 s; ending a little earlier lets the program say where it got stuck.
-PATIENCE_S = 85
+# The runner gives a scenario 150 s; ending a little earlier lets the program say where it got stuck.
+PATIENCE_S = 140
 # How long one long poll waits when nothing is there. Short, so that loops can look at the clock.
 AWAIT_S = 3
 # Clients are shut down politely, but a verdict does not wait longer than this for them.

@@ -40,7 +40,7 @@ def play_lite(run, topic, groups, harsh=False):
         wait_until(lambda: f"{counts(ledger)} of {total} before the middle", lambda: min(counts(ledger)) > total / 4, 30, tasks)
         harsh = run.middle("lite-heir") or harsh
         run.step("sending and receiving the rest")
-        wait_until(lambda: f"{counts(ledger)} of {total}", lambda: min(counts(ledger)) >= total, 60, tasks)
+        wait_until(lambda: f"{counts(ledger)} of {total}", lambda: min(counts(ledger)) >= total, 90, tasks)
         tasks[1].end()
         run.step("unsubscribing from one of the two")
         for consumer in consumers.values():

@@ -56,7 +56,7 @@ async fn play_order(run: &Run, topic: &str, group: &str, inherited: bool) -> Out
     wait_until(|| done() > total / 4, progress, Duration::from_secs(40), &mut [&mut receiving, &mut sending]).await?;
     let harsh = run.middle("fifo-order-heir").await? || inherited;
     run.step("sending and receiving the rest");
-    wait_until(|| done() >= total, progress, Duration::from_secs(60), &mut [&mut receiving, &mut sending]).await?;
+    wait_until(|| done() >= total, progress, Duration::from_secs(90), &mut [&mut receiving, &mut sending]).await?;
     sending.end().await?;
     sleep(Duration::from_secs(2)).await;
     receiving.stop().await?;

@@ -16,8 +16,8 @@ use rocketmq::model::transaction::TransactionChecker;
 use rocketmq::{Producer, SimpleConsumer};
 use tokio::time::Instant;
 
-/// The runner gives a scenario 90 s; ending a little earlier lets the program say where it got stuck.
-const PATIENCE: Duration = Duration::from_secs(85);
+/// The runner gives a scenario 150 s; ending a little earlier lets the program say where it got stuck.
+const PATIENCE: Duration = Duration::from_secs(140);
 /// How long one long poll waits when nothing is there. Short, so that loops can look at the clock. This client uses it as the deadline of the
 /// call as well, so the server answers a little before.
 const AWAIT: Duration = Duration::from_secs(5);

@@ -112,14 +112,14 @@ final class Faults {
     }
 
     private static void waitForAll(Inbox inbox, Set<String> expected) throws InterruptedException {
-        Clock waiting = new Clock(Duration.ofSeconds(40));
+        Clock waiting = new Clock(Duration.ofSeconds(75));
         while (true) {
             Set<String> got = new HashSet<>(inbox.bodies());
             List<String> missing = expected.stream().filter(body -> !got.contains(body)).toList();
             if (missing.isEmpty()) {
                 return;
             }
-            require(!waiting.over(), missing.size() + " acknowledged sends were not received within 40 s: " + few(missing));
+            require(!waiting.over(), missing.size() + " acknowledged sends were not received within 75 s: " + few(missing));
             Thread.sleep(200);
         }
     }

@@ -74,7 +74,7 @@ final class Fifo {
         Task.waitUntil(() -> ledger.least(WHO) > total / 4, ledger.progress(WHO, total), 40, receiving, sending);
         boolean harsh = run.middle("fifo-order-heir") || inherited;
         run.step("sending and receiving the rest");
-        Task.waitUntil(() -> ledger.least(WHO) >= total, ledger.progress(WHO, total), 60, receiving, sending);
+        Task.waitUntil(() -> ledger.least(WHO) >= total, ledger.progress(WHO, total), 90, receiving, sending);
         sending.end();
         Thread.sleep(2_000);
         receiving.stop();

@@ -53,7 +53,7 @@ final class Lite {
         Task.waitUntil(() -> ledger.least(who) > total / 4, ledger.progress(who, total), 30, sending);
         boolean harsh = run.middle("lite-heir") || inherited;
         run.step("sending and receiving the rest");
-        Task.waitUntil(() -> ledger.least(who) >= total, ledger.progress(who, total), 45, sending);
+        Task.waitUntil(() -> ledger.least(who) >= total, ledger.progress(who, total), 90, sending);
         sending.end();
         run.step("unsubscribing from one of the two");
         consumer.unsubscribeLite(SUBSCRIBED.get(1));

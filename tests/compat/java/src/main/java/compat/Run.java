@@ -36,8 +36,8 @@ import org.apache.rocketmq.client.apis.producer.TransactionChecker;
  * runner; everything else a scenario prints is its log.
  */
 final class Run {
-    /** The runner gives a scenario 90 s; ending a little earlier lets the program say where it got stuck. */
-    private static final Duration PATIENCE = Duration.ofSeconds(85);
+    /** The runner gives a scenario 150 s; ending a little earlier lets the program say where it got stuck. */
+    private static final Duration PATIENCE = Duration.ofSeconds(140);
     /** How long one long poll waits when nothing is there. Short, so that loops can look at the clock. */
     private static final Duration AWAIT = Duration.ofSeconds(3);
     /** Clients are shut down politely, but a verdict does not wait longer than this for them. */
