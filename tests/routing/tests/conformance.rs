@@ -474,6 +474,15 @@ async fn queues_are_read_by_offset_and_positions_committed(whole: &Whole) {
     assert_eq!(whole.broker.receive(whole.wish(TWO, ORDERS)).await.unwrap_err(), ReceiveError::GroupPulls);
 }
 
+async fn a_group_that_received_anywhere_does_not_commit_anywhere(whole: &Whole) {
+    whole.send(ORDERS, vec![normal("only one")]).await;
+    assert_eq!(whole.collect(ONE, ORDERS, 1).await.len(), 1);
+    for queue in (0..8).map(QueueId) {
+        let (group, topic) = (whole.catalogue.the_group(ONE), whole.topic(ORDERS));
+        assert_eq!(whole.broker.commit_offset(&group, &topic, queue, Offset(0)).await, Err(OffsetError::GroupReceives));
+    }
+}
+
 async fn positions_move_on_all_queues_or_on_none(whole: &Whole) {
     // One queue has more than the others.
     whole.send(ORDERS, (0..40).map(normal).collect()).await;
@@ -657,6 +666,7 @@ every_broker!(
     transactions_end_where_they_began,
     delayed_messages_come_later_or_are_taken_back,
     queues_are_read_by_offset_and_positions_committed,
+    a_group_that_received_anywhere_does_not_commit_anywhere,
     positions_move_on_all_queues_or_on_none,
     messages_are_found_and_their_stories_told,
     lite_topics_live_on_one_shard_each,
