@@ -1,7 +1,6 @@
 //! Reading by offset, and positions: each queue has its owner; a move of a whole topic is tried everywhere before it is done anywhere.
 
 use super::Routed;
-use gantry_model::contract::Broker as _;
 use gantry_model::contract::broker::{LookupError, Moved, OffsetError, PullError, PullRequest, Pulled, SeekRequest};
 use gantry_model::{Group, Offset, QueueId, ShardId, Topic, placement};
 use std::collections::BTreeMap;
