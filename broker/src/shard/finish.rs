@@ -305,6 +305,7 @@ impl<D: Draft> Core<D> {
             in_flight: cursor.leases.len() as u64,
             waiting: cursor.waiting.len() as u64 - due,
             oldest_ms: (base < end).then(|| entries.entry(queue, base)).flatten().map(|entry| entry.time),
+            receives: self.receives(group.id, queue),
         }
     }
 

@@ -46,8 +46,7 @@ impl<D: Draft> Core<D> {
 
     pub(super) fn commit_offset(&mut self, group: &Group, topic: &Topic, queue: QueueId, offset: Offset) -> Result<(), OffsetError> {
         let key = self.readable_queue(topic, queue).ok_or(OffsetError::NoSuchQueue)?;
-        let receives = |reader: GroupId, key: QueueKey| self.state.cursor(reader, key).is_some() && self.state.mode(reader, key).is_none();
-        let receives = |key: QueueKey| self.readers(group).into_iter().any(|reader| receives(reader, key));
+        let receives = |key: QueueKey| self.readers(group).into_iter().any(|reader| self.receives(reader, key));
         // One commit would keep the group from receiving on the whole topic.
         if receives(key) || topic.queues().any(|(other, _)| receives(QueueKey::new(topic.id, other))) {
             return Err(OffsetError::GroupReceives);
@@ -64,6 +63,11 @@ impl<D: Draft> Core<D> {
         self.void_offers_to(topic.id, group.id);
         self.polls.of_group(topic.id, group.id).into_iter().for_each(|token| self.reply(token, Reply::GroupPulls));
         Ok(())
+    }
+
+    /// Whether a group, or a member of it, has received from a queue, and was not reset since.
+    pub(super) fn receives(&self, reader: GroupId, queue: QueueKey) -> bool {
+        self.state.cursor(reader, queue).is_some() && self.state.mode(reader, queue).is_none()
     }
 
     /// The first offset stored at or after a time; past the end, the next one to be stored.

@@ -57,17 +57,15 @@ absence! {
     ReceiveError: NoLeader,
 }
 
-impl<E: Absence> From<Absent> for ShardError<E> {
-    fn from(absent: Absent) -> ShardError<E> {
-        ShardError(match absent {
+impl Absent {
+    /// What an operation says of it.
+    fn error<E: Absence>(self) -> E {
+        match self {
             Absent::NoLeader => E::NO_LEADER,
             Absent::NoShard => E::NO_SHARD,
-        })
+        }
     }
 }
-
-/// An operation's error, made from an absence or by the broker.
-struct ShardError<E>(E);
 
 impl Routed {
     /// The leader of a shard, waiting for one as long as the clock is before `until`.
@@ -112,11 +110,10 @@ impl Routed {
         E: Absence + Send,
         F: Future<Output = Result<T, E>> + Send,
     {
-        let absent = |absent: Absent| ShardError::from(absent).0;
         loop {
-            let Lead { broker, epoch } = self.leader(shard, until).await.map_err(absent)?;
+            let Lead { broker, epoch } = self.leader(shard, until).await.map_err(Absent::error)?;
             match call(broker).await {
-                Err(error) if error.is_no_leader() => self.led_anew(shard, Some(epoch), until).await.map_err(absent)?,
+                Err(error) if error.is_no_leader() => self.led_anew(shard, Some(epoch), until).await.map_err(Absent::error)?,
                 answer => return answer,
             }
         }

@@ -1,35 +1,30 @@
 //! Lite topics: each lives on one shard, which follows from its name; what a client subscribes is parted accordingly.
 
 use super::Routed;
-use gantry_model::contract::broker::{LiteChange, LiteError, LiteSync, LiteTopic, LookupError};
-use gantry_model::{ShardId, Topic, placement};
-use std::collections::BTreeMap;
+use gantry_model::contract::Broker;
+use gantry_model::contract::broker::{LiteError, LiteSync, LiteTopic, LookupError};
+use gantry_model::{Topic, placement};
+use std::sync::Arc;
+
+async fn broker_sync(broker: Arc<dyn Broker>, sync: LiteSync) -> Result<(), LiteError> {
+    broker.sync_lite(sync).await
+}
 
 impl Routed {
     /// Every shard of the topic learns of its own names, and of the others as far as it has them from a time when the topic lay elsewhere. Each
     /// does all or nothing; a client whose change was refused by one repeats the whole.
     pub(super) async fn sync_lite_apart(&self, sync: LiteSync) -> Result<(), LiteError> {
         let shards = placement::shards_of(&sync.topic);
-        let mut own: BTreeMap<ShardId, Vec<String>> = BTreeMap::new();
-        for name in &sync.names {
-            // A topic that takes no messages has its lite topics where they were, and no new ones.
-            let owner = placement::shard_of_lite(&sync.topic, name);
-            own.entry(owner.unwrap_or(ShardId(u32::MAX))).or_default().push(name.clone());
+        if let [shard] = shards[..] {
+            return self.ask(shard, |broker| broker_sync(broker, sync.clone())).await;
         }
-        let (sync, own, alone) = (&sync, &own, shards.len() == 1);
-        let part = |shard: ShardId| {
-            let names = own.get(&shard).cloned().unwrap_or_default();
-            let elsewhere =
-                if alone { Vec::new() } else { own.iter().filter(|(of, _)| **of != shard).flat_map(|(_, names)| names.clone()).collect() };
-            LiteSync { names, elsewhere, ..sync.clone() }
-        };
-        let concerned = |part: &LiteSync| match sync.change {
-            LiteChange::Add => !part.names.is_empty() || !part.elsewhere.is_empty(),
-            LiteChange::Remove | LiteChange::Replace | LiteChange::Clear => true,
-        };
+        let sync = &sync;
         let parts = self.ask_all(shards, |shard, broker| {
-            let part = part(shard);
-            async move { if concerned(&part) { broker.sync_lite(part).await } else { Ok(()) } }
+            // A topic that takes no messages has its lite topics where they were, and no new ones.
+            let is_own = |name: &&String| placement::shard_of_lite(&sync.topic, name) == Some(shard);
+            let (names, others): (Vec<&String>, Vec<&String>) = sync.names.iter().partition(is_own);
+            let elsewhere = others.into_iter().chain(&sync.elsewhere).cloned().collect();
+            broker_sync(broker, LiteSync { names: names.into_iter().cloned().collect(), elsewhere, ..sync.clone() })
         });
         parts.await.map(drop)
     }

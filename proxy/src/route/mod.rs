@@ -181,7 +181,7 @@ impl Broker for Routed {
     }
 
     async fn commit_offset(&self, group: &Group, topic: &Topic, queue: QueueId, offset: Offset) -> Result<(), OffsetError> {
-        self.at_owner(topic, queue, |broker| async move { broker.commit_offset(group, topic, queue, offset).await }).await
+        self.commit_at_owner(group, topic, queue, offset).await
     }
 
     async fn offset_at(&self, topic: &Topic, queue: QueueId, time_ms: u64) -> Result<Offset, LookupError> {

@@ -1,8 +1,8 @@
 //! Reading by offset, and positions: each queue has its owner; a move of a whole topic is tried everywhere before it is done anywhere.
 
 use super::Routed;
-use gantry_model::contract::broker::{Moved, OffsetError, PullError, PullRequest, Pulled, SeekRequest};
-use gantry_model::{QueueId, ShardId, placement};
+use gantry_model::contract::broker::{LookupError, Moved, OffsetError, PullError, PullRequest, Pulled, SeekRequest};
+use gantry_model::{Group, Offset, QueueId, ShardId, Topic, placement};
 use std::collections::BTreeMap;
 
 impl Routed {
@@ -14,6 +14,15 @@ impl Routed {
             async move { broker.pull(request).await }
         })
         .await
+    }
+
+    /// One commit keeps a group from receiving on the whole topic, so the first one asks every shard whether it receives there.
+    pub(super) async fn commit_at_owner(&self, group: &Group, topic: &Topic, queue: QueueId, offset: Offset) -> Result<(), OffsetError> {
+        let committed = self.at_owner(topic, queue, |broker| async move { broker.committed(group, topic, queue).await }).await.map_err(unread)?;
+        if committed.is_none() && self.positions_on_all(group, topic).await.map_err(unread)?.iter().any(|position| position.receives) {
+            return Err(OffsetError::GroupReceives);
+        }
+        self.at_owner(topic, queue, |broker| async move { broker.commit_offset(group, topic, queue, offset).await }).await
     }
 
     pub(super) async fn seek_on_all(&self, request: SeekRequest) -> Result<Vec<Moved>, OffsetError> {
@@ -47,6 +56,15 @@ impl Routed {
             apart.entry(owner).or_default().push(queue);
         }
         Ok(apart)
+    }
+}
+
+fn unread(error: LookupError) -> OffsetError {
+    match error {
+        LookupError::NoSuchQueue => OffsetError::NoSuchQueue,
+        LookupError::NoLeader => OffsetError::NoLeader,
+        LookupError::Busy => OffsetError::Busy,
+        LookupError::Failed { why } => OffsetError::Failed { why },
     }
 }
 

@@ -10,12 +10,13 @@
 //! At any time at most one of its calls can lease, so dropping it gives back what that call leased, and a poll never has two leases.
 
 use super::Routed;
+use super::joined::Reigns;
 use super::race::{Call, all, first};
 use super::shards::{Lead, Leader};
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{Delivery, Offer, ReceiveError, ReceiveRequest};
 use gantry_model::topic::TopicType;
-use gantry_model::{QueueId, ShardId, placement};
+use gantry_model::{QueueId, ShardId, Topic, placement};
 use gantry_platform::clock::timeout;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -83,7 +84,8 @@ impl Routed {
     }
 
     async fn receive_in_turn(&self, request: ReceiveRequest, until: Duration) -> Result<Vec<Delivery>, ReceiveError> {
-        if request.attempt_id.is_some() || self.joined.is_due(&request, self.clock.mono()) {
+        let reigns = Reigns::of(&self.leads(&request.topic));
+        if request.attempt_id.is_some() || self.joined.is_due(&request, reigns, self.clock.mono()) {
             let held = self.join_all(&request).await?;
             if !held.is_empty() {
                 return Ok(held);
@@ -107,6 +109,15 @@ impl Routed {
             }
         }
         Ok(Vec::new())
+    }
+
+    /// The shards of a topic with those that lead them.
+    fn leads(&self, topic: &Topic) -> Vec<(ShardId, Option<Lead>)> {
+        let lead = |shard| match self.shards.leader(shard) {
+            Leader::Known(lead) => Some(lead),
+            Leader::Electing | Leader::NoShard => None,
+        };
+        placement::shards_of(topic).into_iter().map(|shard| (shard, lead(shard))).collect()
     }
 
     /// The shards of a topic, beginning with another one each time.
@@ -184,12 +195,12 @@ impl Routed {
     /// Tells all shards of a topic that a member receives. Answers what an earlier answer to the same attempt gave, and is still held.
     pub(super) async fn join_all(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError> {
         let now = self.clock.mono();
-        let shards = placement::shards_of(&request.topic);
-        let leads: Vec<Lead> =
-            shards.iter().filter_map(|&shard| if let Leader::Known(lead) = self.shards.leader(shard) { Some(lead) } else { None }).collect();
+        let leads = self.leads(&request.topic);
+        let reigns = Reigns::of(&leads);
+        let mut whole = leads.iter().all(|(_, lead)| lead.is_some());
+        let leads: Vec<Lead> = leads.into_iter().filter_map(|(_, lead)| lead).collect();
         let calls = leads.iter().map(|lead| -> Call<'_, Result<Vec<Delivery>, ReceiveError>> { Box::pin(lead.broker.join(request)) });
         let calls = calls.collect();
-        let mut whole = leads.len() == shards.len();
         let mut held: Vec<Delivery> = Vec::new();
         for (lead, answer) in leads.iter().zip(all(calls).await) {
             match answer {
@@ -197,13 +208,11 @@ impl Routed {
                 // An answer that was lost while a shard had no leader may have been given twice; a poll holds one.
                 Ok(deliveries) => lead.broker.release(deliveries.iter().map(|delivery| delivery.handle).collect()),
                 Err(ReceiveError::NoLeader | ReceiveError::Failed { .. }) => whole = false,
-                Err(error) => {
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
         if whole {
-            self.joined.told(request, now);
+            self.joined.told(request, reigns, now);
         }
         Ok(held)
     }

@@ -474,6 +474,15 @@ async fn queues_are_read_by_offset_and_positions_committed(whole: &Whole) {
     assert_eq!(whole.broker.receive(whole.wish(TWO, ORDERS)).await.unwrap_err(), ReceiveError::GroupPulls);
 }
 
+async fn a_group_that_received_anywhere_does_not_commit_anywhere(whole: &Whole) {
+    whole.send(ORDERS, vec![normal("only one")]).await;
+    assert_eq!(whole.collect(ONE, ORDERS, 1).await.len(), 1);
+    for queue in (0..8).map(QueueId) {
+        let (group, topic) = (whole.catalogue.the_group(ONE), whole.topic(ORDERS));
+        assert_eq!(whole.broker.commit_offset(&group, &topic, queue, Offset(0)).await, Err(OffsetError::GroupReceives));
+    }
+}
+
 async fn positions_move_on_all_queues_or_on_none(whole: &Whole) {
     // One queue has more than the others.
     whole.send(ORDERS, (0..40).map(normal).collect()).await;
@@ -575,9 +584,49 @@ async fn lite_topics_live_on_one_shard_each(whole: &Whole) {
         let standing = whole.broker.standing(&whole.catalogue.the_group(READERS), &topic, vec![(found.queue, found.offset)]).await.unwrap();
         assert_eq!(standing[0] == Standing::Done, number < 20);
     }
+    // A topic that takes no messages any more keeps its subscribers.
+    let closed = Topic { permission: gantry_model::topic::Permission::Read, ..(*whole.topic(CHATS)).clone() };
+    let again = LiteSync { topic: Arc::new(closed), ..sync(names[..20].to_vec(), LiteChange::Replace) };
+    whole.broker.sync_lite(again).await.unwrap();
+    let kept = whole.broker.lite_topics(&whole.topic(CHATS), "", 100).await.unwrap();
+    assert_eq!(kept.iter().map(|lite| lite.subscribers).sum::<u64>(), 20);
     whole.broker.sync_lite(sync(Vec::new(), LiteChange::Clear)).await.unwrap();
     let left = whole.broker.lite_topics(&whole.topic(CHATS), "", 100).await.unwrap();
     assert!(left.iter().all(|lite| lite.subscribers == 0));
+}
+
+async fn lite_topics_from_before_a_topic_grew_are_still_read(whole: &Whole) {
+    let names: Vec<String> = (0..24).map(|number| format!("chat-{number:02}")).collect();
+    let topic = whole.topic(CHATS);
+    let small = Arc::new(Topic { queues: topic.queues[..1].to_vec(), ..(*topic).clone() });
+    let lite = |number: usize| Message { kind: MessageKind::Lite, lite_topic: Some(names[number % 24].clone()), ..normal(format!("m{number}")) };
+    let send = async |topic: &Arc<Topic>, numbers: std::ops::Range<usize>| {
+        let (topic, messages) = (topic.clone(), numbers.map(lite).collect());
+        let sent = whole.broker.send(SendRequest { topic, messages, client: ClientId::new("p"), wait: SOON }).await;
+        assert!(sent.iter().all(Result::is_ok));
+    };
+    send(&small, 0..24).await;
+    let sync = LiteSync {
+        group: whole.catalogue.the_group(READERS),
+        topic: topic.clone(),
+        client: ClientId::new("host@1"),
+        names: names.clone(),
+        elsewhere: Vec::new(),
+        change: LiteChange::Replace,
+        start: LiteStart::Min,
+    };
+    whole.broker.sync_lite(sync).await.unwrap();
+    send(&topic, 24..48).await;
+    let mut got = Vec::new();
+    while got.len() < 48 {
+        let more = whole.receive(ReceiveRequest { wait: SOON, ..whole.wish(READERS, CHATS) }).await;
+        assert!(!more.is_empty(), "{} came", got.len());
+        whole.ack(READERS, &more).await;
+        got.extend(more);
+    }
+    assert_eq!(ids(&got), numbered("m", 48));
+    let listed = whole.broker.lite_topics(&topic, "", 100).await.unwrap();
+    assert_eq!(listed.iter().map(|lite| lite.name.clone()).collect::<Vec<_>>(), names, "each name once");
 }
 
 async fn queues_that_take_nothing_still_give(whole: &Whole) {
@@ -657,9 +706,11 @@ every_broker!(
     transactions_end_where_they_began,
     delayed_messages_come_later_or_are_taken_back,
     queues_are_read_by_offset_and_positions_committed,
+    a_group_that_received_anywhere_does_not_commit_anywhere,
     positions_move_on_all_queues_or_on_none,
     messages_are_found_and_their_stories_told,
     lite_topics_live_on_one_shard_each,
+    lite_topics_from_before_a_topic_grew_are_still_read,
     queues_that_take_nothing_still_give,
     a_broker_that_drains_ends_its_polls,
     every_shard_tells_how_it_is,

@@ -11,6 +11,8 @@ pub mod waiting;
 mod history_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod offers_tests;
 
 use super::core::{Action, Core, Draft, Entries, Reply, Token};
 use super::send::Fate;

@@ -22,6 +22,8 @@ pub struct QueuePosition {
     pub waiting: u64,
     /// When the oldest unfinished message was stored, ms since the Unix epoch.
     pub oldest_ms: Option<u64>,
+    /// Whether the group has received here, so that it can't move its position by commits.
+    pub receives: bool,
 }
 
 /// What a queue holds.
