@@ -6,7 +6,7 @@
 mod catalogue;
 
 use catalogue::Fixed;
-use gantry_broker::open::Sizes;
+use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{Delivery, LeaseTerm, LiteChange, LiteStart, LiteSync, ReceiveRequest, SendRequest};

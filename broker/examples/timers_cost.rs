@@ -4,7 +4,7 @@
 //! `cargo run --release -p gantry-broker --example timers_cost -- FOLDER [COUNT]`; COUNT is 1,000,000 unless said otherwise.
 
 use bytes::Bytes;
-use gantry_broker::open::Sizes;
+use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_crash::catalogue::Fixed;
 use gantry_model::contract::Broker;

@@ -16,8 +16,9 @@ pub mod read;
 pub mod filter;
 pub mod post;
 pub mod local;
+pub mod recover;
 pub mod open;
 
 pub use local::LocalBroker;
-pub use open::{OpenError, Options};
+pub use recover::{OpenError, Options, Sizes};
 pub use shard::upkeep::Retention;

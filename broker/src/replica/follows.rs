@@ -2,8 +2,8 @@
 
 use super::Stopped;
 use super::message::{Message, Outlet, PeerEvent};
-use crate::open::Options;
 use crate::record::Forget;
+use crate::recover::Options;
 use crate::shard::clock::ShardClock;
 use crate::shard::core::{Core, Limits};
 use crate::shard::inbox::Request;

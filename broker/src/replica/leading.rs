@@ -4,7 +4,6 @@
 //! that a replica that catches up never holds up the others.
 
 use super::message::{Frames, Message, Outlet};
-use crate::shard::inbox::{Inbox, Request};
 use bytes::Bytes;
 use gantry_model::{Epoch, Lsn};
 use gantry_platform::clock::{SharedClock, pause};
@@ -59,6 +58,7 @@ pub struct Deposed(pub Epoch);
 
 impl Leading {
     /// The reign that begins with the `EpochStart` that was written at `start`.
+    /// `read` takes what was read for a follower to where [`Leading::caught_up`] is told.
     pub fn begin(
         grant: Grant,
         start: &Link,
@@ -66,7 +66,7 @@ impl Leading {
         hw: Lsn,
         log: &CommitLog,
         clock: SharedClock,
-        inbox: Inbox,
+        read: impl Fn(CaughtUp) + Send + 'static,
     ) -> io::Result<Leading> {
         let epoch = grant.epoch;
         let (wanted, todo) = channel::<Wanted>();
@@ -74,9 +74,9 @@ impl Leading {
         tasks::thread("gantry-catch-up", move || {
             while let Ok(Wanted { member, prev, bytes }) = todo.recv() {
                 let raw = reader.raw(prev.end, bytes);
-                let read = raw.as_ref().map_or(0, |raw| raw.bytes.len() as u64);
-                pause(Duration::from_micros(read * 1_000_000 / CATCH_UP_PER_S));
-                inbox.put(Request::CaughtUp(CaughtUp { epoch, member, prev, raw }));
+                let len = raw.as_ref().map_or(0, |raw| raw.bytes.len() as u64);
+                pause(Duration::from_micros(len * 1_000_000 / CATCH_UP_PER_S));
+                read(CaughtUp { epoch, member, prev, raw });
             }
         })?;
         let leader = Leader::begin(grant, start, durability, hw);

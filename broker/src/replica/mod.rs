@@ -10,7 +10,7 @@ mod follows;
 pub mod wire;
 pub mod streams;
 
-use crate::open::{Options, reload};
+use crate::recover::{Options, reload};
 use crate::shard::inbox::{Inbox, Request};
 use crate::shard::replay::Applied;
 use crate::shard::thread::{Driver, Parts};

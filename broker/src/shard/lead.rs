@@ -45,7 +45,8 @@ impl Driver {
         });
         let start = start.ok_or_else(|| failed(std::io::Error::other("its first frame can't be read back")))?;
         let (machine, inbox) = (self.machine.clone(), self.inbox.clone());
-        let mut leading = Leading::begin(grant, &start, durability, hw, &self.log, machine, inbox).map_err(failed)?;
+        let read = move |read| inbox.put(Request::CaughtUp(read));
+        let mut leading = Leading::begin(grant, &start, durability, hw, &self.log, machine, read).map_err(failed)?;
         leading.written(&self.log, self.written);
         leading.synced(self.log.sync()?);
         self.leading = Some(leading);

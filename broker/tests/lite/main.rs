@@ -6,7 +6,7 @@ mod catalogue;
 
 use async_trait::async_trait;
 use catalogue::Fixed;
-use gantry_broker::open::Sizes;
+use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{Check, Clients, Delivery, LeaseTerm, LiteChange, LiteStart, LiteSync, LiteTopic, ReceiveRequest, SendRequest};

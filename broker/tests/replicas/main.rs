@@ -73,7 +73,7 @@ async fn receive_all(world: &World, node: u64) -> BTreeSet<String> {
 /// The bytes of the log on a disk, from the latest start to the end.
 fn frames(disk: &MemoryDisk, catalogue: &Arc<catalogue::Catalogue>) -> Vec<(Lsn, bytes::Bytes)> {
     let options = world::options(Arc::new(disk.clone()), catalogue, Path::new("data/shard-0000000000"));
-    let shard = gantry_broker::open::recover(&options).unwrap();
+    let shard = gantry_broker::recover::recover(&options).unwrap();
     let reader = shard.log.reader();
     let mut at = shard.log.start();
     let mut all = Vec::new();

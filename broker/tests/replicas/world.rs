@@ -1,7 +1,7 @@
 //! Three brokers with a copy of one shard each, the wires between them, and a controller that elects. All in one process, on disks in memory.
 
 use crate::catalogue::Catalogue;
-use gantry_broker::open::Sizes;
+use gantry_broker::recover::Sizes;
 use gantry_broker::replica::message::{Answer, Message, Outlet, PeerEvent};
 use gantry_broker::replica::streams::{Copies, Upstream};
 use gantry_broker::replica::{Handle, Identity, View};

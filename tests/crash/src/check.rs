@@ -2,7 +2,7 @@
 
 use crate::workload::{Fact, options};
 use gantry_broker::draft;
-use gantry_broker::open::{Recovered, recover};
+use gantry_broker::recover::{Recovered, recover};
 use gantry_broker::shard::state::cursor::Found;
 use gantry_model::handle::RecallHandle;
 use gantry_model::{GroupId, LeaseId, QueueId, QueueKey, TopicId};

@@ -2,7 +2,7 @@
 
 use crate::catalogue::Fixed;
 use bytes::Bytes;
-use gantry_broker::open::Sizes;
+use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{AttemptCount, LeaseTerm, RecallError, ReceiveRequest, SendRequest, Ticket, VisibilityChange};

@@ -1,7 +1,7 @@
 //! Whole shards in this process, on disks in memory: one as itself, or any number behind `Routed`.
 
 use crate::catalogue::Catalogue;
-use gantry_broker::open::Sizes;
+use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::contract::Broker;
 use gantry_model::{Epoch, ShardId};
