@@ -71,7 +71,7 @@ impl LocalBroker {
     pub(super) async fn hide_gone(&self, messages: &mut Vec<StoredMessage>) -> Result<(), LookupError> {
         let places = messages.iter().map(|message| (QueueKey::new(message.topic, message.queue), message.offset.0)).collect();
         let Some(Told::Gone(gone)) = self.inquire(Ask::Gone { places }).await else {
-            return Err(LookupError::Failed { why: "the shard has stopped".into() });
+            return Err(self.unread());
         };
         let mut gone = gone.into_iter();
         messages.retain(|_| !gone.next().unwrap_or(false));

@@ -23,10 +23,9 @@ const FRAMES: usize = 1_024;
 
 impl LocalBroker {
     pub(super) async fn read_life(&self, topic: &Topic, queue: QueueId, offset: Offset) -> Result<Life, LookupError> {
-        let stopped = || LookupError::Failed { why: "the shard has stopped".into() };
         let queue = QueueKey::new(topic.id, queue);
         let find = Find::Place { queue, offset: offset.0 };
-        let found = self.ask(|reply| Request::Find { find, limit: 1, reply }).await.ok_or_else(stopped)?;
+        let found = self.ask(|reply| Request::Find { find, limit: 1, reply }).await.ok_or_else(|| self.unread())?;
         let Some(found) = found.into_iter().next() else { return Ok(Life { events: Vec::new(), complete: true }) };
         let _turn = self.lives.try_acquire().map_err(|_| LookupError::Busy)?;
         let (reader, clock) = (self.messages.reader().clone(), self.clock.clone());

@@ -18,7 +18,6 @@ impl LocalBroker {
 
     pub(super) async fn list_lite_topics(&self, topic: &Topic, after: &str, limit: usize) -> Result<Vec<LiteTopic>, LookupError> {
         let (topic, after) = (Arc::new(topic.clone()), after.to_owned());
-        let stopped = || LookupError::Failed { why: "the shard has stopped".into() };
-        self.ask(|reply| Request::LiteTopics { topic, after, limit, reply }).await.ok_or_else(stopped)
+        self.ask(|reply| Request::LiteTopics { topic, after, limit, reply }).await.ok_or_else(|| self.unread())
     }
 }

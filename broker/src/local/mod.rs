@@ -78,6 +78,11 @@ impl LocalBroker {
         thread.is_none_or(|thread| thread.join().unwrap_or(false))
     }
 
+    /// Why a look-up got no answer.
+    pub(crate) fn unread(&self) -> LookupError {
+        if self.status.follows.load(Ordering::Acquire) { LookupError::NoLeader } else { LookupError::Failed { why: "the shard has stopped".into() } }
+    }
+
     /// Asks the shard something small and waits for its answer.
     async fn ask<T>(&self, request: impl FnOnce(ReplyTo<T>) -> Request) -> Option<T> {
         let (reply, answer) = self.posts.reply(&self.inbox);
@@ -118,8 +123,7 @@ impl LocalBroker {
             Query::Offset { queue, offset } => Find::From { queue: QueueKey::new(topic.id, *queue), offset: offset.0 },
             Query::Stored { from_ms, to_ms } => Find::Stored { topic: Arc::new(topic.clone()), from_ms: *from_ms, to_ms: *to_ms },
         };
-        let stopped = || LookupError::Failed { why: "the shard has stopped".into() };
-        self.ask(|reply| Request::Find { find, limit, reply }).await.ok_or_else(stopped)
+        self.ask(|reply| Request::Find { find, limit, reply }).await.ok_or_else(|| self.unread())
     }
 }
 
@@ -203,12 +207,12 @@ impl Broker for LocalBroker {
 
     async fn positions(&self, group: &Group, topic: &Topic) -> Result<Vec<QueuePosition>, LookupError> {
         let (group, topic) = (Arc::new(group.clone()), Arc::new(topic.clone()));
-        self.ask(|reply| Request::Positions { group, topic, reply }).await.ok_or_else(|| LookupError::Failed { why: "the shard has stopped".into() })
+        self.ask(|reply| Request::Positions { group, topic, reply }).await.ok_or_else(|| self.unread())
     }
 
     async fn queues(&self, topic: &Topic) -> Result<Vec<QueueBounds>, LookupError> {
         let topic = Arc::new(topic.clone());
-        self.ask(|reply| Request::Queues { topic, reply }).await.ok_or_else(|| LookupError::Failed { why: "the shard has stopped".into() })
+        self.ask(|reply| Request::Queues { topic, reply }).await.ok_or_else(|| self.unread())
     }
 
     async fn topics_of(&self, group: &Group) -> Result<Vec<TopicId>, LookupError> {

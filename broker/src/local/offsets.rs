@@ -11,10 +11,6 @@ use std::sync::Arc;
 const OFFSET_BYTES: usize = 16;
 const STOPPED: &str = "the shard has stopped; nothing was changed that was not answered";
 
-fn unread() -> LookupError {
-    LookupError::Failed { why: STOPPED.into() }
-}
-
 fn unmoved() -> OffsetError {
     OffsetError::Failed { why: STOPPED.into() }
 }
@@ -30,7 +26,7 @@ impl LocalBroker {
         let (group, topic) = (Arc::new(group.clone()), Arc::new(topic.clone()));
         match self.inquire(Ask::Committed { group, topic, queue }).await {
             Some(Told::Committed(offset)) => Ok(offset),
-            _ => Err(unread()),
+            _ => Err(self.unread()),
         }
     }
 
@@ -47,7 +43,7 @@ impl LocalBroker {
         match self.inquire(Ask::OffsetAt { topic: Arc::new(topic.clone()), queue, time_ms }).await {
             Some(Told::OffsetAt(Some(offset))) => Ok(offset),
             Some(Told::OffsetAt(None)) => Err(LookupError::NoSuchQueue),
-            _ => Err(unread()),
+            _ => Err(self.unread()),
         }
     }
 
@@ -71,7 +67,7 @@ impl LocalBroker {
     pub(super) async fn read_topics(&self, group: &Group) -> Result<Vec<TopicId>, LookupError> {
         match self.inquire(Ask::TopicsOf { group: Arc::new(group.clone()) }).await {
             Some(Told::TopicsOf(topics)) => Ok(topics),
-            _ => Err(unread()),
+            _ => Err(self.unread()),
         }
     }
 
@@ -79,7 +75,7 @@ impl LocalBroker {
         let messages = messages.into_iter().map(|(queue, offset)| (QueueKey::new(topic.id, queue), offset.0)).collect();
         match self.inquire(Ask::Standing { group: Arc::new(group.clone()), messages }).await {
             Some(Told::Standing(standing)) => Ok(standing),
-            _ => Err(unread()),
+            _ => Err(self.unread()),
         }
     }
 }

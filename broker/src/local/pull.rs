@@ -58,7 +58,7 @@ impl LocalBroker {
         std::mem::forget(withdraw);
         match told {
             Some(Told::Arrival(answer)) => answer,
-            _ => Err(PullError::Failed { why: "the shard has stopped".into() }),
+            _ => Err(unpulled(self.unread())),
         }
     }
 
@@ -69,7 +69,7 @@ impl LocalBroker {
         let limit = if wanted.everything() { request.max as usize } else { SCAN };
         let find = Find::From { queue, offset: pulled.next.0 };
         let places = self.ask(|reply| Request::Find { find, limit, reply }).await;
-        let places = places.ok_or_else(|| PullError::Failed { why: "the shard has stopped".into() })?;
+        let places = places.ok_or_else(|| unpulled(self.unread()))?;
         let whole = places.len() < limit;
         let mut bytes = 0;
         for found in places {
@@ -99,5 +99,13 @@ impl LocalBroker {
             pulled.next = pulled.next.max(end);
         }
         Ok(())
+    }
+}
+
+/// A look-up that got no answer, for who pulls.
+fn unpulled(error: LookupError) -> PullError {
+    match error {
+        LookupError::NoLeader => PullError::NoLeader,
+        other => PullError::Failed { why: other.to_string() },
     }
 }

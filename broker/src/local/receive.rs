@@ -101,6 +101,7 @@ impl LocalBroker {
         let leased = match (&mut withdraw.answer).await {
             Ok(Leased::Messages(leased)) => leased,
             Ok(Leased::GroupPulls) => return Err(withdraw.done(ReceiveError::GroupPulls)),
+            Ok(Leased::NoLeader) => return Err(withdraw.done(ReceiveError::NoLeader)),
             Ok(Leased::TooManyPolls) => return Err(withdraw.done(ReceiveError::TooManyPolls)),
             // Nobody sought an offer here: dropping it takes it back.
             Ok(Leased::Offered(_)) => return Ok(Vec::new()),
@@ -129,6 +130,7 @@ impl LocalBroker {
                 Ok(None)
             }
             Ok(Leased::GroupPulls) => Err(withdraw.done(ReceiveError::GroupPulls)),
+            Ok(Leased::NoLeader) => Err(withdraw.done(ReceiveError::NoLeader)),
             Ok(Leased::TooManyPolls) => Err(withdraw.done(ReceiveError::TooManyPolls)),
             Err(_) => Err(withdraw.done(stopped())),
         }

@@ -85,9 +85,8 @@ impl LocalBroker {
         after: Option<TransactionHandle>,
         limit: usize,
     ) -> Result<Vec<OpenTransaction>, LookupError> {
-        let stopped = || LookupError::Failed { why: "the shard has stopped".into() };
         let from = after.map_or(0, |after| after.id.saturating_add(1));
-        let listed = self.ask(|reply| Request::OpenTransactions { topic, from, limit, reply }).await.ok_or_else(stopped)?;
+        let listed = self.ask(|reply| Request::OpenTransactions { topic, from, limit, reply }).await.ok_or_else(|| self.unread())?;
         let mut open = Vec::with_capacity(listed.len());
         for Listed { id, open: known, found } in listed {
             let message = match self.messages.read_hidden(found).await {

@@ -69,7 +69,7 @@ impl Follows {
         Some(events)
     }
 
-    /// What a follower can answer. Everything else is for the leader: it is dropped, which tells the caller that nobody leads here.
+    /// What a follower can answer. Everything else is for the leader.
     fn take(&mut self, request: Request) {
         match request {
             Request::Sealed { run: Ok(run) } => self.applied.index.sealed(run),
@@ -89,7 +89,7 @@ impl Follows {
                 self.parts.catalogue.forgotten.push(what);
             }
             Request::Drain { reply } => drop(reply.send(())),
-            _ => {}
+            other => other.refuse(),
         }
     }
 

@@ -111,6 +111,16 @@ impl Leading {
         self.leader.synced(durable);
     }
 
+    /// The member that had best lead next.
+    pub fn successor(&self) -> Option<Member> {
+        self.leader.successor(self.clock.mono(), |_| false)
+    }
+
+    /// Whether it has everything, and all of it is committed.
+    pub fn may_hand_over(&self, to: Member) -> bool {
+        self.leader.may_hand_over(to)
+    }
+
     /// Sends what is due: frames, or a heartbeat.
     pub fn send_all(&mut self, log: &CommitLog, time: u64) {
         let members: Vec<Member> = self.outlets.keys().copied().collect();

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use gantry_model::{Epoch, Lsn};
+use gantry_store::replica::Member;
 use gantry_store::replica::log::Tail;
 use gantry_store::replica::message::{Ack, Grant, Hello, Mismatch, Refused, Seal, SealOk, Welcome};
 use std::fmt;
@@ -47,6 +48,8 @@ pub enum PeerEvent {
     Seal { seal: Seal, answer: Answer<Result<SealOk, Refused>> },
     /// The controller chose this replica.
     Become { grant: Grant, answer: Answer<Result<(), String>> },
+    /// The controller asks the leader to make ready for another one. Answers who that should be: it has everything, and nothing more is taken.
+    HandOver { to: Option<Member>, answer: Answer<Result<Member, String>> },
     /// There is a stream to the leader.
     Leader { outlet: Arc<dyn Outlet> },
 }

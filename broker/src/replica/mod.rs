@@ -11,7 +11,7 @@ pub mod wire;
 pub mod streams;
 
 use crate::recover::{Options, reload};
-use crate::shard::inbox::{Inbox, Request};
+use crate::shard::inbox::{Inbox, Request, Status};
 use crate::shard::replay::Applied;
 use crate::shard::thread::{Driver, Parts};
 use crate::shard::upkeep::Job;
@@ -27,6 +27,7 @@ use gantry_store::replica::promise::Promise;
 use gantry_store::replica::{Incarnation, Member, NodeId};
 use message::{Frames, Message, Outlet, PeerEvent};
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -121,6 +122,7 @@ pub struct Replica {
     follower: Follower,
     durability: Durability,
     role: Role,
+    status: Arc<Status>,
     view: Arc<Mutex<View>>,
 }
 
@@ -131,10 +133,10 @@ impl Replica {
         let promise = Promise::of(&folder.meta());
         let member = Member { node, store: promise.store };
         let follower = Follower::new(member, incarnation, promise, parts.log.end(), applied.at());
-        let (inbox, clock) = (parts.inbox.clone(), parts.clock.clone());
+        let (inbox, clock, status) = (parts.inbox.clone(), parts.clock.clone(), parts.status.clone());
         let role = Role::Follows(Box::new(Follows::new(parts, applied)));
         let view = Arc::<Mutex<View>>::default();
-        let replica = Replica { options, folder, follower, durability, role, view: view.clone() };
+        let replica = Replica { options, folder, follower, durability, role, status, view: view.clone() };
         replica.show();
         (replica, Handle { member, incarnation, inbox, clock, view })
     }
@@ -211,6 +213,10 @@ impl Replica {
                 }
             }
             PeerEvent::Become { grant, answer } => answer.send(self.begin(grant)?),
+            PeerEvent::HandOver { to, answer } => match &mut self.role {
+                Role::Leads(driver) => driver.hand_over(to, answer),
+                _ => answer.send(Err("this replica does not lead".to_owned())),
+            },
             PeerEvent::Leader { outlet } => {
                 if let Role::Follows(follows) = &mut self.role {
                     outlet.send(Message::Hello(self.follower.hello(&follows.parts.log)));
@@ -325,6 +331,7 @@ impl Replica {
             Role::Nothing => return,
         };
         let Promise { epoch: promised, suspect, .. } = self.follower.promise();
+        self.status.follows.store(!serves, Ordering::Release);
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         *view = View {
             promised,

@@ -20,7 +20,7 @@ use gantry_model::handle::RecallHandle;
 use gantry_model::{ClientId, Filter, Group, GroupId, Lsn, QueueKey, ReceiptHandle, Topic, TopicId};
 use gantry_store::index::{Entry, Run, RunError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -178,6 +178,7 @@ pub enum Leased {
     Offered(Token),
     TooManyPolls,
     GroupPulls,
+    NoLeader,
 }
 
 /// A stored message: which one, and where its frame is.
@@ -264,6 +265,8 @@ pub struct Status {
     pub disk_total: AtomicU64,
     pub disk_free: AtomicU64,
     pub condition: AtomicU64,
+    /// Whether this is a replica that does not lead, or can't commit.
+    pub follows: AtomicBool,
     pub open_polls: AtomicU64,
     pub messages_stored: AtomicU64,
     pub messages_delivered: AtomicU64,

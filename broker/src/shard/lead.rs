@@ -5,19 +5,36 @@ use super::inbox::Request;
 use super::thread::Driver;
 use crate::record::{Copies, EpochStart, Trim};
 use crate::replica::leading::{CaughtUp, Deposed, Leading};
-use crate::replica::message::{Message, PeerEvent};
+use crate::replica::message::{Answer, Message, PeerEvent};
 use gantry_model::Epoch;
 use gantry_store::index::SealJob;
 use gantry_store::log::AppendError;
+use gantry_store::replica::Member;
 use gantry_store::replica::leader::Durability;
 use gantry_store::replica::log::Link;
 use gantry_store::replica::message::Grant;
+use std::time::Duration;
+
+/// A successor that doesn't have everything by then is not waited for any longer.
+const READY_WITHIN: Duration = Duration::from_millis(200);
+/// A new epoch that doesn't begin by then doesn't begin at all, as far as clients are concerned.
+const SEALED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What came for the replica as a whole, and not for the leader in it.
 #[derive(Default)]
 pub(super) struct Mail {
     events: Vec<PeerEvent>,
     deposed: Option<Epoch>,
+}
+
+/// A leader about to give up the lead: it takes nothing more, so that nothing will be unknown.
+pub(super) struct HandingOver {
+    to: Member,
+    since: Duration,
+    /// Until the controller was told that the successor is ready.
+    answer: Option<Answer<Result<Member, String>>>,
+    /// What came meanwhile.
+    held: Vec<Request>,
 }
 
 impl Driver {
@@ -68,22 +85,56 @@ impl Driver {
     }
 
     /// Whether a request can be taken now. One that may change something can't while fewer than W copies are heard of: it would never be
-    /// answered (rule 9). Dropping it tells the caller.
+    /// answered (rule 9).
     pub(super) fn may_take(&self, request: &Request) -> bool {
-        let changes = matches!(
-            request,
-            Request::Send { .. }
-                | Request::Receive { .. }
-                | Request::Ack { .. }
-                | Request::Change { .. }
-                | Request::Dead { .. }
-                | Request::EndTransaction { .. }
-                | Request::ResumeTransaction { .. }
-                | Request::Recall { .. }
-                | Request::SyncLite { .. }
-                | Request::Ask { .. }
-        );
-        !changes || self.leading.as_ref().is_none_or(Leading::serving)
+        self.leading.as_ref().is_none_or(Leading::serving) || !request.needs_commit()
+    }
+
+    /// Makes ready for another leader.
+    pub(crate) fn hand_over(&mut self, to: Option<Member>, answer: Answer<Result<Member, String>>) {
+        let Some(to) = to.or_else(|| self.leading.as_ref().and_then(Leading::successor)) else {
+            return answer.send(Err("no other copy has nearly everything".to_owned()));
+        };
+        if self.handing_over.is_some() {
+            return answer.send(Err("the lead is being handed over already".to_owned()));
+        }
+        let since = self.machine.mono();
+        self.handing_over = Some(HandingOver { to, since, answer: Some(answer), held: Vec::new() });
+    }
+
+    /// Keeps a request back that came while the lead is handed over. Answers it if it need not wait.
+    pub(super) fn hold(&mut self, request: Request) -> Option<Request> {
+        match &mut self.handing_over {
+            Some(handing) if request.needs_commit() => {
+                handing.held.push(request);
+                None
+            }
+            _ => Some(request),
+        }
+    }
+
+    /// Tells the controller when the successor is ready, and goes on as leader if it doesn't come to a new epoch. Answers what was held then.
+    pub(super) fn go_on_handing_over(&mut self) -> Vec<Request> {
+        let (Some(handing), Some(leading)) = (&mut self.handing_over, &self.leading) else { return Vec::new() };
+        let passed = self.machine.mono() - handing.since;
+        match &handing.answer {
+            Some(_) if leading.may_hand_over(handing.to) => {
+                let to = handing.to;
+                handing.answer.take().into_iter().for_each(|answer| answer.send(Ok(to)));
+                return Vec::new();
+            }
+            Some(_) if passed < READY_WITHIN => return Vec::new(),
+            None if passed < SEALED_WITHIN => return Vec::new(),
+            _ => {}
+        }
+        let Some(HandingOver { answer, held, .. }) = self.handing_over.take() else { return Vec::new() };
+        answer.into_iter().for_each(|answer| answer.send(Err("the successor did not get everything in time".to_owned())));
+        held
+    }
+
+    /// Refuses what was held: it was not taken, so another leader can.
+    pub(super) fn refuse_held(&mut self) {
+        self.handing_over.take().into_iter().flat_map(|handing| handing.held).for_each(Request::refuse);
     }
 
     /// Followers speak to the leader; everything else is for the replica.

@@ -20,6 +20,7 @@ pub mod thread;
 mod write;
 mod commit;
 mod lead;
+mod refuse;
 pub mod replay;
 pub mod parked;
 pub mod timers;

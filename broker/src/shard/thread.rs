@@ -13,7 +13,7 @@ use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
 use super::due::{Leaving, OldReads};
 use super::halves::{Listed, Question};
 use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
-use super::lead::Mail;
+use super::lead::{HandingOver, Mail};
 use super::polls::{Poll, Wanted};
 use super::upkeep::Upkeep;
 use crate::admission::Permit;
@@ -43,6 +43,8 @@ const ROUND_REQUESTS: usize = 4_096;
 pub(super) const ROUND_BYTES: usize = 1024 * 1024;
 /// Without work the thread looks up this often: durable marks, retention, the disk's room.
 const IDLE: Duration = Duration::from_millis(1_000);
+/// While the lead is handed over, clients wait.
+const HURRY: Duration = Duration::from_millis(5);
 /// While messages are leased, the log gets a frame at least this often.
 const HEARTBEAT_MS: u64 = 1_000;
 
@@ -107,6 +109,7 @@ pub struct Driver {
     /// The other copies of the shard, if it is to have any.
     pub(super) leading: Option<Leading>,
     pub(super) mail: Mail,
+    pub(super) handing_over: Option<HandingOver>,
     catalogue: Catalogue,
     /// Events that the driver itself brings, before the next request.
     pub(super) own: VecDeque<Event<Draft>>,
@@ -198,6 +201,7 @@ impl Driver {
             rounds: Rounds::default(),
             leading: None,
             mail: Mail::default(),
+            handing_over: None,
             catalogue,
             own,
             actions: Vec::new(),
@@ -211,7 +215,8 @@ impl Driver {
     }
 
     /// Gives up leading. Who waits for an answer is told nothing.
-    pub fn into_parts(self) -> Parts {
+    pub fn into_parts(mut self) -> Parts {
+        self.refuse_held();
         let Driver { log, machine, inbox, requests, status, upkeep, questions, alive, reach, catalogue, .. } = self;
         Parts { log, clock: machine, inbox, requests, status, upkeep, questions, alive, reach, catalogue }
     }
@@ -277,6 +282,9 @@ impl Driver {
         self.commit()?;
         self.keep_up(now)?;
         self.tend_followers();
+        for request in self.go_on_handing_over() {
+            self.take(now, request)?;
+        }
         Ok(())
     }
 
@@ -306,7 +314,11 @@ impl Driver {
         }
         let now = self.clock.now_ms();
         let next = self.core.next_event().into_iter().chain(self.leaving.map(|leaving| leaving.again)).min();
-        let idle = if self.leading.is_some() { LOOK } else { IDLE };
+        let idle = match (&self.handing_over, &self.leading) {
+            (Some(_), _) => HURRY,
+            (None, Some(_)) => LOOK,
+            (None, None) => IDLE,
+        };
         let until = next.map_or(idle, |time| Duration::from_millis(time.saturating_sub(now)).min(idle));
         match self.requests.recv_timeout(until) {
             Ok(request) => Some(request),
@@ -317,8 +329,10 @@ impl Driver {
 
     fn take(&mut self, now: u64, request: Request) -> Result<(), AppendError> {
         if !self.may_take(&request) {
+            request.refuse();
             return Ok(());
         }
+        let Some(request) = self.hold(request) else { return Ok(()) };
         match request {
             Request::Peer(event) => self.take_peer(event),
             Request::CaughtUp(read) => {

@@ -14,6 +14,7 @@ use gantry_platform::clock::{sleep, timeout};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use world::World;
 
@@ -21,10 +22,14 @@ use world::World;
 const ANSWER: Duration = Duration::from_secs(2);
 
 async fn send(world: &World, node: u64, id: &str) -> Option<Sent> {
+    try_send(world, node, id).await?.ok()
+}
+
+/// `None` if no answer comes.
+async fn try_send(world: &World, node: u64, id: &str) -> Option<Result<Sent, SendError>> {
     let message = Message { id: id.to_owned(), kind: MessageKind::Normal, body: format!("body of {id}").into(), ..Message::default() };
     let request = SendRequest { topic: world.catalogue.topic(1), messages: vec![message], client: ClientId::new("p"), wait: ANSWER };
-    let answers = timeout(ANSWER, world.broker(node).send(request)).await.ok()?;
-    answers.into_iter().next()?.ok()
+    timeout(ANSWER, world.broker(node).send(request)).await.ok()?.into_iter().next()
 }
 
 /// Sends to whoever leads until it is acknowledged.
@@ -143,7 +148,7 @@ async fn what_a_cut_off_leader_took_is_never_acknowledged_and_goes() {
     world.until("another leader", |world| world.nodes().iter().any(|node| *node != old && world.view(*node).serves)).await;
     let new = world.nodes().into_iter().find(|node| *node != old && world.view(*node).serves).unwrap();
     assert!(send(&world, new, "second").await.is_some());
-    assert_eq!(send(&world, old, "refused").await, None, "it knows that it can't commit");
+    assert_eq!(try_send(&world, old, "refused").await, Some(Err(SendError::NoLeader)), "it knows that it can't commit");
     world.heal();
     world.until("all copies level", World::is_level).await;
     let leader = world.leader().await;
@@ -151,6 +156,59 @@ async fn what_a_cut_off_leader_took_is_never_acknowledged_and_goes() {
     let catalogue = world.catalogue.clone();
     let logs: Vec<_> = world.stop().iter().map(|disk| frames(disk, &catalogue)).collect();
     assert!(logs.iter().all(|log| *log == logs[0]), "the logs are equal");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_unknown_when_the_lead_is_handed_over() {
+    let world = Arc::new(World::new(3).await);
+    let done = Arc::new(AtomicBool::new(false));
+    let senders = (0..4).map(|sender| {
+        let (world, done) = (world.clone(), done.clone());
+        tokio::spawn(async move {
+            let (mut stored, mut refused) = (0, 0);
+            while !done.load(Ordering::Relaxed) {
+                let leader = world.leader().await;
+                match try_send(&world, leader, &format!("m-{sender}-{stored}")).await {
+                    Some(Ok(_)) => stored += 1,
+                    Some(Err(SendError::NoLeader)) => refused += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            (stored, refused)
+        })
+    });
+    let senders: Vec<_> = senders.collect();
+    for _ in 0..6 {
+        let to = world.leader().await % 3 + 1;
+        world.transfer(to).await;
+        world.until("the transfer", |world| world.view(to).serves).await;
+        sleep(Duration::from_millis(50)).await;
+    }
+    done.store(true, Ordering::Relaxed);
+    let mut stored = 0;
+    for sender in senders {
+        stored += sender.await.unwrap().0;
+    }
+    let leader = world.leader().await;
+    assert_eq!(receive_all(&world, leader).await.len(), stored, "each once");
+    assert!(stored > 20, "{stored}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_says_that_it_does_not_lead() {
+    let world = World::new(3).await;
+    send_surely(&world, "first").await;
+    let leader = world.leader().await;
+    let follower = leader % 3 + 1;
+    assert_eq!(try_send(&world, follower, "second").await, Some(Err(SendError::NoLeader)));
+    let (group, topic) = (world.catalogue.group(1), world.catalogue.topic(1));
+    let broker = world.broker(follower);
+    assert_eq!(broker.queues(&topic).await, Err(LookupError::NoLeader));
+    assert_eq!(broker.find(&topic, Query::MessageId("first".into()), 1).await.unwrap_err(), LookupError::NoLeader);
+    let handle = receive(&world, leader, 1).await[0].1;
+    assert_eq!(broker.ack(&group, vec![handle]).await, [Err(LeaseError::NoLeader)]);
+    assert_eq!(world.broker(leader).ack(&group, vec![handle]).await, [Ok(())]);
+    world.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,7 +223,7 @@ async fn deliveries_go_on_where_they_were_after_a_transfer_and_after_a_death() {
     let handles = |range: std::ops::Range<usize>| got[range].iter().map(|(_, handle, _)| *handle).collect::<Vec<_>>();
     assert_eq!(world.broker(first).ack(&group, handles(0..2)).await, [Ok(()), Ok(())]);
     let second = first % 3 + 1;
-    world.transfer(second);
+    world.transfer(second).await;
     world.until("the transfer", |world| world.view(second).serves).await;
     assert_eq!(world.broker(second).ack(&group, handles(2..4)).await, [Ok(()), Ok(())], "handles hold at every leader");
     world.kill(second);
