@@ -164,7 +164,7 @@ async fn nothing_is_unknown_when_the_lead_is_handed_over() {
     let done = Arc::new(AtomicBool::new(false));
     let senders = (0..4).map(|sender| {
         let (world, done) = (world.clone(), done.clone());
-        tokio::spawn(async move {
+        gantry_platform::tasks::spawn("sender", async move {
             let (mut stored, mut refused) = (0, 0);
             while !done.load(Ordering::Relaxed) {
                 let leader = world.leader().await;
