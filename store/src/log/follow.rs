@@ -92,7 +92,7 @@ impl CommitLog {
         self.usable()?;
         assert!(self.batch.is_none(), "a follower stages nothing of its own");
         self.fit(size)?;
-        let (mut staged, mut len, mut epochs) = (self.staged, self.staging.len(), self.epochs.clone());
+        let (mut staged, mut len) = (self.staged, self.staging.len());
         let mut rest = frames;
         let mut in_batch = false;
         while !rest.is_empty() || in_batch {
@@ -101,10 +101,11 @@ impl CommitLog {
                 Ok((taken, Some(next))) => {
                     rest = &rest[taken..];
                     self.begin_next(next)?;
-                    (staged, len, epochs) = (self.staged, self.staging.len(), self.epochs.clone());
+                    (staged, len) = (self.staged, self.staging.len());
                 }
                 Err(error) => {
-                    (self.staged, self.epochs) = (staged, epochs);
+                    self.staged = staged;
+                    self.epochs.cut(staged.at);
                     self.staging.truncate(len);
                     return Err(error);
                 }

@@ -1,10 +1,7 @@
 //! Who holds copies of a shard, and how many of them it takes.
 
+use gantry_model::NodeId;
 use std::fmt;
-
-/// A broker's number, given out when it joined the cluster and never used again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub u64);
 
 /// A name that a shard's folder drew when it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,12 +24,6 @@ pub struct Session {
     pub incarnation: Incarnation,
     /// Counts the `Hello`s of the process.
     pub greeting: u64,
-}
-
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
 }
 
 impl fmt::Display for StoreId {

@@ -29,9 +29,10 @@ mod progress;
 pub mod reign;
 pub mod elector;
 
-pub use config::{Config, Incarnation, Member, NodeId, Session, StoreId};
+pub use config::{Config, Incarnation, Member, Session, StoreId};
 pub use elector::Elector;
 pub use follower::Follower;
+pub use gantry_model::NodeId;
 pub use leader::Leader;
 pub use log::{EpochTable, Log, Position, Tail};
 pub use promise::Promise;
