@@ -1,6 +1,7 @@
 //! The broker: shards that store messages and remember who was given what.
 //!
-//! It answers the contract `gantry_model::contract::Broker`. It never knows gRPC, and its state never knows a clock, a file or a thread.
+//! It answers the contract `gantry_model::contract::Broker`. Only the streams between replicas
+//! (`replica::streams`) know gRPC, and the state never knows a clock, a file or a thread.
 //! Read `shard::core` first: what can happen to a shard and what follows.
 
 #![forbid(unsafe_code)]

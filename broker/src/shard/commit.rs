@@ -118,7 +118,11 @@ impl Driver {
         let mut appended = None;
         while let Some(round) = self.rounds.next_settled(hw) {
             appended = Some(round.appended);
-            replies.extend(round.replies);
+            if replies.is_empty() {
+                replies = round.replies;
+            } else {
+                replies.extend(round.replies);
+            }
             round.effects.into_iter().for_each(|effect| self.take_effect(effect));
         }
         self.send_answers(replies);
