@@ -10,8 +10,10 @@
 
 pub mod state;
 pub mod placement;
+pub mod cluster;
 pub mod consensus;
 pub mod controller;
+mod metadata;
 
 pub use consensus::{OpenError, Settings};
 pub use controller::{Controller, Join, Options, Starting};

@@ -81,13 +81,32 @@ async fn join_at(peers: &dyn Peers, seed: &str, token: &str, address: &str) -> R
     Err(refused(Code::Unavailable, "the leader changes"))
 }
 
+impl Seat {
+    /// Why a token is refused, if it is.
+    fn distrusts(&self, token: &str) -> Option<pb::Refused> {
+        let Some(own) = &self.token else {
+            return Some(refused(Code::BadToken, "this cluster has no join token, so nobody can join; set one on its controllers"));
+        };
+        let right = bool::from(own.as_bytes().ct_eq(token.as_bytes()));
+        (!right).then(|| refused(Code::BadToken, "the join token is wrong; use that of the cluster"))
+    }
+
+    /// Why a broker or a proxy is refused, if it is. One that has just come may not know the cluster.
+    pub fn refuses(&self, caller: Option<&pb::Caller>) -> Option<pb::Refused> {
+        let Some(pb::Caller { cluster, token }) = caller else { return Some(refused(Code::Invalid, "the caller says nothing about itself")) };
+        let own = &self.identity.cluster;
+        if !cluster.is_empty() && cluster != own {
+            let why = format!("this is cluster `{own}`, not `{}`; check the address, and that no volume was mixed up", cluster.escape_debug());
+            return Some(refused(Code::OtherCluster, why));
+        }
+        self.distrusts(token)
+    }
+}
+
 /// Gives a number to who knows the token.
 pub async fn answer_join(seat: &Seat, join: &pb::Join) -> Result<pb::Joined, pb::Refused> {
-    let Some(token) = &seat.token else {
-        return Err(refused(Code::BadToken, "this cluster has no join token, so nobody can join; set one on its controllers"));
-    };
-    if !bool::from(token.as_bytes().ct_eq(join.token.as_bytes())) {
-        return Err(refused(Code::BadToken, "the join token is wrong; use that of the cluster"));
+    if let Some(refusal) = seat.distrusts(&join.token) {
+        return Err(refusal);
     }
     let spec = NodeSpec { address: join.address.clone(), ..NodeSpec::default() };
     let event = Arc::new(Event::NodeJoined { node: spec });
