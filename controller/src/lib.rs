@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod consensus;
 pub mod controller;
 mod metadata;
+pub mod remote;
 
 pub use consensus::{OpenError, Settings};
 pub use controller::{Controller, Join, Options, Starting};

@@ -83,13 +83,13 @@ fn route(shard: &Shard) -> ShardRoute {
 macro_rules! answers_from_state {
     ($source:ty) => {
         const _: () = {
-            use $crate::metadata::{create_group, create_topic, decide_group, decide_topic, routes};
             use gantry_model::contract::directory::{Directory, ShardRoute};
             use gantry_model::contract::metadata::{Cluster, Metadata};
             use gantry_model::group::{GroupChange, GroupSpec};
             use gantry_model::handle::HandleKeys;
             use gantry_model::topic::{TopicChange, TopicSpec};
             use gantry_model::{Group, GroupId, GroupName, NodeId, Topic, TopicId, TopicName};
+            use $crate::metadata::{create_group, create_topic, decide_group, decide_topic, routes};
 
             #[async_trait]
             impl Metadata for $source {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use gantry_controller::consensus::Pace;
-use gantry_controller::consensus::peers::grpc::{GrpcPeers, serve};
+use gantry_controller::consensus::peers::grpc::{GrpcPeers, server};
 use gantry_controller::{Controller, Join, OpenError, Options, Settings, Starting};
 use gantry_model::TopicName;
 use gantry_model::contract::Metadata;
@@ -12,9 +12,11 @@ use gantry_platform::clock::{sleep, timeout};
 use gantry_platform::net::{Incoming, ListenOptions, Listener, Net, RealNet};
 use gantry_platform::tasks::TaskGroup;
 use gantry_platform::{MemoryDisk, SystemChance, SystemClock};
+use gantry_proto::connections::serve;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tonic::service::Routes;
 
 struct Machine {
     disk: MemoryDisk,
@@ -47,7 +49,7 @@ impl Machine {
         let starting = Starting::open(settings, options).await?;
         let tasks = TaskGroup::new();
         let (group, answer) = (tasks.clone(), starting.answer());
-        tasks.spawn("peers", async move { serve(incoming, answer, &group).await.unwrap() });
+        tasks.spawn("peers", async move { serve(incoming, Routes::new(server(answer)), &group).await.unwrap() });
         Ok(Running { controller: starting.ready().await?, tasks })
     }
 }

@@ -23,7 +23,11 @@ const LETTERS: usize = 1_024;
 pub enum Letter {
     Mail(Mail),
     /// Has another copy lead a shard.
-    Transfer { shard: ShardId, to: Option<NodeId>, reply: Reply },
+    Transfer {
+        shard: ShardId,
+        to: Option<NodeId>,
+        reply: Reply,
+    },
 }
 
 /// Where letters go. One that reaches a node which does not lead is refused.
@@ -131,4 +135,3 @@ fn propose(controller: &Arc<Controller>, mut events: Vec<Event>) {
         }
     });
 }
-

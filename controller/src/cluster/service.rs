@@ -21,8 +21,8 @@ use pb::cluster_server::{Cluster, ClusterServer};
 use pb::from_broker::Body as FromBroker;
 use pb::refused::Code;
 use pb::watched::Body as Watched;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::mpsc::{self, unbounded_channel};
 use tokio::sync::oneshot;
@@ -41,23 +41,36 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long an order may take.
 const ORDER: Duration = Duration::from_secs(15);
 
-/// The service over the controller of this process.
-#[derive(Clone, Debug)]
+/// The service. It is there before the controller knows its cluster, because the other controllers come in beside it; until then it refuses.
+#[derive(Clone, Debug, Default)]
 pub struct Door {
+    inside: Arc<OnceLock<Inside>>,
+}
+
+/// What is behind the door.
+#[derive(Clone, Debug)]
+struct Inside {
     controller: Arc<Controller>,
     mailbox: Mailbox,
     streams: Arc<AtomicU64>,
 }
 
 impl Door {
-    pub fn new(controller: Arc<Controller>, mailbox: Mailbox) -> Door {
-        Door { controller, mailbox, streams: Arc::default() }
+    /// Lets brokers and proxies in. Only the first time counts.
+    pub fn open(&self, controller: Arc<Controller>, mailbox: Mailbox) {
+        _ = self.inside.set(Inside { controller, mailbox, streams: Arc::default() });
     }
 
     pub fn server(self) -> ClusterServer<Door> {
         ClusterServer::new(self).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX)
     }
 
+    fn inside(&self) -> Result<&Inside, Status> {
+        self.inside.get().ok_or_else(|| Status::unavailable("this controller is starting and does not know its cluster yet; try another, or again"))
+    }
+}
+
+impl Inside {
     fn refuses(&self, caller: Option<&pb::Caller>) -> Option<pb::Refused> {
         self.controller.consensus().refuses(caller)
     }
@@ -80,7 +93,8 @@ impl Door {
             return Err(refusal);
         }
         let id = read_request(&request.request)?;
-        let event: Event = serde_json::from_slice(&request.event).map_err(|error| refused(Code::Invalid, format!("the event makes no sense: {error}")))?;
+        let event: Event =
+            serde_json::from_slice(&request.event).map_err(|error| refused(Code::Invalid, format!("the event makes no sense: {error}")))?;
         if !may_be_asked_for(&event) {
             return Err(refused(Code::Invalid, "only topics and groups are changed this way"));
         }
@@ -101,10 +115,14 @@ impl Door {
         match request.order.ok_or_else(|| refused(Code::Invalid, "the order is empty"))? {
             Order::Transfer(order) => self.transfer(ShardId(order.shard), (order.node != 0).then_some(NodeId(order.node))).await,
             Order::Move(order) => self.plan_move(ShardId(order.shard), NodeId(order.from), NodeId(order.to)).await,
-            Order::Cordon(node) => self.tell(Event::NodeCordoned { id: NodeId(node) }, format!("node {node} takes nothing new; what it leads is handed over")).await,
+            Order::Cordon(node) => {
+                self.tell(Event::NodeCordoned { id: NodeId(node) }, format!("node {node} takes nothing new; what it leads is handed over")).await
+            }
             Order::Uncordon(node) => self.tell(Event::NodeUncordoned { id: NodeId(node) }, format!("node {node} takes copies and leads again")).await,
             Order::Drain(node) => self.drain(NodeId(node)).await,
-            Order::Remove(node) => self.tell(Event::NodeRemoved { id: NodeId(node) }, format!("node {node} is no part of the cluster any more")).await,
+            Order::Remove(node) => {
+                self.tell(Event::NodeRemoved { id: NodeId(node) }, format!("node {node} is no part of the cluster any more")).await
+            }
         }
     }
 
@@ -128,7 +146,8 @@ impl Door {
     async fn plan_move(&self, shard: ShardId, from: NodeId, to: NodeId) -> Result<String, pb::Refused> {
         let joining = Replica { node: to, store: self.new_store() };
         let event = self.controller.consensus().read(|state| move_of(state, shard, from, joining))?;
-        self.tell(event, format!("a copy of shard {shard} goes from node {from} to node {to}; it learns first, then it takes the place of the other")).await
+        self.tell(event, format!("a copy of shard {shard} goes from node {from} to node {to}; it learns first, then it takes the place of the other"))
+            .await
     }
 
     /// Cordons a node and plans a move for each of its copies for which there is a place.
@@ -172,10 +191,7 @@ fn move_of(state: &State, shard: ShardId, from: NodeId, joining: Replica) -> Res
 /// What a broker or a proxy may want to happen. Epochs and nodes are the controllers' own affair.
 fn may_be_asked_for(event: &Event) -> bool {
     use Event::{GroupCreated, GroupDeleted, GroupUpdated, TopicCreated, TopicDeleted, TopicUpdated};
-    matches!(
-        event,
-        TopicCreated { .. } | TopicUpdated { .. } | TopicDeleted { .. } | GroupCreated { .. } | GroupUpdated { .. } | GroupDeleted { .. }
-    )
+    matches!(event, TopicCreated { .. } | TopicUpdated { .. } | TopicDeleted { .. } | GroupCreated { .. } | GroupUpdated { .. } | GroupDeleted { .. })
 }
 
 #[tonic::async_trait]
@@ -185,27 +201,27 @@ impl Cluster for Door {
 
     async fn enrol(&self, request: Request<pb::EnrolRequest>) -> Result<Response<pb::EnrolReply>, Status> {
         use pb::enrol_reply::Outcome;
-        let outcome = self.enrol_node(request.into_inner()).await.map_or_else(Outcome::Refused, Outcome::Joined);
+        let outcome = self.inside()?.enrol_node(request.into_inner()).await.map_or_else(Outcome::Refused, Outcome::Joined);
         Ok(Response::new(pb::EnrolReply { outcome: Some(outcome) }))
     }
 
     async fn decide(&self, request: Request<pb::DecideRequest>) -> Result<Response<pb::DecideReply>, Status> {
         use pb::decide_reply::Outcome;
-        let outcome = self.decide_event(request.into_inner()).await.map_or_else(Outcome::Refused, Outcome::Done);
+        let outcome = self.inside()?.decide_event(request.into_inner()).await.map_or_else(Outcome::Refused, Outcome::Done);
         Ok(Response::new(pb::DecideReply { outcome: Some(outcome) }))
     }
 
     async fn order(&self, request: Request<pb::OrderRequest>) -> Result<Response<pb::OrderReply>, Status> {
         use pb::order_reply::Outcome;
-        let outcome = self.obey(request.into_inner()).await.map_or_else(Outcome::Refused, Outcome::Done);
+        let outcome = self.inside()?.obey(request.into_inner()).await.map_or_else(Outcome::Refused, Outcome::Done);
         Ok(Response::new(pb::OrderReply { outcome: Some(outcome) }))
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let pb::WatchRequest { caller, from } = request.into_inner();
         let (out, told) = mpsc::channel(WAITING);
-        let refusal = self.refuses(caller.as_ref());
-        let controller = self.controller.clone();
+        let inside = self.inside()?;
+        let (refusal, controller) = (inside.refuses(caller.as_ref()), inside.controller.clone());
         // Ends with the stream.
         tasks::spawn("watch of the state", async move {
             // Who hung up needs no more.
@@ -218,17 +234,18 @@ impl Cluster for Door {
     }
 
     async fn session(&self, request: Request<Streaming<pb::FromBroker>>) -> Result<Response<Self::SessionStream>, Status> {
+        let inside = self.inside()?;
         let mut said = request.into_inner();
         let Some(FromBroker::Opening(opening)) = said.message().await?.and_then(|first| first.body) else {
             return Err(Status::invalid_argument("a session begins with an opening"));
         };
         let (tell, mut orders) = unbounded_channel();
         let node = NodeId(opening.node);
-        match self.opens(&opening, node) {
+        match inside.opens(&opening, node) {
             Err(refusal) => _ = tell.send(pb::to_broker::Body::Refused(refusal)),
             Ok(spec) => {
-                let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-                let mailbox = self.mailbox.clone();
+                let stream = inside.streams.fetch_add(1, Ordering::Relaxed);
+                let mailbox = inside.mailbox.clone();
                 mailbox.put(Letter::Mail(Mail { node, stream, said: Said::Opened { spec, out: tell } }));
                 // Ends with the stream.
                 tasks::spawn("a broker's session", async move {
@@ -254,7 +271,7 @@ impl Cluster for Door {
     }
 }
 
-impl Door {
+impl Inside {
     /// Whether a broker may open a session here, and what it says of itself.
     fn opens(&self, opening: &pb::Opening, node: NodeId) -> Result<NodeSpec, pb::Refused> {
         if let Some(refusal) = self.refuses(opening.caller.as_ref()) {
@@ -283,9 +300,7 @@ fn read_said(body: FromBroker) -> Option<Said> {
         FromBroker::Report(report) => Said::Report(report),
         FromBroker::Sealed(sealed) => Said::Sealed(ShardId(sealed.shard), facts::read_sealed(&sealed)?),
         FromBroker::Promised(promised) => Said::Promised(ShardId(promised.shard), facts::read_promised(&promised)?),
-        FromBroker::NotBegun(not_begun) => {
-            Said::NotBegun { shard: ShardId(not_begun.shard), epoch: Epoch(not_begun.epoch), why: not_begun.why }
-        }
+        FromBroker::NotBegun(not_begun) => Said::NotBegun { shard: ShardId(not_begun.shard), epoch: Epoch(not_begun.epoch), why: not_begun.why },
         FromBroker::HandedOver(handed) => {
             let to = facts::read_replica(handed.to.as_ref()).ok_or(handed.why);
             Said::HandedOver { shard: ShardId(handed.shard), epoch: Epoch(handed.epoch), to }

@@ -3,8 +3,8 @@
 //! A session ends when its broker was silent for too long, or when its stream broke and no other was opened soon: a broker that dies is
 //! missed after one second, one that hangs or is cut off after three.
 
-use crate::state::nodes::{Admission, NodeSpec};
 use crate::state::State;
+use crate::state::nodes::{Admission, NodeSpec};
 use gantry_model::{Epoch, NodeId, ShardId};
 use gantry_proto::controller as pb;
 use gantry_store::replica::elector::{self, Standing};
