@@ -10,6 +10,7 @@ pub mod codec;
 pub mod record;
 pub mod draft;
 pub mod shard;
+pub mod agent;
 pub mod replica;
 pub mod admission;
 pub mod alive;

@@ -14,7 +14,7 @@ use crate::state::nodes::{Admission, Health};
 use crate::state::shards::{COPIES, EpochBegun, Move, Reason, Replica, Shard, ShardConfig};
 use gantry_model::{Epoch, NodeId, ShardId};
 use gantry_store::replica::Member;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -192,10 +192,15 @@ impl Orders {
 
     /// Cordoned nodes lead nothing if others can; else the leads are made even, one after the other.
     fn move_leads(&mut self, now: Duration, state: &State, sessions: &Sessions) {
-        let picture = Picture::of(state);
+        let mut picture = Picture::of(state);
+        // Nothing is put on a broker that is about to end, and nothing on one that can't be reached.
+        let draining: BTreeSet<NodeId> = sessions.draining().collect();
+        picture.places.values_mut().for_each(|place| place.open &= !draining.contains(&place.node) && sessions.spec(place.node).is_some());
+        let cordoned = state.nodes().iter().filter(|node| node.admission == Admission::Cordoned && node.health == Health::Up);
+        let leaving: BTreeSet<NodeId> = cordoned.map(|node| node.id).chain(draining).collect();
         let mut steps: Vec<Step> = Vec::new();
-        for node in state.nodes().iter().filter(|node| node.admission == Admission::Cordoned && node.health == Health::Up) {
-            steps.extend(picture.drain(node.id, usize::MAX).into_iter().filter(|step| matches!(step, Step::Lead { .. })));
+        for node in leaving {
+            steps.extend(picture.drain(node, usize::MAX).into_iter().filter(|step| matches!(step, Step::Lead { .. })));
         }
         if steps.is_empty() && now >= *self.balance_at.get_or_insert(now + BALANCE) && is_calm(state, sessions) {
             self.balance_at = Some(now + BALANCE);

@@ -44,6 +44,7 @@ pub enum Said {
     Promised(ShardId, Refused),
     NotBegun { shard: ShardId, epoch: Epoch, why: String },
     HandedOver { shard: ShardId, epoch: Epoch, to: Result<Member, String> },
+    Drains,
     Left,
     Broke,
 }
@@ -102,6 +103,10 @@ impl Overseer {
             Said::Report(report) => self.sessions.report(now, node, stream, report),
             Said::Left => {
                 self.sessions.left(node, stream);
+                self.look_at = now;
+            }
+            Said::Drains => {
+                self.sessions.drains(node, stream);
                 self.look_at = now;
             }
             Said::Broke => self.sessions.broke(now, node, stream),

@@ -306,6 +306,7 @@ fn read_said(body: FromBroker) -> Option<Said> {
             Said::HandedOver { shard: ShardId(handed.shard), epoch: Epoch(handed.epoch), to }
         }
         FromBroker::Leaving(_) => Said::Left,
+        FromBroker::Draining(_) => Said::Drains,
     })
 }
 

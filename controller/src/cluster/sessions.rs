@@ -37,6 +37,8 @@ struct Session {
     heard: Duration,
     /// Since when there is no stream.
     broken: Option<Duration>,
+    /// It is about to end.
+    drains: bool,
 }
 
 impl Sessions {
@@ -49,7 +51,7 @@ impl Sessions {
         // What the same run said on its last stream holds until it says something else.
         let before = self.by_node.remove(&node).filter(|session| session.spec.incarnation == spec.incarnation);
         let copies = before.map(|session| session.copies).unwrap_or_default();
-        self.by_node.insert(node, Session { stream, spec, out, copies, heard: now, broken: None });
+        self.by_node.insert(node, Session { stream, spec, out, copies, heard: now, broken: None, drains: false });
         true
     }
 
@@ -75,6 +77,18 @@ impl Sessions {
         if self.current(node, stream).is_some() {
             self.by_node.remove(&node);
         }
+    }
+
+    /// The broker is about to end.
+    pub fn drains(&mut self, node: NodeId, stream: u64) {
+        if let Some(session) = self.current(node, stream) {
+            session.drains = true;
+        }
+    }
+
+    /// Brokers that are about to end.
+    pub fn draining(&self) -> impl Iterator<Item = NodeId> {
+        self.by_node.iter().filter(|(_, session)| session.drains).map(|(node, _)| *node)
     }
 
     /// Whether something said on this stream still counts.
@@ -130,7 +144,7 @@ impl Sessions {
                 incarnation: Incarnation(session.spec.incarnation),
                 serves: epoch(copy.leads).filter(|_| copy.serves),
                 hears: epoch(copy.hears),
-                cordoned: state.nodes().get(member.node).is_none_or(|node| node.admission == Admission::Cordoned),
+                cordoned: session.drains || state.nodes().get(member.node).is_none_or(|node| node.admission == Admission::Cordoned),
                 load: leads.get(&member.node).copied().unwrap_or(0).into(),
                 zone: session.spec.zone.clone(),
             })
