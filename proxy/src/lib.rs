@@ -226,7 +226,8 @@ impl Proxy {
 
     /// The text of `/metrics`.
     pub fn metrics_text(&self) -> impl Future<Output = String> + Send + 'static {
-        http::metrics_text(self.shared.clone())
+        let shared = self.shared.clone();
+        async move { http::Probe::metrics(&*shared).await }
     }
 
     async fn set_health(&self, status: ServingStatus) {

@@ -25,7 +25,7 @@ const HEALTH: Duration = Duration::from_millis(500);
 /// Runs a server to its end.
 pub fn run(args: &ServerArgs) -> ExitCode {
     let clock: SharedClock = Arc::new(SystemClock::new());
-    let config = args.check_role().map_err(UsageError::Role).and_then(|()| configuration(args));
+    let config = configuration(args);
     let config = match config {
         Ok((config, _)) => config,
         Err(error) => {
@@ -93,7 +93,6 @@ fn read_document(path: &Path) -> Result<Document, UsageError> {
 /// What is wrong with what the user said.
 #[derive(Debug)]
 pub enum UsageError {
-    Role(String),
     File { path: String, error: io::Error },
     Config(ConfigError),
 }
@@ -101,7 +100,6 @@ pub enum UsageError {
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            UsageError::Role(text) => f.write_str(text),
             UsageError::File { path, error } => write!(f, "the configuration file `{path}` can't be read: {error}"),
             UsageError::Config(error) => error.fmt(f),
         }
