@@ -106,6 +106,8 @@ pub enum Begin {
     Found { cluster: String },
     /// Become a node of the cluster that is found at these addresses.
     Join { seeds: Vec<String>, token: String },
+    /// The same, if anybody answers there; else begin a cluster of this id.
+    FindOrFound { seeds: Vec<String>, token: String, cluster: String },
 }
 
 /// One node of the controllers.
@@ -129,7 +131,7 @@ impl Consensus {
         let founds = identity.node == FOUNDER && extent == Extent::default() && vote.is_none() && loaded.is_none();
         let seeds = match begin {
             Begin::Found { .. } => Vec::new(),
-            Begin::Join { seeds, .. } => seeds,
+            Begin::Join { seeds, .. } | Begin::FindOrFound { seeds, .. } => seeds,
         };
         let (seat, closing) = take_seat(settings, seeds, identity, books, snapshots, loaded).await?;
         if founds {
@@ -263,7 +265,10 @@ async fn open_books(settings: &Settings, begin: &Begin, cluster: Option<&str>, s
     }
     let identity = match begin {
         Begin::Found { cluster } => Identity { cluster: cluster.clone(), node: FOUNDER },
-        Begin::Join { seeds, token } => {
+        Begin::FindOrFound { seeds, cluster, .. } if !members::is_anybody_there(settings.peers.as_ref(), seeds).await => {
+            Identity { cluster: cluster.clone(), node: FOUNDER }
+        }
+        Begin::Join { seeds, token } | Begin::FindOrFound { seeds, token, .. } => {
             let joined = members::join(settings.peers.as_ref(), seeds, token, &settings.address, JOIN_PATIENCE).await?;
             if let Some(wanted) = cluster.filter(|wanted| *wanted != joined.cluster) {
                 return Err(OpenError::OtherCluster { found: joined.cluster, wanted: wanted.to_owned() });

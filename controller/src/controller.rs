@@ -46,6 +46,8 @@ pub struct Join {
     /// `host:port` of other controllers.
     pub seeds: Vec<String>,
     pub token: String,
+    /// Whether this node begins a new cluster if none of them answers at all.
+    pub found_if_none: bool,
 }
 
 impl fmt::Debug for Join {
@@ -78,7 +80,10 @@ impl Starting {
     pub async fn open(mut settings: Settings, options: Options) -> Result<Starting, OpenError> {
         let clock = settings.clock.clone();
         let begin = match options.join.clone() {
-            Some(Join { seeds, token }) => Begin::Join { seeds, token },
+            Some(Join { seeds, token, found_if_none: false }) => Begin::Join { seeds, token },
+            Some(Join { seeds, token, found_if_none: true }) => {
+                Begin::FindOrFound { seeds, token, cluster: new_cluster_id(&options, settings.chance.as_mut())? }
+            }
             None => Begin::Found { cluster: new_cluster_id(&options, settings.chance.as_mut())? },
         };
         let consensus = Consensus::open(settings, begin, options.cluster_id.as_deref()).await?;

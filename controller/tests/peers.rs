@@ -78,7 +78,7 @@ async fn until(so: impl Fn() -> bool) {
 async fn three_controllers_work_over_real_connections() {
     let (first, incoming) = Machine::new().await;
     let one = first.start(incoming, None).await.unwrap();
-    let join = Some(Join { seeds: vec![first.address.clone()], token: "token".into() });
+    let join = Some(Join { seeds: vec![first.address.clone()], token: "token".into(), found_if_none: false });
     let (second, incoming) = Machine::new().await;
     let two = second.start(incoming, join.clone()).await.unwrap();
     let (third, incoming) = Machine::new().await;
@@ -109,7 +109,7 @@ async fn a_wrong_token_is_refused_over_the_wire() {
     let (first, incoming) = Machine::new().await;
     let one = first.start(incoming, None).await.unwrap();
     let (second, incoming) = Machine::new().await;
-    let join = Some(Join { seeds: vec![first.address.clone()], token: "guess".into() });
+    let join = Some(Join { seeds: vec![first.address.clone()], token: "guess".into(), found_if_none: false });
     let error = second.start(incoming, join).await.map(|_| ()).unwrap_err();
     assert!(matches!(&error, OpenError::NotJoined { why } if why.contains("the join token is wrong")), "{error}");
     one.stop().await;

@@ -29,7 +29,7 @@ use std::path::{Path, absolute};
 use std::sync::Arc;
 use std::time::Duration;
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Where the kernel tells which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How often a key for handles is asked whether it is old.
@@ -62,6 +62,10 @@ pub enum StartError {
         wanted: u32,
     },
     Broker(gantry_broker::OpenError),
+    /// The cluster did not take a broker in.
+    Enrol(gantry_controller::remote::EnrolError),
+    /// The cluster does not want this process.
+    Cluster(String),
     Proxy(gantry_proxy::tls::ConfigError),
     Listen(ListenError),
     System(io::Error),
@@ -79,6 +83,8 @@ impl fmt::Display for StartError {
                 if *found == 1 { "" } else { "s" }
             ),
             StartError::Broker(error) => error.fmt(f),
+            StartError::Enrol(error) => error.fmt(f),
+            StartError::Cluster(why) => write!(f, "this process can't take part in the cluster: {why}"),
             StartError::Proxy(error) => error.fmt(f),
             StartError::Listen(error) => error.fmt(f),
             StartError::System(error) => write!(f, "the server can't start: {error}"),
@@ -277,7 +283,7 @@ fn serve(doors: Doors, proxy: &Proxy, front: &TaskGroup, back: &TaskGroup) -> io
     Ok(workers)
 }
 
-async fn rotate_keys(controller: Arc<Controller>, stop: Stop) {
+pub async fn rotate_keys(controller: Arc<Controller>, stop: Stop) {
     loop {
         tokio::select! {
             () = sleep(KEY_CHECK) => {}
@@ -300,6 +306,6 @@ fn security(tls: &Tls) -> &'static str {
 }
 
 /// The kernel's name for the time since the machine was started; empty where it has none, and then every crash counts as one of the machine.
-fn boot_id() -> String {
+pub fn boot_id() -> String {
     std::fs::read_to_string(BOOT_ID).map(|text| text.trim().to_owned()).unwrap_or_default()
 }

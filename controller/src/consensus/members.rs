@@ -34,6 +34,8 @@ pub const VOTERS_MAX: usize = 5;
 const CAUGHT_UP: u64 = 100;
 /// The time between two tries to join or to be admitted.
 const RETRY: Duration = Duration::from_millis(200);
+/// How long an answer to whether anybody is there may take.
+const KNOCK: Duration = Duration::from_secs(1);
 /// How long one try may take.
 const TRY: Duration = Duration::from_secs(5);
 
@@ -62,6 +64,19 @@ pub async fn join(peers: &dyn Peers, seeds: &[String], token: &str, address: &st
         }
     };
     timeout(patience, tries).await.unwrap_or_else(|_| Err(OpenError::NotJoined { why: last.clone() }))
+}
+
+/// Whether any of these addresses is answered by a controller that belongs to a cluster. One that is only starting does not answer yet.
+pub async fn is_anybody_there(peers: &dyn Peers, seeds: &[String]) -> bool {
+    for seed in seeds {
+        // An empty token lets nobody in, and the refusal shows that somebody is there.
+        let knock = pb::Join { token: String::new(), address: String::new() };
+        let request = pb::PeerRequest { cluster: String::new(), from: 0, to: 0, body: Some(Request::Join(knock)) };
+        if peers.call(seed, request, KNOCK).await.is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 async fn join_at(peers: &dyn Peers, seed: &str, token: &str, address: &str) -> Result<Joined, pb::Refused> {
