@@ -1,7 +1,7 @@
 //! The broker: shards that store messages and remember who was given what.
 //!
-//! It answers the contract `gantry_model::contract::Broker`. Only the streams between replicas
-//! (`replica::streams`) know gRPC, and the state never knows a clock, a file or a thread.
+//! It answers the contract `gantry_model::contract::Broker`, in this process and over the streams of proxies elsewhere. Only
+//! those streams (`remote`) and the ones between replicas (`replica::streams`) know gRPC, and the state never knows a clock, a file or a thread.
 //! Read `shard::core` first: what can happen to a shard and what follows.
 
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod read;
 pub mod filter;
 pub mod post;
 pub mod local;
+pub mod remote;
 pub mod recover;
 pub mod open;
 

@@ -8,6 +8,7 @@
 mod args;
 mod process;
 mod standalone;
+mod roles;
 mod listeners;
 mod workers;
 mod report;

@@ -217,7 +217,7 @@ fn one_broker(shards: &[Arc<LocalBroker>], controller: &Arc<Controller>, clock: 
     Arc::new(Routed::new(Arc::new(table), controller.clone(), clock.clone()))
 }
 
-fn proxy_config(config: &Config, data: &Path, endpoints: &Endpoints) -> gantry_proxy::Config {
+pub fn proxy_config(config: &Config, data: &Path, endpoints: &Endpoints) -> gantry_proxy::Config {
     let (cert, key) = config.tls.files.clone().unzip();
     let mode = match config.tls.mode {
         TlsMode::Permissive => gantry_proxy::tls::Mode::Permissive,
@@ -244,16 +244,16 @@ fn proxy_config(config: &Config, data: &Path, endpoints: &Endpoints) -> gantry_p
 }
 
 /// The sockets of all services, not yet accepting.
-struct Doors {
+pub struct Doors {
     messaging: Listener,
     admin: Listener,
     http: Listener,
     metrics: Listener,
-    endpoints: Endpoints,
+    pub endpoints: Endpoints,
 }
 
 impl Doors {
-    fn open(config: &Config) -> Result<Doors, StartError> {
+    pub fn open(config: &Config) -> Result<Doors, StartError> {
         let bind = |service, port| listeners::bind(service, &config.listen, port).map_err(StartError::Listen);
         let (messaging, admin) = (bind(MESSAGING, config.ports.messaging)?, bind(ADMIN, config.ports.admin)?);
         let (http, metrics) = (bind(HTTP, config.ports.http)?, bind(METRICS, config.ports.metrics)?);
@@ -265,7 +265,7 @@ impl Doors {
 }
 
 /// Begins to accept connections.
-fn serve(doors: Doors, proxy: &Proxy, front: &TaskGroup, back: &TaskGroup) -> io::Result<Workers> {
+pub fn serve(doors: Doors, proxy: &Proxy, front: &TaskGroup, back: &TaskGroup) -> io::Result<Workers> {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let mut workers = Workers::new();
     let (messaging, stop) = (proxy.clone(), back.signal());
@@ -295,7 +295,7 @@ pub async fn rotate_keys(controller: Arc<Controller>, stop: Stop) {
     }
 }
 
-fn security(tls: &Tls) -> &'static str {
+pub fn security(tls: &Tls) -> &'static str {
     match (tls.mode, &tls.files) {
         (TlsMode::Permissive, Some(_)) => "TLS and plain text",
         (TlsMode::Permissive, None) => "plain text and TLS with a self-signed certificate",

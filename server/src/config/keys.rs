@@ -39,7 +39,12 @@ pub const KEYS: &[Key] = &[
     key("cluster.token", "", Some("token"), "what a process must say to belong to the cluster; the same everywhere"),
     key("cluster.token-file", "", None, "file with the token, for those who keep it out of the configuration"),
     key("cluster.bootstrap", "false", Some("bootstrap"), "whether this controller begins a cluster if its folder is empty and no other knows one"),
-    key("cluster.address", "", Some("address"), "host by which the other processes reach this one; where nothing is said, the first address it listens on"),
+    key(
+        "cluster.address",
+        "",
+        Some("address"),
+        "host by which the other processes reach this one; where nothing is said, the first address it listens on",
+    ),
     key("cluster.zone", "", Some("zone"), "what fails together with this broker; copies are put in different zones"),
     key("cluster.capacity", "1000", None, "copies of shards that this broker may hold"),
     key("cluster.copies", "3", Some("copies"), "copies of each new shard: 1, 2, 3 or 5"),

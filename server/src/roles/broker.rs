@@ -83,8 +83,7 @@ impl BrokerRole {
         accept(listener, Routes::new(host.copies().server()).add_service(locals.service()), &tasks);
         tasks.spawn("shards for proxies", show(host.clone(), remote.clone(), locals, tasks.signal()));
         let (draining, drains) = watch::channel(false);
-        let session =
-            SessionSettings { controllers: access.controllers, token: access.token, cluster: hex(&cluster), spec, draining: drains };
+        let session = SessionSettings { controllers: access.controllers, token: access.token, cluster: hex(&cluster), spec, draining: drains };
         let agent = Agent { host: host.clone(), directory: remote.clone(), channels, session };
         let forbidden = agent.start(&tasks);
         tasks.spawn("http", http::serve(Arc::new(Health(host.clone(), remote.clone())), http_listener, tasks.signal()));
@@ -120,14 +119,9 @@ impl BrokerRole {
     pub async fn stop(self, grace: Duration) {
         let BrokerRole { folder, host, remote, tasks, draining, .. } = self;
         draining.send_replace(true);
-        let handed = async {
-            while host.leads() > 0 {
-                sleep(LOOK).await;
-            }
-        };
         // What has no other copy can't be handed over.
         let alone = remote.shards().iter().all(|route| route.copies.len() <= 1);
-        if !alone && timeout(grace.min(HAND_OVER), handed).await.is_err() {
+        if !alone && timeout(grace.min(HAND_OVER), leads_nothing(&host)).await.is_err() {
             tracing::warn!(leads = host.leads(), "not all leads could be handed over; others take them when this broker is gone");
         }
         report(tasks.shutdown(LINGER).await);
@@ -141,6 +135,12 @@ impl BrokerRole {
             }
             _ => tracing::warn!("not all copies ended cleanly; the next start recovers what was acknowledged"),
         }
+    }
+}
+
+async fn leads_nothing(host: &Host) {
+    while host.leads() > 0 {
+        sleep(LOOK).await;
     }
 }
 
