@@ -18,6 +18,9 @@ pub struct Cli {
 pub enum Command {
     /// Run a server: with no flags a whole one, in this process, with its data in ./gantry-data
     Server(Box<ServerArgs>),
+    /// Try out a cluster on this machine
+    #[command(subcommand)]
+    Dev(crate::roles::dev::DevCommand),
     /// Show the settings of a server
     #[command(subcommand)]
     Config(ConfigCommand),

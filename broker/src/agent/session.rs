@@ -239,6 +239,10 @@ fn obey(host: &Host, way: &Way, order: ToBroker) {
             let Some(grant) = wire::read_grant(&order) else { return };
             let Some(copy) = copy(order.shard, &grant.leader.store.0) else { return };
             let (shard, epoch) = (order.shard, order.epoch);
+            if copy.handle.view().leads == Some(grant.epoch) {
+                // The order was repeated before the controllers heard that it was obeyed.
+                return;
+            }
             let answer = Answer::new(move |begun: Result<(), String>| {
                 if let Err(why) = begun {
                     way.say(FromBroker::NotBegun(pb::NotBegun { shard, epoch, why }));

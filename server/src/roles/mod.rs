@@ -3,6 +3,7 @@
 pub mod controller;
 pub mod broker;
 pub mod proxy;
+pub mod dev;
 
 use crate::config::Config;
 use crate::listeners::{self, ListenError, Service};
