@@ -33,6 +33,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// Bytes on their way on one stream and on one connection: replicas send appends of a MiB, and more than one at a time.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+/// How long calls under way may take when the end has come.
+const FINISH: Duration = Duration::from_millis(500);
 /// The pause after a connection could not be accepted: mostly because there are too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -103,7 +105,13 @@ pub async fn serve(incoming: Box<dyn Incoming>, services: Routes, tasks: &TaskGr
         .http2_keepalive_timeout(Some(PONG))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    server.add_routes(services).serve_with_incoming_shutdown(ReceiverStream::new(connections), async move { stop.stopped().await }).await
+    let told = stop.clone();
+    let served = server.add_routes(services).serve_with_incoming_shutdown(ReceiverStream::new(connections), async move { told.stopped().await });
+    tokio::select! {
+        served = served => served,
+        // Streams that last as long as the process would never end by themselves.
+        () = async { stop.stopped().await; sleep(FINISH).await } => Ok(()),
+    }
 }
 
 async fn accept(mut incoming: Box<dyn Incoming>, accepted: mpsc::Sender<io::Result<Accepted>>, stop: Stop) {
