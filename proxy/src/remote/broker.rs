@@ -38,6 +38,16 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Numbers of offers say which stream they came on, in the bits above.
 const OFFER_BITS: u32 = 40;
 
+/// Reads an answer of one kind.
+macro_rules! pick {
+    ($variant:ident) => {
+        |answered: Answered| match answered.last {
+            Said::$variant(said) => Some(said),
+            _ => None,
+        }
+    };
+}
+
 /// One shard on one connection.
 #[derive(Debug)]
 pub struct RemoteBroker {
@@ -103,8 +113,7 @@ impl RemoteBroker {
     }
 
     async fn deliveries(&self, wait: Duration, body: Body) -> Result<Vec<Delivery>, ReceiveError> {
-        let read =
-            |answered| parts(answered, |part| matching(part, |said| if let Said::Deliveries(some) = said { Some(some.deliveries) } else { None }));
+        let read = |answered| parts(answered, |part| if let Said::Deliveries(some) = part { Some(some.deliveries) } else { None });
         let Some(deliveries) = self.poll(wait, body, read).await? else { return Ok(Vec::new()) };
         let handles: Vec<_> = deliveries.iter().filter_map(|delivery| delivery.handle).collect();
         let read: Option<Vec<Delivery>> = deliveries.into_iter().map(message::delivery_from_wire).collect();
@@ -133,15 +142,10 @@ impl RemoteBroker {
         let wire = send::send_to_wire(&request);
         let size = SMALL + wire.messages.iter().map(message::size).sum::<usize>();
         let answered = self.call(Kind::Data, size, request.wait + PATIENCE, Body::Send(wire)).await.map_err(SendError::of)?;
-        let sent = self.read(answered, |answered| matching(answered.last, |said| if let Said::Sent(sent) = said { Some(sent) } else { None }))?;
+        let sent = self.read(answered, pick!(Sent))?;
         let answers = send::sent_each_from_wire(sent);
         if answers.len() == count { Ok(answers) } else { Err(strange()) }
     }
-}
-
-/// The inside of an answer, if it is of the right kind.
-fn matching<T>(said: Said, pick: impl FnOnce(Said) -> Option<T>) -> Option<T> {
-    pick(said)
 }
 
 /// What all parts of an answer hold together.
@@ -151,15 +155,6 @@ fn parts<T>(answered: Answered, pick: impl Fn(Said) -> Option<Vec<T>>) -> Option
         all.append(&mut pick(part)?);
     }
     Some(all)
-}
-
-macro_rules! pick {
-    ($variant:ident) => {
-        |answered: Answered| match answered.last {
-            Said::$variant(said) => Some(said),
-            _ => None,
-        }
-    };
 }
 
 #[async_trait]
