@@ -4,7 +4,7 @@
 //! process: the broker goes on for others.
 
 use super::fault::{Fault, Faulty};
-use super::line::{Answered, Asking, Kind};
+use super::line::{Answered, Asking, EACH, Kind};
 use super::{Hint, Upstream};
 use async_trait::async_trait;
 use gantry_model::contract::Broker;
@@ -25,9 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Bytes that a small request counts for, and each thing in it.
+/// Bytes that a small request counts for.
 const SMALL: usize = 128;
-const EACH: usize = 48;
 /// How long a call may take beyond what it asks for, before nobody waits for its answer any more.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a call without a time of its own may take.
