@@ -117,7 +117,7 @@ struct Connection {
 impl Connection {
     async fn live(self, mut chance: SeededChance) {
         let mut pause = PAUSE;
-        loop {
+        while !self.line.is_closed() {
             self.line.connecting();
             let why = match timeout(CONNECT, self.open()).await {
                 Ok(Ok(said)) => {
