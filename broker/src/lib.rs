@@ -19,7 +19,6 @@ pub mod filter;
 pub mod post;
 pub mod local;
 pub mod remote;
-pub mod port;
 pub mod recover;
 pub mod open;
 

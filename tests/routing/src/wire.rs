@@ -1,7 +1,6 @@
 //! A broker's process and a proxy's, as far as the stream between them goes: the service on a port of its own, and connections to it.
 
 use gantry_broker::LocalBroker;
-use gantry_broker::port;
 use gantry_broker::remote::Locals;
 use gantry_model::contract::{Broker, Metadata};
 use gantry_model::{NodeId, ShardId};
@@ -9,6 +8,7 @@ use gantry_platform::chance::SeededChance;
 use gantry_platform::clock::SharedClock;
 use gantry_platform::net::{Incoming, ListenOptions, Listener, Net, RealNet};
 use gantry_platform::tasks::{self, TaskGroup};
+use gantry_proto::connections;
 use gantry_proxy::remote::{Brokers, Here, Hint};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -38,7 +38,7 @@ impl BrokerSide {
         let tasks = TaskGroup::new();
         let (routes, group) = (Routes::new(locals.service()), tasks.clone());
         tasks::spawn("broker's port", async move {
-            let served = port::serve(incoming, routes, &group).await;
+            let served = connections::serve(incoming, routes, &group).await;
             served.expect("it serves until it is told to stop");
         });
         BrokerSide { locals, node, address, tasks }
