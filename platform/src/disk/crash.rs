@@ -62,7 +62,9 @@ impl Unsynced {
 /// What a power loss does to one thing that is not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
+    /// It reached the device.
     Kept,
+    /// It did not.
     Lost,
     /// The sector holds neither the old nor the new, if it never held anything durable: a device writes over what it has whole or not at all.
     Garbage(u64),
