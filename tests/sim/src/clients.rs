@@ -338,6 +338,7 @@ impl Consumer {
             ordered_batch: !sim.in_one_of(3),
             member: String::new(),
         };
+        let from = sim.now();
         let given = call(&sim, node, wait, |broker| {
             let sim = sim.clone();
             async move {
@@ -349,7 +350,7 @@ impl Consumer {
                 let mut inside = sim.inside();
                 let now = inside.now;
                 batch.iter().for_each(|_| inside.marks.add(Mark::Deliveries));
-                if let Err(why) = inside.book.delivered(group, &batch, now, lease) {
+                if let Err(why) = inside.book.delivered(group, &batch, (from, now), lease) {
                     inside.broken(why);
                 }
                 Ok::<_, ReceiveError>(batch.iter().map(|one| Held { handle: one.handle }).collect::<Vec<_>>())

@@ -195,6 +195,12 @@ impl Control {
         self.propose(sim, Entry::BeginEpoch { expect, reason: Reason::Reconfigure, prefer: None, config: Some(config) });
     }
 
+    /// Whether the members are being changed, or are about to be.
+    pub fn changes(&self) -> bool {
+        let about = |(_, entry): &(Duration, Entry)| matches!(entry, Entry::BeginEpoch { config: Some(_), .. });
+        self.reign.pending().is_some() || self.proposed.iter().any(about)
+    }
+
     /// The node that leads, if it is known to serve.
     pub fn serving(&self) -> Option<u64> {
         let Phase::Led(grant) = self.reign.phase() else { return None };

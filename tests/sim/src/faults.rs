@@ -51,7 +51,8 @@ impl World {
             self.sim.note(format_args!("fault: {kind:?} at {node}"));
             self.strike(kind, node);
         }
-        let pause = self.sim.between_ms(1, self.plan.pause_ms);
+        // Faults come in bursts, with time between them in which something can be done.
+        let pause = if self.sim.in_one_of(5) { self.sim.between_ms(1_000, 5_000) } else { self.sim.between_ms(1, self.plan.pause_ms) };
         self.sim.after(pause, Event::Fault);
     }
 
@@ -116,7 +117,8 @@ impl World {
     fn part(&mut self, pairs: Vec<(u64, u64)>) {
         self.mark(Mark::Partitions);
         self.sim.inside().weather.cut.extend(pairs.iter().copied());
-        let time = self.sim.between_ms(50, 4_000);
+        let longest = if self.sim.in_one_of(4) { 4_000 } else { 600 };
+        let time = self.sim.between_ms(20, longest);
         self.sim.after(time, Event::Mend(Mend::Join(pairs)));
     }
 
@@ -170,7 +172,13 @@ impl World {
                 .is_some_and(|machine| machine.member == Some(*member) && !machine.rotten && !machine.given_up && machine.disk.failed_syncs() == 0)
         };
         let others = config.members().iter().filter(|member| member.node.0 != node);
-        config.w() > 1 && self.control.reign.pending().is_none() && others.into_iter().all(|member| whole(member))
+        config.w() > 1 && self.members_are_there() && others.into_iter().all(|member| whole(member))
+    }
+
+    /// Whether the members are not about to change, and no copy is lost.
+    fn members_are_there(&self) -> bool {
+        let there = |member: &Member| self.machines.get(&member.node.0).is_some_and(|machine| machine.member == Some(*member) && !machine.given_up && !machine.rotten);
+        !self.control.changes() && self.control.reign.config().members().iter().all(there)
     }
 
     /// A bit of a file turns over while the machine is off.
@@ -221,7 +229,7 @@ impl World {
 
     /// A member moves to another node, or there are more or fewer of them.
     fn change_members(&mut self) {
-        if self.control.reign.pending().is_some() {
+        if !self.members_are_there() {
             return;
         }
         let sim = self.sim.clone();
@@ -242,10 +250,18 @@ impl World {
 
     /// Members whose copies are lost are replaced by new copies on the same nodes.
     pub fn replace_lost(&mut self) {
-        if self.control.reign.pending().is_some() {
+        let sim = self.sim.clone();
+        // Somebody looks through the files of a machine whose disk is not sound, and takes it away.
+        let rotten: Vec<u64> = self.machines.values().filter(|machine| machine.rotten).map(|machine| machine.node).collect();
+        for node in rotten {
+            self.kill(node, Death::Killed);
+            if let Some(machine) = self.machines.get_mut(&node) {
+                machine.given_up = true;
+            }
+        }
+        if self.control.changes() {
             return;
         }
-        let sim = self.sim.clone();
         for machine in self.machines.values_mut().filter(|machine| machine.given_up) {
             machine.lose_disk();
             sim.after(Duration::from_millis(10), Event::Start(machine.node));

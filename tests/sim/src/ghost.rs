@@ -4,9 +4,8 @@
 //! be missing from a later leader, or differ anywhere.
 
 use crate::marks::Mark;
-use crate::sim::{Process, Sim};
+use crate::sim::{Process, Said, Sim};
 use gantry_broker::replica::View;
-use gantry_broker::replica::message::Message;
 use gantry_model::{Epoch, Lsn};
 use gantry_store::log::{CommitLog, own_links};
 use gantry_store::replica::log::{Link, Log, Tail};
@@ -34,6 +33,8 @@ struct Copy {
 pub struct Ghost {
     frames: BTreeMap<Lsn, Tail>,
     end: Option<Tail>,
+    /// Where the commits of each leader ended.
+    committed: BTreeMap<Epoch, Tail>,
     leaders: BTreeMap<Epoch, Process>,
     copies: BTreeMap<Member, Copy>,
     /// A leader died in the middle of a round: what it committed there, only its followers can tell.
@@ -69,24 +70,24 @@ impl Ghost {
         Ok(())
     }
 
-    /// A process says something to another.
-    pub fn said(&mut self, message: &Message) -> Checked {
-        if let Message::Ack(ack) = message
-            && let Some(copy) = self.copies.get_mut(&ack.member)
-        {
-            if ack.epoch < copy.promised {
-                return Err(format!("P6: {} acknowledges in epoch {} after it promised {}", ack.member, ack.epoch, copy.promised));
+    /// A replica gives its word.
+    pub fn said(&mut self, said: &Said) -> Checked {
+        match said {
+            Said::Ack(ack) => {
+                let Some(copy) = self.copies.get_mut(&ack.member) else { return Ok(()) };
+                if ack.epoch < copy.promised {
+                    return Err(format!("P6: {} acknowledges in epoch {} after it promised {}", ack.member, ack.epoch, copy.promised));
+                }
+                copy.acked = copy.acked.max(ack.durable);
+                // It may die before its round is over. That it spoke the truth is seen when it starts again.
+                copy.durable = copy.durable.max(ack.durable);
             }
-            copy.acked = copy.acked.max(ack.durable);
+            Said::Promise(member, epoch) => {
+                let Some(copy) = self.copies.get_mut(member) else { return Ok(()) };
+                copy.promised = copy.promised.max(*epoch);
+            }
         }
         Ok(())
-    }
-
-    /// A process told the controller that it promised an epoch.
-    pub fn promised(&mut self, member: Member, epoch: Epoch) {
-        if let Some(copy) = self.copies.get_mut(&member) {
-            copy.promised = copy.promised.max(epoch);
-        }
     }
 
     /// A leader did not come to the end of its round.
@@ -114,12 +115,13 @@ impl Ghost {
         let committed = view.hw > copy.hw;
         (copy.hw, copy.end, copy.durable) = (view.hw, end, log.durable());
         let began = view.leads.is_some() && view.leads != copy.leads;
+        let leader = view.leads.or(copy.leads);
         copy.leads = view.leads;
         let from = copy.compared.max(log.start());
         if let Some(epoch) = view.leads.filter(|_| began) {
             self.begins(process, member, epoch, log)?;
         }
-        self.compare(member, view, log, from)?;
+        self.compare(member, leader, view.hw, log, from)?;
         if view.leads.is_some() && committed {
             self.check_copies(config, view.hw, member)?;
         }
@@ -131,53 +133,57 @@ impl Ghost {
         if let Some(other) = self.leaders.insert(epoch, process).filter(|other| *other != process) {
             return Err(format!("P1: {process:?} and {other:?} lead in epoch {epoch}"));
         }
-        match self.end {
-            Some(tail) if tail.end > log.end() || log.tail_at(tail.end) != Some(tail) => Err(format!(
-                "P3: {member} leads epoch {epoch} without what is committed up to {}: its log ends at {} and there it has {:?}",
-                tail.end,
-                log.end(),
-                log.tail_at(tail.end)
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// P2: what is committed is the same everywhere. A leader adds to it.
-    fn compare(&mut self, member: Member, view: &View, log: &CommitLog, from: Lsn) -> Checked {
-        let mut at = from;
-        let reader = log.reader();
-        while at < view.hw {
-            let raw = reader.raw(at, 64 * 1024).map_err(|error| format!("P9: {member} can't read its own log at {at}: {error}"))?;
-            let links = own_links(&raw.bytes, at);
-            let Some(last) = links.last() else { return Err(format!("P9: nothing is at {at} in the log of {member}")) };
-            let next = last.tail.end;
-            for link in links.into_iter().take_while(|link| link.lsn < view.hw) {
-                self.compare_one(member, view, link)?;
+        // A leader that comes late may lack what later ones have committed.
+        for (_, tail) in self.committed.range(..epoch) {
+            if tail.end > log.end() || tail.end >= log.start() && log.tail_at(tail.end) != Some(*tail) {
+                return Err(format!(
+                    "P3: {member} leads epoch {epoch} without what was committed before it, up to {}: its log ends at {} and there it has {:?}",
+                    tail.end,
+                    log.end(),
+                    log.tail_at(tail.end)
+                ));
             }
-            at = next;
-        }
-        if let Some(copy) = self.copies.get_mut(&member) {
-            copy.compared = view.hw.max(from);
         }
         Ok(())
     }
 
-    fn compare_one(&mut self, member: Member, view: &View, link: Link) -> Checked {
+    /// P2: what is committed is the same everywhere. A leader adds to it.
+    fn compare(&mut self, member: Member, leader: Option<Epoch>, hw: Lsn, log: &CommitLog, from: Lsn) -> Checked {
+        let mut at = from;
+        let reader = log.reader();
+        while at < hw {
+            let raw = reader.raw(at, 64 * 1024).map_err(|error| format!("P9: {member} can't read its own log at {at}: {error}"))?;
+            let links = own_links(&raw.bytes, at);
+            let Some(last) = links.last() else { return Err(format!("P9: nothing is at {at} in the log of {member}")) };
+            let next = last.tail.end;
+            for link in links.into_iter().take_while(|link| link.lsn < hw) {
+                self.compare_one(member, leader, link)?;
+            }
+            at = next;
+        }
+        if let Some(copy) = self.copies.get_mut(&member) {
+            copy.compared = hw.max(from);
+        }
+        Ok(())
+    }
+
+    fn compare_one(&mut self, member: Member, leader: Option<Epoch>, link: Link) -> Checked {
         match self.frames.get(&link.lsn) {
             Some(tail) if *tail == link.tail => Ok(()),
             Some(tail) => Err(format!("P2: at {} {member} has {:?}, and {tail:?} was committed", link.lsn, link.tail)),
-            None if view.leads.is_some() || self.blind => self.commit(member, link),
+            None if leader.is_some() || self.blind => self.commit(member, leader, link),
             None => Err(format!("P5: {member} takes {link:?} for committed, and no leader committed it")),
         }
     }
 
-    fn commit(&mut self, member: Member, link: Link) -> Checked {
+    fn commit(&mut self, member: Member, leader: Option<Epoch>, link: Link) -> Checked {
         let expected = self.end.map_or(Lsn(0), |tail| tail.end);
         if link.lsn != expected && !self.frames.is_empty() && self.end.is_some_and(|tail| link.prev_crc != tail.crc || link.lsn < tail.end) {
             return Err(format!("P2: {member} commits {:?} behind {:?}", link, self.end));
         }
         self.frames.insert(link.lsn, link.tail);
         self.end = Some(link.tail);
+        self.committed.insert(leader.unwrap_or(link.tail.epoch), link.tail);
         Ok(())
     }
 

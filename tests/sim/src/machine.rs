@@ -22,6 +22,8 @@ use std::time::Duration;
 pub const SHARD: ShardId = ShardId(0);
 /// The time of day when a run begins.
 pub const BEGIN_MS: u64 = 1_700_000_000_000;
+/// Longer than any clock is ever wrong.
+const KEEP_MS: u64 = 30 * 24 * 3_600_000;
 const ROOT: &str = "data";
 
 /// A process of a broker.
@@ -81,7 +83,7 @@ pub struct Machine {
     pub rotten: bool,
     /// Its copy is lost for good.
     pub given_up: bool,
-    /// A clean run comes to its end.
+    /// There is no room on its disk.
     pub full: bool,
 }
 
@@ -127,7 +129,7 @@ impl Machine {
                 self.running = Some(running);
                 Ok(process)
             }
-            Err(_) if !self.disk.has_power() || self.full => Err(NotStarted::Later),
+            Err(_) if !self.disk.has_power() || self.disk.failed_syncs() > 0 || self.full => Err(NotStarted::Later),
             Err(why) => Err(NotStarted::Refused(why)),
         }
     }
@@ -208,7 +210,7 @@ pub fn options(disk: SharedDisk, clock: Arc<dyn Clock>, dir: &Path, plan: &Plan,
         metadata: catalogue.clone(),
         shard: SHARD,
         cluster: [7; 16],
-        retention: Retention { age_ms: 3_600_000, bytes: plan.keep },
+        retention: Retention { age_ms: KEEP_MS, bytes: plan.keep },
         skip_damaged: false,
         sizes: Sizes { first_segment: plan.first_segment, max_segment: plan.max_segment, checkpoint: plan.checkpoint },
     }

@@ -80,7 +80,7 @@ impl Plan {
     pub fn of(seed: u64) -> Plan {
         let mut chance = SeededChance::new(seed ^ 0x5eed);
         let members = [1, 2, 3, 3, 3, 3, 3, 5][chance.below(8) as usize];
-        let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.ratio(1, 3)).collect();
+        let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.ratio(1, 4)).collect();
         let keep = chance.ratio(1, 6).then_some(256 * 1024);
         if keep.is_some() {
             // A copy that lacks what the log no longer has can't be made yet.
@@ -91,8 +91,8 @@ impl Plan {
             members,
             spares: chance.below(3),
             kinds,
-            faults_ms: 6_000 + chance.below(18_000),
-            pause_ms: [150, 600, 2_500][chance.below(3) as usize],
+            faults_ms: 8_000 + chance.below(20_000),
+            pause_ms: [200, 1_000, 3_000][chance.below(3) as usize],
             producers: 1 + chance.below(4),
             consumers: 1 + chance.below(2),
             first_segment: if small { 32 * 1024 } else { 128 * 1024 },

@@ -10,7 +10,7 @@ use gantry_broker::LocalBroker;
 use gantry_broker::replica::View;
 use gantry_broker::replica::message::Message;
 use gantry_platform::chance::{Chance, SeededChance};
-use gantry_store::replica::message::{Grant, Refused, Seal, SealOk};
+use gantry_store::replica::message::{Ack, Grant, Refused, Seal, SealOk};
 use gantry_store::replica::{Incarnation, Member};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -56,6 +56,13 @@ pub enum Word {
     Began { epoch: gantry_model::Epoch, refused: Option<String> },
     Ready(Result<Member, String>),
     Report { member: Member, incarnation: Incarnation, view: View },
+}
+
+/// What a replica gave its word for.
+#[derive(Clone, Copy, Debug)]
+pub enum Said {
+    Ack(Ack),
+    Promise(Member, gantry_model::Epoch),
 }
 
 /// What will happen.
@@ -114,6 +121,8 @@ pub struct Inside {
     /// Streams by number, with the time before which nothing more arrives at either end.
     arrivals: BTreeMap<(u64, Process), Duration>,
     streams: u64,
+    /// Acknowledgements and promises of the round that is taken, in their order.
+    pub said: Vec<Said>,
     /// What is wrong, once something is.
     pub broken: Option<String>,
     /// Faults are over.
@@ -146,6 +155,7 @@ impl Sim {
             stirred: BTreeSet::new(),
             arrivals: BTreeMap::new(),
             streams: 0,
+            said: Vec::new(),
             broken: None,
             peace: false,
         })))
@@ -200,6 +210,9 @@ impl Sim {
     /// A message leaves one end of a stream.
     pub fn send(&self, stream: Stream, message: Message) {
         let mut inside = self.inside();
+        if let Message::Ack(ack) = &message {
+            inside.said.push(Said::Ack(*ack));
+        }
         let Some(way) = inside.way(stream.from.node, stream.to.node) else { return };
         let mut at = inside.now + way;
         if !inside.weather.overtaking {
@@ -217,6 +230,9 @@ impl Sim {
     /// A process tells the controller something.
     pub fn tell(&self, from: Process, word: Word) {
         let mut inside = self.inside();
+        if let Word::SealOk(ok) = &word {
+            inside.said.push(Said::Promise(ok.member, ok.epoch));
+        }
         if let Some(way) = inside.way(from.node, CONTROLLER) {
             inside.after(way, Event::Word(from, word));
         }

@@ -86,7 +86,7 @@ impl World {
     pub fn new(seed: u64, trace: Trace) -> World {
         let plan = Plan::of(seed);
         let mut book = Book::default();
-        book.clocks_jump = plan.has(Kind::ClockJump);
+        (book.clocks_jump, book.trims) = (plan.has(Kind::ClockJump), plan.keep.is_some());
         let sim = Sim::new(seed, trace, book);
         {
             let weather = &mut sim.inside().weather;
@@ -249,6 +249,10 @@ impl World {
         machine.busy_until = now + Duration::from_micros(changes * (each / 2 + self.sim.below(each)));
         let busy = !running.crew.busy().is_empty();
         let view = running.handle.view();
+        let said = std::mem::take(&mut self.sim.inside().said);
+        if let Err(why) = said.iter().try_for_each(|said| self.ghost.said(said)) {
+            return self.sim.broken(why);
+        }
         if changes > 0 {
             self.sim.note(format_args!("{node} round: {turn:?}, {changes} changes, end {} hw {} leads {:?}", view.end, view.hw, view.leads));
         }
@@ -337,9 +341,6 @@ impl World {
     fn arrive(&mut self, stream: Stream, message: Message) {
         let sim = self.sim.clone();
         sim.note(format_args!("{} to {}: {}", stream.from.node, stream.to.node, brief(&message)));
-        if let Err(why) = self.ghost.said(&message) {
-            return sim.broken(why);
-        }
         if matches!(&message, Message::Hello(hello) if hello.suspect) {
             sim.inside().marks.add(Mark::Suspects);
         }
@@ -392,7 +393,6 @@ impl World {
         let Some(running) = &machine.running else { return };
         if machine.paused_until <= sim.now() {
             let view = running.handle.view();
-            self.ghost.promised(running.handle.member, view.promised);
             sim.tell(process, Word::Report { member: running.handle.member, incarnation: running.handle.incarnation, view });
         }
         sim.after(REPORT, Event::Report(process));
@@ -413,11 +413,10 @@ impl World {
             }
             Err(NotStarted::Later) => {
                 sim.note(format_args!("{node} does not start yet"));
-                if !machine.disk.has_power() {
-                    let death = if machine.doom == Doom::Dies(Death::Killed) { Death::Killed } else { Death::NoPower };
-                    let mut chance = sim.inside().chance.fork();
-                    machine.die(death, &mut chance);
-                }
+                // Half a start leaves the disk in some state as well.
+                let death = if machine.disk.has_power() { Death::Killed } else { Death::NoPower };
+                let mut chance = sim.inside().chance.fork();
+                machine.die(death, &mut chance);
                 sim.after(sim.between_ms(100, 400), Event::Start(node));
             }
             Err(NotStarted::Refused(why)) if machine.rotten => {
@@ -431,10 +430,15 @@ impl World {
 
     /// Compares what a replica has now with what was committed.
     fn look_at(&mut self, process: Process) {
-        let Some(running) = self.machines.get(&process.node).and_then(|machine| machine.running.as_ref()) else { return };
+        let Some(machine) = self.machines.get(&process.node) else { return };
+        let Some(running) = &machine.running else { return };
         let Some(log) = running.replica.log() else { return };
         let view = running.handle.view();
         let config = view.leads.and_then(|epoch| self.control.configs.get(&epoch));
+        if machine.rotten {
+            self.ghost.lost_sight();
+            return;
+        }
         if let Err(why) = self.ghost.observe(&self.sim, process, running.handle.member, &view, log, config) {
             self.sim.broken(why);
         }
