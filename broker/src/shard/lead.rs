@@ -4,7 +4,7 @@ use super::commit::Effect;
 use super::inbox::Request;
 use super::thread::Driver;
 use crate::record::{Copies, EpochStart, Trim};
-use crate::replica::leading::{CaughtUp, Deposed, Leading};
+use crate::replica::leading::{CatchUp, CaughtUp, Deposed, Leading};
 use crate::replica::message::{Answer, Message, PeerEvent};
 use gantry_model::Epoch;
 use gantry_store::index::SealJob;
@@ -63,7 +63,8 @@ impl Driver {
         let start = start.ok_or_else(|| failed(std::io::Error::other("its first frame can't be read back")))?;
         let (machine, inbox) = (self.machine.clone(), self.inbox.clone());
         let read = move |read| inbox.put(Request::CaughtUp(read));
-        let mut leading = Leading::begin(grant, &start, durability, hw, &self.log, machine, read).map_err(failed)?;
+        let worker = self.workers.hire("gantry-catch-up").map_err(failed)?;
+        let mut leading = Leading::begin(grant, &start, durability, hw, machine, CatchUp::new(worker, read));
         leading.written(&self.log, self.written);
         leading.synced(self.log.sync()?);
         self.leading = Some(leading);
