@@ -66,6 +66,7 @@ impl fmt::Debug for CatchUp {
 pub struct Leading {
     leader: Leader,
     outlets: BTreeMap<Member, Arc<dyn Outlet>>,
+    learners: BTreeSet<Member>,
     clock: SharedClock,
     /// Followers for which something is being read.
     reading: BTreeSet<Member>,
@@ -80,7 +81,7 @@ impl Leading {
     /// The reign that begins with the `EpochStart` that was written at `start`.
     pub fn begin(grant: Grant, start: &Link, durability: leader::Durability, hw: Lsn, clock: SharedClock, catch_up: CatchUp) -> Leading {
         let leader = Leader::begin(grant, start, durability, hw);
-        Leading { leader, outlets: BTreeMap::new(), clock, reading: BTreeSet::new(), catch_up }
+        Leading { leader, outlets: BTreeMap::new(), learners: BTreeSet::new(), clock, reading: BTreeSet::new(), catch_up }
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -109,6 +110,22 @@ impl Leading {
 
     pub fn synced(&mut self, durable: Lsn) {
         self.leader.synced(durable);
+    }
+
+    /// Sends the log to these replicas too, and to no other that isn't a member.
+    pub fn teach(&mut self, learners: BTreeSet<Member>) {
+        for gone in self.learners.difference(&learners) {
+            self.leader.dismiss(*gone);
+            self.outlets.remove(gone);
+        }
+        learners.iter().for_each(|learner| self.leader.teach(*learner));
+        self.learners = learners;
+    }
+
+    /// Those that have all but a little of the log.
+    pub fn learnt(&self) -> Vec<Member> {
+        let now = self.clock.mono();
+        self.learners.iter().copied().filter(|learner| self.leader.learnt(*learner, now)).collect()
     }
 
     /// The member that had best lead next.

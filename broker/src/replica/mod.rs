@@ -59,6 +59,8 @@ pub struct View {
     pub hw: Lsn,
     pub applied: Lsn,
     pub suspect: bool,
+    /// Learners that have all but a little of the log that it leads.
+    pub learnt: Vec<Member>,
     /// Why it stopped for good.
     pub failed: Option<String>,
 }
@@ -259,6 +261,11 @@ impl Replica {
                 Role::Leads(driver) => driver.hand_over(to, answer),
                 _ => answer.send(Err("this replica does not lead".to_owned())),
             },
+            PeerEvent::Learners(learners) => {
+                if let Role::Leads(driver) = &mut self.role {
+                    driver.teach(learners);
+                }
+            }
             PeerEvent::Leader { outlet } => {
                 if let Role::Follows(follows) = &mut self.role {
                     outlet.send(Message::Hello(self.follower.hello(&follows.parts.log)));
@@ -372,6 +379,10 @@ impl Replica {
             }
             Role::Nothing => return,
         };
+        let learnt = match &self.role {
+            Role::Leads(driver) => driver.learnt(),
+            Role::Follows(_) | Role::Nothing => Vec::new(),
+        };
         let Promise { epoch: promised, suspect, .. } = self.follower.promise();
         self.status.follows.store(!serves, Ordering::Release);
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
@@ -387,6 +398,7 @@ impl Replica {
             hw: self.follower.hw(),
             applied,
             suspect,
+            learnt,
             failed: None,
         };
     }

@@ -13,6 +13,7 @@ use gantry_store::replica::Member;
 use gantry_store::replica::leader::Durability;
 use gantry_store::replica::log::Link;
 use gantry_store::replica::message::Grant;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A successor that doesn't have everything by then is not waited for any longer.
@@ -74,6 +75,18 @@ impl Driver {
     /// The epoch that is led, whether it has begun for clients, and whether anything can be committed.
     pub(crate) fn reign(&self) -> (Epoch, bool, bool) {
         self.leading.as_ref().map_or((self.log.epoch(), true, true), |leading| (leading.epoch(), leading.started(), leading.serving()))
+    }
+
+    /// Sends the log to these replicas too.
+    pub(crate) fn teach(&mut self, learners: BTreeSet<Member>) {
+        if let Some(leading) = &mut self.leading {
+            leading.teach(learners);
+        }
+    }
+
+    /// Those of them that have all but a little of it.
+    pub(crate) fn learnt(&self) -> Vec<Member> {
+        self.leading.as_ref().map_or_else(Vec::new, Leading::learnt)
     }
 
     pub(crate) fn take_mail(&mut self) -> Vec<PeerEvent> {

@@ -307,7 +307,12 @@ impl Book {
     }
 
     /// S4: every group is finished with every message.
-    fn check_consumed(&self, stored: &BTreeMap<Place, String>, first: &BTreeMap<QueueId, Offset>, buried: &BTreeMap<GroupId, Vec<String>>) -> Checked {
+    fn check_consumed(
+        &self,
+        stored: &BTreeMap<Place, String>,
+        first: &BTreeMap<QueueId, Offset>,
+        buried: &BTreeMap<GroupId, Vec<String>>,
+    ) -> Checked {
         for (group, letters) in buried {
             for (place, id) in stored.iter().filter(|((queue, offset), _)| first.get(queue).is_none_or(|first| offset >= first)) {
                 let graves = letters.iter().filter(|letter| *letter == id).count();
