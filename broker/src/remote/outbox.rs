@@ -290,3 +290,7 @@ impl Drop for Lines {
         wake(&mut inside.filler);
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;
