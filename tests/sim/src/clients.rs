@@ -88,8 +88,7 @@ impl Belief {
 /// Starts the clients of a run.
 pub fn begin(sim: &Sim, plan: &Plan, catalogue: &Arc<Catalogue>) {
     for number in 0..plan.producers {
-        let producer =
-            Producer { sim: sim.clone(), plan: plan.clone(), topic: catalogue.orders(), number, sent: 0, belief: Belief::new(sim, plan) };
+        let producer = Producer { sim: sim.clone(), plan: plan.clone(), topic: catalogue.orders(), number, sent: 0, belief: Belief::new(sim, plan) };
         tasks::spawn("producer", producer.run());
     }
     for number in 0..plan.consumers {
@@ -154,6 +153,8 @@ impl Producer {
                     }
                     return;
                 }
+                // Message ids are remembered for ten minutes, which a clock may jump over.
+                Err(Unanswered::Lost) if self.sim.inside().book.clocks_jump => return,
                 Err(_) => self.belief.is_wrong(&self.sim).await,
             }
             if attempt + 1 == TRIES {

@@ -177,7 +177,9 @@ impl World {
 
     /// Whether the members are not about to change, and no copy is lost.
     fn members_are_there(&self) -> bool {
-        let there = |member: &Member| self.machines.get(&member.node.0).is_some_and(|machine| machine.member == Some(*member) && !machine.given_up && !machine.rotten);
+        let there = |member: &Member| {
+            self.machines.get(&member.node.0).is_some_and(|machine| machine.member == Some(*member) && !machine.given_up && !machine.rotten)
+        };
         !self.control.changes() && self.control.reign.config().members().iter().all(there)
     }
 

@@ -52,7 +52,8 @@ impl World {
 
     fn complain<T>(&self, why: &str) -> Checked<T> {
         let broken = self.sim.inside().broken.clone();
-        let views: Vec<_> = self.machines.values().map(|machine| (machine.node, machine.running.as_ref().map(|running| running.handle.view()))).collect();
+        let views: Vec<_> =
+            self.machines.values().map(|machine| (machine.node, machine.running.as_ref().map(|running| running.handle.view()))).collect();
         Err(broken.unwrap_or_else(|| format!("{why}; {views:?}")))
     }
 
@@ -141,7 +142,11 @@ impl World {
         }
         let mut fresh = recover(&self.options_of(disk)).map_err(|why| format!("R2: recovery of node {node} without checkpoint: {why}"))?;
         fresh.apply_all().map_err(|why| format!("R2: replay of node {node} from the beginning: {why}"))?;
-        if self::digest(&mut fresh) == digest { Ok(()) } else { Err(format!("R2: node {node}: the state from the log is not that of the checkpoint")) }
+        if self::digest(&mut fresh) == digest {
+            Ok(())
+        } else {
+            Err(format!("R2: node {node}: the state from the log is not that of the checkpoint"))
+        }
     }
 
     /// P2: what is committed is there, byte for byte.

@@ -1,6 +1,7 @@
 //! Plays runs of the simulation by hand: one with its account, or as many as are asked for.
 
 use gantry_sim::marks::Marks;
+use gantry_sim::plan::Plan;
 use gantry_sim::trace::Trace;
 use std::process::ExitCode;
 
@@ -12,10 +13,9 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["--seed", seed] => seed.parse().map_or_else(|_| usage(), |seed| one(seed, Trace::default())),
         ["--seed", seed, "--trace"] => seed.parse().map_or_else(|_| usage(), |seed| one(seed, Trace::aloud())),
-        ["--seeds", range] => range
-            .split_once("..")
-            .and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)))
-            .map_or_else(usage, |(from, to)| many(from, to)),
+        ["--seeds", range] => {
+            range.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?))).map_or_else(usage, |(from, to)| many(from, to))
+        }
         _ => usage(),
     }
 }
@@ -26,9 +26,14 @@ fn usage() -> ExitCode {
 }
 
 fn one(seed: u64, trace: Trace) -> ExitCode {
-    match gantry_sim::play_with(seed, trace) {
+    match gantry_sim::play_with(Plan::of(seed), trace) {
         Ok(outcome) => {
-            println!("seed {seed} holds after {:.1} simulated seconds, {} events, hash {:016x}", outcome.passed.as_secs_f64(), outcome.lines, outcome.hash);
+            println!(
+                "seed {seed} holds after {:.1} simulated seconds, {} events, hash {:016x}",
+                outcome.passed.as_secs_f64(),
+                outcome.lines,
+                outcome.hash
+            );
             println!("{}", outcome.marks);
             ExitCode::SUCCESS
         }

@@ -12,8 +12,8 @@ use crate::plan::{Kind, Plan};
 use crate::sim::{Event, Order, Process, Sim, Stream, Word};
 use crate::trace::Trace;
 use gantry_broker::replica::Turn;
-use gantry_model::contract::Broker;
 use gantry_broker::replica::message::{Answer, Message, Outlet, PeerEvent};
+use gantry_model::contract::Broker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,8 +83,8 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, trace: Trace) -> World {
-        let plan = Plan::of(seed);
+    pub fn new(plan: Plan, trace: Trace) -> World {
+        let seed = plan.seed;
         let mut book = Book::default();
         (book.clocks_jump, book.trims) = (plan.has(Kind::ClockJump), plan.keep.is_some());
         let sim = Sim::new(seed, trace, book);
