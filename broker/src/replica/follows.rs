@@ -14,6 +14,7 @@ use gantry_model::Lsn;
 use gantry_store::replica::follower::{Action, Follower};
 use gantry_store::replica::leader::Durability;
 use gantry_store::replica::message::Grant;
+use gantry_store::zoo;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,7 +101,9 @@ impl Follows {
         let mut actions = Vec::new();
         if std::mem::take(&mut self.unsynced) {
             let sync = follower.syncing();
-            self.parts.log.sync()?;
+            if !zoo!(AckBeforeSync) {
+                self.parts.log.sync()?;
+            }
             actions = follower.synced(sync);
         }
         if std::mem::take(&mut self.heard)

@@ -25,6 +25,7 @@ use gantry_store::replica::leader::{Durability, SILENCE};
 use gantry_store::replica::message::{Append, Grant, Refused};
 use gantry_store::replica::promise::Promise;
 use gantry_store::replica::{Incarnation, Member, NodeId};
+use gantry_store::zoo;
 use message::{Frames, Message, Outlet, PeerEvent};
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -267,8 +268,12 @@ impl Replica {
                 }
             }
             PeerEvent::Leader { outlet } => {
+                // A leader that nobody listens to any more learns from the answer that there is another one.
+                if matches!(self.role, Role::Leads(_)) && zoo!(DeafLeader) {
+                    return Ok(());
+                }
+                outlet.send(Message::Hello(self.follower.hello(self.role.log()?)));
                 if let Role::Follows(follows) = &mut self.role {
-                    outlet.send(Message::Hello(self.follower.hello(&follows.parts.log)));
                     follows.leader = Some(outlet);
                 }
             }
@@ -314,7 +319,9 @@ impl Replica {
             match action {
                 Action::Persist(promise) => {
                     let meta = promise.stored_in(self.folder.meta());
-                    self.folder.set_meta(meta)?;
+                    if !zoo!(ForgetPromise) {
+                        self.folder.set_meta(meta)?;
+                    }
                 }
                 Action::StepDown => self.step_down()?,
                 Action::Cut(tail) => self.follows()?.parts.log.cut(tail.end)?,
@@ -364,6 +371,9 @@ impl Replica {
         let mut parts = driver.into_parts();
         let (mut applied, seals) = reload(&self.options, &parts.log)?;
         seals.into_iter().for_each(|job| parts.upkeep.give(Job::Seal(job)));
+        if zoo!(KeepUncommittedState) {
+            applied.advance(&parts.log, parts.log.end())?;
+        }
         parts.upkeep.restored(applied.at());
         applied.state.touch_all();
         self.role = Role::Follows(Box::new(Follows::new(parts, applied)));

@@ -22,6 +22,7 @@ use gantry_store::log::watermark::{Watermark, watermark};
 use gantry_store::log::{AppendError, CommitLog, SpareMaker};
 use gantry_store::replica::EpochTable;
 use gantry_store::replica::log::Log;
+use gantry_store::zoo;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -283,6 +284,9 @@ impl Upkeep {
         let mut moved = BTreeMap::new();
         self.by_age(now, state, index, &mut moved);
         by_end(state, &mut moved);
+        if zoo!(DeleteWhenFull) && self.watermark >= Watermark::RefuseSends {
+            moved.extend(state.queues().map(|(queue, bounds)| (queue, bounds.next)));
+        }
         let removal = self.removable(now, state, index, log, &mut moved);
         Removal { queues: moved.into_iter().collect(), ..removal }
     }
@@ -418,7 +422,9 @@ fn freeze(state: &mut State, index: &Index, log: &CommitLog, at: Lsn) -> Option<
     let slots = index.snapshot_slots().ok()?.encode();
     let mut epochs = log.epochs();
     // What follows may yet be cut off.
-    epochs.cut(at);
+    if !zoo!(EpochsOfCutFrames) {
+        epochs.cut(at);
+    }
     Some(Frozen { at, parts: state.freeze(), slots, epochs: epochs.encode() })
 }
 

@@ -153,6 +153,8 @@ impl Producer {
                     }
                     return;
                 }
+                // Message ids are remembered for ten minutes, which a clock may jump over.
+                Err(Unanswered::Lost) if self.sim.inside().book.clocks_jump => return,
                 Err(_) => self.belief.is_wrong(&self.sim).await,
             }
             if attempt + 1 == TRIES {

@@ -25,6 +25,7 @@ pub mod marks;
 pub mod trace;
 
 use marks::{Mark, Marks};
+use plan::Plan;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use trace::Trace;
@@ -32,21 +33,23 @@ use world::{Broken, Outcome, Until, World};
 
 /// Plays the run of a seed.
 pub fn play(seed: u64) -> Result<Outcome, Broken> {
-    play_with(seed, Trace::default())
+    play_with(Plan::of(seed), Trace::default())
 }
 
-/// The same, with an account of one's own. A panic of the code that is tested is as bad as an invariant that does not hold.
-pub fn play_with(seed: u64, trace: Trace) -> Result<Outcome, Broken> {
+/// Plays a run that was planned, with an account of one's own. A panic of the code that is tested is as bad as an invariant that does not hold.
+pub fn play_with(plan: Plan, trace: Trace) -> Result<Outcome, Broken> {
+    let seed = plan.seed;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime without a net");
-    let played = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run(seed, trace))));
+    let played = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run(plan, trace))));
     played.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         Err(Broken { seed, at: Duration::ZERO, why: format!("panic: {}", text.unwrap_or_default()) })
     })
 }
 
-async fn run(seed: u64, trace: Trace) -> Result<Outcome, Broken> {
-    let mut world = World::new(seed, trace);
+async fn run(plan: Plan, trace: Trace) -> Result<Outcome, Broken> {
+    let seed = plan.seed;
+    let mut world = World::new(plan, trace);
     world.begin();
     let faults = Duration::from_millis(world.plan.faults_ms);
     let went = world.run(Until::Time(faults)).await;

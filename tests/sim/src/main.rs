@@ -1,6 +1,7 @@
 //! Plays runs of the simulation by hand: one with its account, or as many as are asked for.
 
 use gantry_sim::marks::Marks;
+use gantry_sim::plan::Plan;
 use gantry_sim::trace::Trace;
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ fn usage() -> ExitCode {
 }
 
 fn one(seed: u64, trace: Trace) -> ExitCode {
-    match gantry_sim::play_with(seed, trace) {
+    match gantry_sim::play_with(Plan::of(seed), trace) {
         Ok(outcome) => {
             println!(
                 "seed {seed} holds after {:.1} simulated seconds, {} events, hash {:016x}",

@@ -52,6 +52,7 @@ const KINDS: [Kind; 19] = [
 /// What a run is like.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    pub seed: u64,
     /// Members of the first configuration.
     pub members: u64,
     /// Nodes that have no copy at first.
@@ -88,6 +89,7 @@ impl Plan {
         }
         let small = chance.ratio(1, 2);
         Plan {
+            seed,
             members,
             spares: chance.below(3),
             kinds,
@@ -105,6 +107,11 @@ impl Plan {
             way_us: [500, 2_000, 20_000, 150_000][chance.below(4) as usize],
             body: [40, 400, 6_000][chance.below(3) as usize],
         }
+    }
+
+    /// The same with these kinds of faults and no others.
+    pub fn with_only(self, kinds: &[Kind]) -> Plan {
+        Plan { kinds: kinds.to_vec(), ..self }
     }
 
     pub fn has(&self, kind: Kind) -> bool {

@@ -83,8 +83,8 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, trace: Trace) -> World {
-        let plan = Plan::of(seed);
+    pub fn new(plan: Plan, trace: Trace) -> World {
+        let seed = plan.seed;
         let mut book = Book::default();
         (book.clocks_jump, book.trims) = (plan.has(Kind::ClockJump), plan.keep.is_some());
         let sim = Sim::new(seed, trace, book);
