@@ -103,7 +103,7 @@ fn what_waits_goes_together_small_things_first_and_large_ones_alone() {
     assert_eq!(rig.calls(), [5, 1, 2]);
     assert_eq!(rig.calls(), [3]);
     assert_eq!(rig.calls(), [4]);
-    assert_eq!(rig.calls(), []);
+    assert!(rig.calls().is_empty());
 }
 
 #[test]
