@@ -80,6 +80,8 @@ fn an_acknowledged_send_must_come_once_the_group_has_looked_everywhere() {
     expect("send 0/0 0-5 unknown; empty 900 0; end", &[]);
     expect("send 0/0 0-5 refused; empty 900 0; end", &[]);
     expect("send 0/0 0-5 ok; got 0-9 c1 0/0#1; empty 900 0; end", &[]);
+    // An answer that broke off does not say that there was nothing.
+    expect("send 0/0 0-5 ok; send 0/1 6-7 ok; got 0-9 c1 0/1#1; ack 0/1 c1 10-20 ok; end", &[]);
     // Looked before it was there, in another topic, or the run was cut off.
     expect("send 0/0 0-5 ok; empty 4 0; end", &[]);
     expect("send 0/0 0-5 ok; empty 900 1; end", &[]);
@@ -94,6 +96,8 @@ fn delayed_and_transactional_messages_are_lost_only_when_they_had_to_come() {
     expect("send 3/0 0-5 ok; empty 900 3; end", &[]);
     expect("send 3/0 0-5 ok; commit 3/0 6-9 ok; empty 900 3; end", &[Broken::Lost]);
     expect("send 3/0 0-5 ok; commit 3/0 6-9 unknown; empty 900 3; end", &[]);
+    // Looked before the commit was answered.
+    expect("send 3/0 0-5 ok; commit 3/0 6-950 ok; empty 900 3; end", &[]);
     expect("send 3/0 0-5 ok; rollback 3/0 6-9 ok; empty 900 3; end", &[]);
 }
 
@@ -131,6 +135,9 @@ fn an_acknowledgement_that_counted_is_final() {
     expect(&format!("{begin} ack 0/0 c1 10-20 ok; got 5-40 c2 0/0#2"), &[Broken::Duplicated]);
     // The first lease may have been over when its acknowledgement came; then the second one is older than that.
     expect(&format!("{begin} ack 0/0 c1 10000-11000 ok; got 9000-11500 c2 0/0#2"), &[]);
+    expect(&format!("{begin} ack 0/0 c1 10000-11000 ok; got 11000-11500 c2 0/0#2"), &[Broken::Duplicated]);
+    // The attempts of a call that began after the answer don't matter.
+    expect("send 0/0 0-5 ok; got 0-9 c1 0/0#3; ack 0/0 c1 10-20 ok; got 20-40 c2 0/0#1", &[Broken::Duplicated]);
     // An answer that was on its way for a long time.
     expect("send 0/0 0-5 ok; got 12000-12010 c2 0/0#2; ack 0/0 c2 12020-12030 ok; got 0-13000 c1 0/0#1", &[]);
     // An acknowledgement that may not have counted, or surely did not.
