@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 const ROOT: &str = "proto";
-const FILES: [&str; 6] = [
+const FILES: [&str; 8] = [
     "apache/rocketmq/v2/definition.proto",
     "apache/rocketmq/v2/service.proto",
     "apache/rocketmq/v2/admin.proto",
     "gantry/admin/v1/admin.proto",
     "gantry/broker/v1/replica.proto",
+    "gantry/broker/v1/shards.proto",
+    "gantry/controller/v1/cluster.proto",
     "gantry/controller/v1/peer.proto",
 ];
 

@@ -5,11 +5,12 @@ use crate::shard::send::Class;
 use bytes::Bytes;
 use gantry_model::contract::Metadata;
 use gantry_model::message::{Deliverable, Facts, Message, Origin, Property, StoredMessage};
+use gantry_model::packed::{encode_properties, first_message_id};
 use gantry_model::placement::{group_hash, id_hash};
 use gantry_model::{Lsn, Offset, QueueKey, TopicId};
 use gantry_store::frame::{Frame, HEADER, Kind, padded};
 use gantry_store::index::{Due, Entry, KeyKind, Timer, key_hash};
-use gantry_store::record::{FIXED, Fixed, MessageView, Name, encode_properties, first_message_id, tag_hash};
+use gantry_store::record::{FIXED, Fixed, MessageView, Name, tag_hash};
 
 /// A message encoded on the caller's thread, but for its place.
 #[derive(Debug)]
@@ -224,5 +225,9 @@ impl Deliverable for RawMessage {
 
     fn body(&self) -> &Bytes {
         self.view.body()
+    }
+
+    fn packed_properties(&self) -> Bytes {
+        self.view.packed_properties().clone()
     }
 }

@@ -15,6 +15,7 @@ mod members;
 mod answer;
 pub mod peers;
 mod machine;
+mod recent;
 mod snapshot;
 mod frame;
 mod log_store;
@@ -34,6 +35,7 @@ use gantry_platform::chance::Chance;
 use gantry_platform::clock::SharedClock;
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::tasks::{self, TaskGroup};
+use gantry_proto::controller as pb;
 use kinds::{Member, Raft};
 use log_store::{Closing, LogStore};
 use machine::{Machine, Shared};
@@ -53,6 +55,7 @@ pub use crate::state::Applied;
 pub use crate::state::requests::RequestId;
 pub use log_store::Desk;
 pub use members::{Status, VOTERS_MAX};
+pub use recent::Change;
 pub use seat::{Pace, Peer};
 
 /// Most entries in one message between nodes.
@@ -103,6 +106,8 @@ pub enum Begin {
     Found { cluster: String },
     /// Become a node of the cluster that is found at these addresses.
     Join { seeds: Vec<String>, token: String },
+    /// The same, if anybody answers there; else begin a cluster of this id.
+    FindOrFound { seeds: Vec<String>, token: String, cluster: String },
 }
 
 /// One node of the controllers.
@@ -126,7 +131,7 @@ impl Consensus {
         let founds = identity.node == FOUNDER && extent == Extent::default() && vote.is_none() && loaded.is_none();
         let seeds = match begin {
             Begin::Found { .. } => Vec::new(),
-            Begin::Join { seeds, .. } => seeds,
+            Begin::Join { seeds, .. } | Begin::FindOrFound { seeds, .. } => seeds,
         };
         let (seat, closing) = take_seat(settings, seeds, identity, books, snapshots, loaded).await?;
         if founds {
@@ -178,6 +183,26 @@ impl Consensus {
         let written = gantry_platform::clock::timeout(self.seat.pace.patience, applied.wait_for(|metrics| metrics.snapshot >= at)).await;
         written.map_err(|_| ProposeError::Failed { why: "the snapshot was not written in time".into() })?.map_err(|_| ProposeError::Stopped)?;
         Ok(())
+    }
+
+    /// What happened after a version, at most so much of it; `None` if that is not known any more.
+    pub fn changes(&self, after: Version, most: usize) -> Option<Vec<Arc<Change>>> {
+        self.seat.shared.changes(after, most)
+    }
+
+    /// Whether this node leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.seat.leads() && !*self.seat.leaving.borrow()
+    }
+
+    /// The refusal of who does not lead; it names who does.
+    pub fn not_leader(&self) -> pb::Refused {
+        self.seat.not_leader()
+    }
+
+    /// Why a caller is refused, if it is: it belongs to another cluster, or does not know the token.
+    pub fn refuses(&self, caller: Option<&pb::Caller>) -> Option<pb::Refused> {
+        self.seat.refuses(caller)
     }
 
     pub fn status(&self) -> Status {
@@ -240,7 +265,10 @@ async fn open_books(settings: &Settings, begin: &Begin, cluster: Option<&str>, s
     }
     let identity = match begin {
         Begin::Found { cluster } => Identity { cluster: cluster.clone(), node: FOUNDER },
-        Begin::Join { seeds, token } => {
+        Begin::FindOrFound { seeds, cluster, .. } if !members::is_anybody_there(settings.peers.as_ref(), seeds).await => {
+            Identity { cluster: cluster.clone(), node: FOUNDER }
+        }
+        Begin::Join { seeds, token } | Begin::FindOrFound { seeds, token, .. } => {
             let joined = members::join(settings.peers.as_ref(), seeds, token, &settings.address, JOIN_PATIENCE).await?;
             if let Some(wanted) = cluster.filter(|wanted| *wanted != joined.cluster) {
                 return Err(OpenError::OtherCluster { found: joined.cluster, wanted: wanted.to_owned() });

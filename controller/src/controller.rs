@@ -5,22 +5,19 @@
 
 use crate::consensus::peers::Answer;
 use crate::consensus::{Begin, Consensus, OpenError, ProposeError, RequestId, Settings, Status};
-use crate::state::check::Checked;
+use crate::metadata::{Source, answers_from_state};
 use crate::state::event::{Event, Secret};
 use crate::state::nodes::FOUNDER;
 use crate::state::{Effect, State};
 use async_trait::async_trait;
 use gantry_model::contract::Metadata;
 use gantry_model::contract::metadata::{Cluster, MetadataError, Version};
-use gantry_model::group::{GroupChange, GroupSpec};
-use gantry_model::handle::HandleKeys;
-use gantry_model::topic::{TopicChange, TopicSpec};
-use gantry_model::{Group, GroupId, GroupName, Topic, TopicId, TopicName};
 use gantry_platform::chance::Chance;
 use gantry_platform::clock::{SharedClock, timeout};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How old the key that signs handles becomes before another takes its place.
 const KEY_AGE_MS: u64 = 30 * 24 * 3600 * 1000;
@@ -49,6 +46,8 @@ pub struct Join {
     /// `host:port` of other controllers.
     pub seeds: Vec<String>,
     pub token: String,
+    /// Whether this node begins a new cluster if none of them answers at all.
+    pub found_if_none: bool,
 }
 
 impl fmt::Debug for Join {
@@ -81,7 +80,10 @@ impl Starting {
     pub async fn open(mut settings: Settings, options: Options) -> Result<Starting, OpenError> {
         let clock = settings.clock.clone();
         let begin = match options.join.clone() {
-            Some(Join { seeds, token }) => Begin::Join { seeds, token },
+            Some(Join { seeds, token, found_if_none: false }) => Begin::Join { seeds, token },
+            Some(Join { seeds, token, found_if_none: true }) => {
+                Begin::FindOrFound { seeds, token, cluster: new_cluster_id(&options, settings.chance.as_mut())? }
+            }
             None => Begin::Found { cluster: new_cluster_id(&options, settings.chance.as_mut())? },
         };
         let consensus = Consensus::open(settings, begin, options.cluster_id.as_deref()).await?;
@@ -140,7 +142,7 @@ impl Controller {
         if !leads || !self.consensus.read(|state| key_is_due(state, now_ms)) {
             return Ok(());
         }
-        self.propose(Event::HandleKeyAdded { secret: self.draw_secret(), time_ms: now_ms }).await.map(|_| ())
+        self.decide(Event::HandleKeyAdded { secret: self.draw_secret(), time_ms: now_ms }).await.map(|_| ())
     }
 
     /// Shortens the next start: writes the state to a snapshot.
@@ -161,28 +163,31 @@ impl Controller {
             effect => Ok(effect),
         }
     }
+}
 
-    async fn propose(&self, event: Event) -> Result<Effect, MetadataError> {
+#[async_trait]
+impl Source for Controller {
+    fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        self.consensus.read(look)
+    }
+
+    fn versions(&self) -> watch::Receiver<Version> {
+        self.consensus.watch()
+    }
+
+    async fn decide(&self, event: Event) -> Result<Effect, MetadataError> {
         match self.consensus.propose(event).await?.effect {
             Effect::Refused(error) => Err(error),
             effect => Ok(effect),
         }
     }
 
-    async fn propose_topic(&self, event: Event) -> Result<Arc<Topic>, MetadataError> {
-        match self.propose(event).await? {
-            Effect::Topic(topic) => Ok(topic),
-            effect => unreachable!("an event about a topic answers a topic, not {effect:?}"),
-        }
-    }
-
-    async fn propose_group(&self, event: Event) -> Result<Arc<Group>, MetadataError> {
-        match self.propose(event).await? {
-            Effect::Group(group) => Ok(group),
-            effect => unreachable!("an event about a group answers a group, not {effect:?}"),
-        }
+    fn now_ms(&self) -> u64 {
+        self.clock.wall_ms()
     }
 }
+
+answers_from_state!(Controller);
 
 /// Waits for the cluster, makes it if this node founds it, and checks that it is the one that was meant.
 async fn get_ready(controller: &Controller, options: &Options) -> Result<(), OpenError> {
@@ -253,83 +258,4 @@ fn meet_cluster(cluster: &Cluster, options: &Options) -> Result<Option<Event>, O
 
 fn key_is_due(state: &State, now_ms: u64) -> bool {
     state.newest_key_ms().is_none_or(|added_ms| added_ms.saturating_add(KEY_AGE_MS) <= now_ms)
-}
-
-#[async_trait]
-impl Metadata for Controller {
-    fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
-        self.consensus.read(|state| state.topic(name).cloned())
-    }
-
-    fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
-        self.consensus.read(|state| state.topic_by_id(id).cloned())
-    }
-
-    fn group(&self, name: &GroupName) -> Option<Arc<Group>> {
-        self.consensus.read(|state| state.group(name).cloned())
-    }
-
-    fn group_by_id(&self, id: GroupId) -> Option<Arc<Group>> {
-        self.consensus.read(|state| state.group_by_id(id).cloned())
-    }
-
-    fn topics(&self, after: Option<&TopicName>, limit: usize) -> Vec<Arc<Topic>> {
-        self.consensus.read(|state| state.topics_after(after).take(limit).cloned().collect())
-    }
-
-    fn groups(&self, after: Option<&GroupName>, limit: usize) -> Vec<Arc<Group>> {
-        self.consensus.read(|state| state.groups_after(after).take(limit).cloned().collect())
-    }
-
-    fn cluster(&self) -> Arc<Cluster> {
-        self.consensus.read(|state| state.cluster().cloned()).expect("the cluster is created before the controller is opened")
-    }
-
-    fn handle_keys(&self) -> Arc<HandleKeys> {
-        self.consensus.read(|state| state.handle_keys().cloned()).expect("a key is added before the controller is opened")
-    }
-
-    fn version(&self) -> Version {
-        self.consensus.read(State::version)
-    }
-
-    async fn changed(&self, since: Version) -> Version {
-        let mut versions = self.consensus.watch();
-        let newest = versions.wait_for(|&version| version > since).await.map(|version| *version);
-        newest.expect("the versions are told as long as the controller lives")
-    }
-
-    async fn create_topic(&self, spec: TopicSpec) -> Result<Arc<Topic>, MetadataError> {
-        if let Checked::Same(topic) = self.consensus.read(|state| state.check_topic_creation(&spec))? {
-            return Ok(topic);
-        }
-        self.propose_topic(Event::TopicCreated { topic: spec, time_ms: self.clock.wall_ms() }).await
-    }
-
-    async fn update_topic(&self, name: &TopicName, change: TopicChange) -> Result<Arc<Topic>, MetadataError> {
-        self.consensus.read(|state| state.check_topic_change(name, &change))?;
-        self.propose_topic(Event::TopicUpdated { name: name.clone(), change }).await
-    }
-
-    async fn delete_topic(&self, name: &TopicName) -> Result<(), MetadataError> {
-        self.consensus.read(|state| state.check_topic_deletion(name))?;
-        self.propose(Event::TopicDeleted { name: name.clone() }).await.map(|_| ())
-    }
-
-    async fn create_group(&self, spec: GroupSpec) -> Result<Arc<Group>, MetadataError> {
-        if let Checked::Same(group) = self.consensus.read(|state| state.check_group_creation(&spec))? {
-            return Ok(group);
-        }
-        self.propose_group(Event::GroupCreated { group: spec, time_ms: self.clock.wall_ms() }).await
-    }
-
-    async fn update_group(&self, name: &GroupName, change: GroupChange) -> Result<Arc<Group>, MetadataError> {
-        self.consensus.read(|state| state.check_group_change(name, &change))?;
-        self.propose_group(Event::GroupUpdated { name: name.clone(), change }).await
-    }
-
-    async fn delete_group(&self, name: &GroupName) -> Result<(), MetadataError> {
-        self.consensus.read(|state| state.check_group_deletion(name))?;
-        self.propose(Event::GroupDeleted { name: name.clone() }).await.map(|_| ())
-    }
 }

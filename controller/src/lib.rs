@@ -10,8 +10,11 @@
 
 pub mod state;
 pub mod placement;
+pub mod cluster;
 pub mod consensus;
 pub mod controller;
+mod metadata;
+pub mod remote;
 
 pub use consensus::{OpenError, Settings};
 pub use controller::{Controller, Join, Options, Starting};

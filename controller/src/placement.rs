@@ -112,6 +112,11 @@ impl Picture {
         without.best(&staying, &loads)
     }
 
+    /// A node for one more copy of a shard.
+    pub fn another(&self, shard: ShardId) -> Option<NodeId> {
+        self.best(&self.shards.get(&shard)?.nodes, &self.loads())
+    }
+
     /// The open node that spreads these copies best, then the emptiest.
     fn best(&self, chosen: &BTreeSet<NodeId>, loads: &BTreeMap<NodeId, u32>) -> Option<NodeId> {
         let zones = self.zones(chosen);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use gantry_controller::consensus::Pace;
-use gantry_controller::consensus::peers::grpc::{GrpcPeers, serve};
+use gantry_controller::consensus::peers::grpc::{GrpcPeers, server};
 use gantry_controller::{Controller, Join, OpenError, Options, Settings, Starting};
 use gantry_model::TopicName;
 use gantry_model::contract::Metadata;
@@ -12,9 +12,11 @@ use gantry_platform::clock::{sleep, timeout};
 use gantry_platform::net::{Incoming, ListenOptions, Listener, Net, RealNet};
 use gantry_platform::tasks::TaskGroup;
 use gantry_platform::{MemoryDisk, SystemChance, SystemClock};
+use gantry_proto::connections::serve;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tonic::service::Routes;
 
 struct Machine {
     disk: MemoryDisk,
@@ -47,7 +49,7 @@ impl Machine {
         let starting = Starting::open(settings, options).await?;
         let tasks = TaskGroup::new();
         let (group, answer) = (tasks.clone(), starting.answer());
-        tasks.spawn("peers", async move { serve(incoming, answer, &group).await.unwrap() });
+        tasks.spawn("peers", async move { serve(incoming, Routes::new(server(answer)), &group).await.unwrap() });
         Ok(Running { controller: starting.ready().await?, tasks })
     }
 }
@@ -76,7 +78,7 @@ async fn until(so: impl Fn() -> bool) {
 async fn three_controllers_work_over_real_connections() {
     let (first, incoming) = Machine::new().await;
     let one = first.start(incoming, None).await.unwrap();
-    let join = Some(Join { seeds: vec![first.address.clone()], token: "token".into() });
+    let join = Some(Join { seeds: vec![first.address.clone()], token: "token".into(), found_if_none: false });
     let (second, incoming) = Machine::new().await;
     let two = second.start(incoming, join.clone()).await.unwrap();
     let (third, incoming) = Machine::new().await;
@@ -107,7 +109,7 @@ async fn a_wrong_token_is_refused_over_the_wire() {
     let (first, incoming) = Machine::new().await;
     let one = first.start(incoming, None).await.unwrap();
     let (second, incoming) = Machine::new().await;
-    let join = Some(Join { seeds: vec![first.address.clone()], token: "guess".into() });
+    let join = Some(Join { seeds: vec![first.address.clone()], token: "guess".into(), found_if_none: false });
     let error = second.start(incoming, join).await.map(|_| ()).unwrap_err();
     assert!(matches!(&error, OpenError::NotJoined { why } if why.contains("the join token is wrong")), "{error}");
     one.stop().await;

@@ -11,6 +11,7 @@ pub mod limits;
 pub mod units;
 pub mod spelling;
 pub mod message;
+pub mod packed;
 pub mod topic;
 pub mod placement;
 pub mod group;

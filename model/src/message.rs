@@ -1,6 +1,6 @@
 //! A message as the roles hand it to each other: what the producer said, and what the log added when it was stored.
 
-use crate::{Offset, QueueId, TopicId, TopicName};
+use crate::{Offset, QueueId, TopicId, TopicName, packed};
 use bytes::Bytes;
 use std::fmt;
 
@@ -120,6 +120,9 @@ pub trait Deliverable: Send + Sync + fmt::Debug {
     fn each_property(&self, show: &mut dyn FnMut(Property<'_>));
 
     fn body(&self) -> &Bytes;
+
+    /// All properties as bytes, as [`packed`] writes them: as they lie there, where they do.
+    fn packed_properties(&self) -> Bytes;
 }
 
 impl dyn Deliverable + '_ {
@@ -194,5 +197,9 @@ impl Deliverable for StoredMessage {
 
     fn body(&self) -> &Bytes {
         &self.message.body
+    }
+
+    fn packed_properties(&self) -> Bytes {
+        packed::encode_properties(&self.message, &self.message.digest)
     }
 }

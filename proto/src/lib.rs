@@ -1,9 +1,13 @@
 //! The wire: messages and services of RocketMQ 5 (`apache.rocketmq.v2`) and of our own administration API (`gantry.admin.v1`),
 //! what brokers say to each other (`gantry.broker.v1`), and what controllers do (`gantry.controller.v1`).
 //!
-//! Everything here is generated at build time from the files under `proto/`, clients and servers alike; this crate never knows the
+//! Nearly all is generated at build time from the files under `proto/`, clients and servers alike. [`shards`] turns the values of the contract
+//! `Broker` into messages and back, for both ends of that stream; [`connections`] is how roles reach each other. This crate never knows the
 //! broker, the store, or what a message is for. Read `proto/apache/rocketmq/v2/definition.proto` first, then `service.proto` beside
 //! it. `tests/same_wire.rs` holds our numbers against those that the official Python client carries.
+
+pub mod connections;
+pub mod shards;
 
 /// Generated code has the module path of its package, because packages refer to each other by relative path.
 pub mod apache {
@@ -24,6 +28,8 @@ pub mod gantry {
         }
     }
     pub mod broker {
+        // A request may be a whole send; boxing it would cost an allocation a message.
+        #[allow(clippy::large_enum_variant)]
         pub mod v1 {
             tonic::include_proto!("gantry.broker.v1");
         }

@@ -6,6 +6,7 @@
 use crate::accept;
 use crate::metrics;
 use crate::shared::{Phase, Shared};
+use async_trait::async_trait;
 use bytes::Bytes;
 use gantry_model::contract::broker::{ShardCondition, ShardStatus};
 use gantry_platform::clock::timeout;
@@ -30,8 +31,18 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 /// For the shards to say how they are.
 const SHARDS_TIME: Duration = Duration::from_secs(2);
 
+/// What is asked about.
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// Why this process should get no calls.
+    async fn not_ready(&self) -> Option<String>;
+
+    /// Everything that is counted, as Prometheus reads it.
+    async fn metrics(&self) -> String;
+}
+
 /// Answers until `stop`.
-pub async fn serve(shared: Arc<Shared>, listener: Listener, stop: Stop) {
+pub async fn serve(shared: Arc<dyn Probe>, listener: Listener, stop: Stop) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -51,7 +62,7 @@ pub async fn serve(shared: Arc<Shared>, listener: Listener, stop: Stop) {
     }
 }
 
-async fn connection(shared: Arc<Shared>, stream: TcpStream) {
+async fn connection(shared: Arc<dyn Probe>, stream: TcpStream) {
     let service = service_fn(|request| answer(shared.clone(), request));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(16 * 1024);
@@ -60,18 +71,18 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
     }
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(shared: Arc<dyn Probe>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n".to_owned()));
     }
     Ok(match request.uri().path() {
         "/livez" | "/-/healthy" => text(StatusCode::OK, "alive\n".to_owned()),
-        "/readyz" => match not_ready(&shared).await {
+        "/readyz" => match shared.not_ready().await {
             None => text(StatusCode::OK, "ready\n".to_owned()),
             Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         },
         "/metrics" => {
-            let mut response = text(StatusCode::OK, metrics_text(shared).await);
+            let mut response = text(StatusCode::OK, shared.metrics().await);
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
             response
         }
@@ -86,28 +97,29 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     response
 }
 
-/// Everything that is counted, as Prometheus reads it.
-pub async fn metrics_text(shared: Arc<Shared>) -> String {
-    let shards = shards(&shared).await.unwrap_or_default();
-    let sessions = shared.sessions.all();
-    let streams = sessions.iter().map(|session| session.streams()).sum();
-    let mut text = shared.metrics.render(sessions.len(), streams, &shards);
-    metrics::render_throttled(&mut text, &shared.quotas.throttled());
-    text
+#[async_trait]
+impl Probe for Shared {
+    async fn not_ready(&self) -> Option<String> {
+        if self.phase() != Phase::Serving {
+            return Some("the server is stopping".to_owned());
+        }
+        let Some(shards) = shards(self).await else {
+            return Some(format!("the shards did not answer within {SHARDS_TIME:?}"));
+        };
+        let failed = shards.iter().find(|shard| shard.condition == ShardCondition::Failed)?;
+        Some(format!("the disk of shard {} failed; the server must restart", failed.shard))
+    }
+
+    async fn metrics(&self) -> String {
+        let shards = shards(self).await.unwrap_or_default();
+        let sessions = self.sessions.all();
+        let streams = sessions.iter().map(|session| session.streams()).sum();
+        let mut text = self.metrics.render(sessions.len(), streams, &shards);
+        metrics::render_throttled(&mut text, &self.quotas.throttled());
+        text
+    }
 }
 
 async fn shards(shared: &Shared) -> Option<Vec<ShardStatus>> {
     timeout(SHARDS_TIME, shared.broker.shards()).await.ok()
-}
-
-/// Why this proxy should get no calls.
-async fn not_ready(shared: &Shared) -> Option<String> {
-    if shared.phase() != Phase::Serving {
-        return Some("the server is stopping".to_owned());
-    }
-    let Some(shards) = shards(shared).await else {
-        return Some(format!("the shards did not answer within {SHARDS_TIME:?}"));
-    };
-    let failed = shards.iter().find(|shard| shard.condition == ShardCondition::Failed)?;
-    Some(format!("the disk of shard {} failed; the server must restart", failed.shard))
 }

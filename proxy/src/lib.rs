@@ -2,7 +2,8 @@
 //!
 //! This crate is stateless where it matters: every handle and every call can be served by any proxy, and what a proxy remembers of a client
 //! is learnt again from its next calls. It never stores a message, never decides who owns a queue, never knows the store, how a shard works
-//! or the controller: it sees only [`Broker`] and [`Metadata`]. Where there are several shards, `route` makes one broker of them.
+//! or the controller: it sees only [`Broker`] and [`Metadata`]. Where there are several shards, `route` makes one broker of them; those of
+//! other processes are reached through `remote`.
 //!
 //! Read `edge.rs` first: it lists the layers in the order in which a call meets them. Then `rpc/mod.rs`, and the file of the rpc you are
 //! interested in.
@@ -28,6 +29,7 @@ pub mod quota;
 pub mod rates;
 pub mod shared;
 pub mod route;
+pub mod remote;
 pub mod admin;
 pub mod admin_v2;
 pub mod http;
@@ -226,7 +228,8 @@ impl Proxy {
 
     /// The text of `/metrics`.
     pub fn metrics_text(&self) -> impl Future<Output = String> + Send + 'static {
-        http::metrics_text(self.shared.clone())
+        let shared = self.shared.clone();
+        async move { http::Probe::metrics(&*shared).await }
     }
 
     async fn set_health(&self, status: ServingStatus) {

@@ -18,6 +18,9 @@ pub struct Cli {
 pub enum Command {
     /// Run a server: with no flags a whole one, in this process, with its data in ./gantry-data
     Server(Box<ServerArgs>),
+    /// Try out a cluster on this machine
+    #[command(subcommand)]
+    Dev(crate::roles::dev::DevCommand),
     /// Show the settings of a server
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -40,9 +43,9 @@ pub struct ServerArgs {
     /// YAML file with settings; flags and GANTRY_… variables override it
     #[arg(long, short, value_name = "FILE", env = "GANTRY_CONFIG")]
     pub config: Option<PathBuf>,
-    /// What this process is part of; leave it out for everything in one process
-    #[arg(long, value_name = "ROLE", env = "GANTRY_ROLE")]
-    pub role: Option<String>,
+    /// What this process is part of: controller, broker or proxy; leave it out for everything in one process [default: all]
+    #[arg(long, value_name = "ROLE")]
+    role: Option<String>,
     /// The data folder [default: ./gantry-data]
     #[arg(long, short, value_name = "DIR")]
     data: Option<String>,
@@ -61,6 +64,30 @@ pub struct ServerArgs {
     /// Port for Prometheus [default: 5557]
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<String>,
+    /// Port of a broker for other brokers and proxies [default: 9081]
+    #[arg(long, value_name = "PORT")]
+    broker_port: Option<String>,
+    /// Port of a controller for the other roles [default: 9082]
+    #[arg(long, value_name = "PORT")]
+    controller_port: Option<String>,
+    /// Controllers of the cluster, with commas between them
+    #[arg(long, value_name = "HOST:PORT,…")]
+    controllers: Option<String>,
+    /// What a process must say to belong to the cluster
+    #[arg(long, value_name = "TEXT")]
+    token: Option<String>,
+    /// Whether this controller begins a cluster if no other knows one [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    bootstrap: Option<String>,
+    /// Host by which the other processes of the cluster reach this one
+    #[arg(long, value_name = "HOST")]
+    address: Option<String>,
+    /// What fails together with this broker
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
+    /// Copies of each new shard: 1, 2, 3 or 5 [default: 3]
+    #[arg(long, value_name = "N")]
+    copies: Option<String>,
     /// Where routes send clients which don't say how they reached the server
     #[arg(long, value_name = "HOST:PORT")]
     advertised: Option<String>,
@@ -106,11 +133,20 @@ impl ServerArgs {
     /// What the flags say: path of a setting, its text, and the flag that said it.
     pub fn settings(&self) -> Vec<(String, String, String)> {
         let named = [
+            ("role", &self.role),
             ("data", &self.data),
             ("ports.messaging", &self.messaging_port),
             ("ports.admin", &self.admin_port),
             ("ports.http", &self.http_port),
             ("ports.metrics", &self.metrics_port),
+            ("ports.broker", &self.broker_port),
+            ("ports.controller", &self.controller_port),
+            ("cluster.controllers", &self.controllers),
+            ("cluster.token", &self.token),
+            ("cluster.bootstrap", &self.bootstrap),
+            ("cluster.address", &self.address),
+            ("cluster.zone", &self.zone),
+            ("cluster.copies", &self.copies),
             ("advertised", &self.advertised),
             ("cluster-name", &self.cluster_name),
             ("shards", &self.shards),
@@ -139,19 +175,6 @@ impl ServerArgs {
             settings.push(("listen".into(), self.listen.join(", "), flag("listen")));
         }
         settings
-    }
-
-    /// Refuses the roles that this version can't take.
-    pub fn check_role(&self) -> Result<(), String> {
-        match self.role.as_deref() {
-            None | Some("all") => Ok(()),
-            Some(role @ ("proxy" | "broker" | "controller")) => {
-                Err(format!("--role {role}: this version runs every role in one process; leave `--role` out (or say `all`)"))
-            }
-            Some(role) => Err(format!(
-                "--role {role}: there is no such role; the roles are `all`, `proxy`, `broker` and `controller`, and this version runs `all`"
-            )),
-        }
     }
 }
 
@@ -199,13 +222,5 @@ mod tests {
         for flag in crate::config::keys::KEYS.iter().filter_map(|key| key.flag) {
             assert!(server.get_arguments().any(|argument| argument.get_long() == Some(flag)), "--{flag}");
         }
-    }
-
-    #[test]
-    fn only_the_whole_server_exists() {
-        assert_eq!(server("gantry server").check_role(), Ok(()));
-        assert_eq!(server("gantry server --role all").check_role(), Ok(()));
-        assert!(server("gantry server --role broker").check_role().unwrap_err().contains("leave `--role` out"));
-        assert!(server("gantry server --role queen").check_role().unwrap_err().contains("no such role"));
     }
 }

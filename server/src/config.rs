@@ -7,10 +7,12 @@
 //! maintainer, and no higher compiler version than ours. `serde_norway` and `serde_yaml_ng` had no release for a year, and `serde-saphyr`
 //! asks for a newer compiler than we promise.
 
+pub mod cluster;
 pub mod keys;
 pub mod merge;
 pub mod units;
 
+use cluster::Role;
 use merge::{Document, Effective, Merged, Problem, Source};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +26,9 @@ const SHARDS_MAX: u32 = 64;
 /// Everything a server must know to start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    pub role: Role,
+    /// The cluster that this process is part of, unless it is all of it.
+    pub cluster: cluster::Cluster,
     pub data: PathBuf,
     pub listen: Listen,
     pub ports: Ports,
@@ -56,6 +61,8 @@ pub struct Ports {
     pub admin: u16,
     pub http: u16,
     pub metrics: u16,
+    pub broker: u16,
+    pub controller: u16,
 }
 
 /// TLS on the messaging port.
@@ -136,6 +143,7 @@ impl Config {
     }
 
     fn interpret(texts: &mut Texts<'_>) -> Option<Config> {
+        let role = texts.get("role", |text| one_of(text, &Role::NAMED));
         let data = texts.get("data", |text| if text.is_empty() { Err("the data folder has no name".into()) } else { Ok(PathBuf::from(text)) });
         let addresses = texts.get("listen", units::addresses);
         let ports = texts.ports();
@@ -149,7 +157,11 @@ impl Config {
         let level = texts.get("log.level", |text| crate::logging::check_level(text).map(|()| text.to_owned()));
         let format = texts.get("log.format", |text| one_of(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)]));
         let grace = texts.get("shutdown.grace", units::time);
+        let listen_at = addresses.clone().unwrap_or_default();
+        let cluster = texts.cluster(role.unwrap_or(Role::All), &listen_at);
         Some(Config {
+            role: role?,
+            cluster: cluster?,
             data: data?,
             listen: Listen { addresses: addresses?, chosen: texts.merged["listen"].source != Source::Default },
             ports: ports?,
@@ -199,7 +211,8 @@ impl Texts<'_> {
             self.get(path, |_| Err(format!("port {port} is also `{other}`; each service needs its own")))
         };
         let (messaging, admin, http, metrics) = (read("ports.messaging"), read("ports.admin"), read("ports.http"), read("ports.metrics"));
-        Some(Ports { messaging: messaging?, admin: admin?, http: http?, metrics: metrics? })
+        let (broker, controller) = (read("ports.broker"), read("ports.controller"));
+        Some(Ports { messaging: messaging?, admin: admin?, http: http?, metrics: metrics?, broker: broker?, controller: controller? })
     }
 
     fn limits(&mut self) -> Option<Limits> {
@@ -271,7 +284,7 @@ mod tests {
         let config = read("").unwrap();
         assert_eq!(config.data, PathBuf::from("./gantry-data"));
         assert_eq!(config.listen, Listen { addresses: units::addresses("localhost").unwrap(), chosen: false });
-        assert_eq!(config.ports, Ports { messaging: 8081, admin: 8083, http: 8082, metrics: 5557 });
+        assert_eq!(config.ports, Ports { messaging: 8081, admin: 8083, http: 8082, metrics: 5557, broker: 9081, controller: 9082 });
         assert_eq!((config.auto_create, config.advertised, config.cluster_name), (true, None, None));
         assert_eq!(config.tls, Tls { mode: TlsMode::Permissive, files: None });
         assert_eq!(config.retention, Retention { age: Duration::from_secs(3 * 24 * 3600), bytes: None });
@@ -282,12 +295,12 @@ mod tests {
     #[test]
     fn every_setting_can_be_set() {
         let config = read(
-            "data: /d\nlisten: [0.0.0.0, '::']\nports: {messaging: 0, admin: 0, http: 0, metrics: 1}\nadvertised: mq:1\ncluster-name: c\nauto-create: no\n\
+            "data: /d\nlisten: [0.0.0.0, '::']\nports: {messaging: 0, admin: 0, http: 0, metrics: 1, broker: 0, controller: 2}\nadvertised: mq:1\ncluster-name: c\nauto-create: no\n\
              tls: {mode: required, cert: a, key: b}\nretention: {age: 1h, bytes: 1GiB}\nlog: {level: debug, format: json}\nshutdown: {grace: 5s}\n",
         )
         .unwrap();
         assert!(config.listen.chosen);
-        assert_eq!(config.ports, Ports { messaging: 0, admin: 0, http: 0, metrics: 1 });
+        assert_eq!(config.ports, Ports { messaging: 0, admin: 0, http: 0, metrics: 1, broker: 0, controller: 2 });
         assert_eq!((config.advertised, config.cluster_name.as_deref(), config.auto_create), (Some(("mq".into(), 1)), Some("c"), false));
         assert_eq!(config.tls, Tls { mode: TlsMode::Required, files: Some(("a".into(), "b".into())) });
         assert_eq!(config.retention, Retention { age: Duration::from_secs(3600), bytes: Some(1 << 30) });

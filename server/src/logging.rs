@@ -29,10 +29,11 @@ fn filter(level: &str) -> EnvFilter {
     EnvFilter::builder().parse_lossy(directives(level))
 }
 
-/// The level, with the raft library's account of its own steps left out unless it is asked for by name.
+/// The level, with the raft library's account of its own steps left out unless it is asked for by name: it calls errors what is
+/// in the nature of a cluster, and what matters we say ourselves.
 fn directives(level: &str) -> String {
     let quieter = level.split(',').any(|part| matches!(part.trim(), "off" | "error" | "warn"));
-    if quieter { level.to_owned() } else { format!("openraft=warn,{level}") }
+    if quieter { level.to_owned() } else { format!("openraft=off,{level}") }
 }
 
 /// Checks `info`, or `info,module=debug`: a misspelt level would otherwise be taken for the name of a module.
@@ -64,7 +65,7 @@ mod tests {
     fn the_raft_library_is_heard_when_something_is_wrong_or_when_it_is_asked() {
         let shown = |level: &str| filter(level).to_string();
         let parts = |level: &str| shown(level).split(',').map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
-        assert_eq!(parts("info"), ["info", "openraft=warn"].map(str::to_owned).into());
+        assert_eq!(parts("info"), ["info", "openraft=off"].map(str::to_owned).into());
         assert_eq!(parts("info,openraft=debug"), ["info", "openraft=debug"].map(str::to_owned).into());
         assert_eq!(parts("error"), ["error".to_owned()].into());
     }

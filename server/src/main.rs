@@ -8,6 +8,7 @@
 mod args;
 mod process;
 mod standalone;
+mod roles;
 mod listeners;
 mod workers;
 mod report;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let Cli { command, global } = Cli::parse();
     match command {
         Command::Server(args) => process::run(&args),
+        Command::Dev(command) => roles::dev::run(&command),
         Command::Config(command) => process::show(&command),
         Command::Client(command) => match *command {
             gantry_cli::Command::Completions { shell } => {

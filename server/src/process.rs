@@ -1,8 +1,12 @@
 //! The life of `gantry server`: read the configuration, start, say where, wait for the end, end in order.
 
 use crate::args::{ConfigCommand, ServerArgs};
+use crate::config::cluster::Role;
 use crate::config::merge::{Document, Merged};
 use crate::config::{Config, ConfigError};
+use crate::roles::broker::BrokerRole;
+use crate::roles::controller::ControllerRole;
+use crate::roles::proxy::ProxyRole;
 use crate::shutdown::{End, Signals};
 use crate::standalone::{Standalone, StartError};
 use crate::{logging, show};
@@ -25,7 +29,7 @@ const HEALTH: Duration = Duration::from_millis(500);
 /// Runs a server to its end.
 pub fn run(args: &ServerArgs) -> ExitCode {
     let clock: SharedClock = Arc::new(SystemClock::new());
-    let config = args.check_role().map_err(UsageError::Role).and_then(|()| configuration(args));
+    let config = configuration(args);
     let config = match config {
         Ok((config, _)) => config,
         Err(error) => {
@@ -36,7 +40,12 @@ pub fn run(args: &ServerArgs) -> ExitCode {
     let log_control = logging::start(&config.log);
     logging::abort_on_panic();
     install_sigbus_handler();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut builder = match config.role {
+        // A broker's streams are worked on by all cores; the other roles have threads of their own for what is much.
+        Role::Broker => tokio::runtime::Builder::new_multi_thread(),
+        Role::All | Role::Controller | Role::Proxy => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
@@ -93,7 +102,6 @@ fn read_document(path: &Path) -> Result<Document, UsageError> {
 /// What is wrong with what the user said.
 #[derive(Debug)]
 pub enum UsageError {
-    Role(String),
     File { path: String, error: io::Error },
     Config(ConfigError),
 }
@@ -101,7 +109,6 @@ pub enum UsageError {
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            UsageError::Role(text) => f.write_str(text),
             UsageError::File { path, error } => write!(f, "the configuration file `{path}` can't be read: {error}"),
             UsageError::Config(error) => error.fmt(f),
         }
@@ -110,27 +117,78 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
+/// A process of any role.
+enum Running {
+    All(Standalone),
+    Controller(ControllerRole),
+    Broker(BrokerRole),
+    Proxy(ProxyRole),
+}
+
+impl Running {
+    async fn start(config: &Config, log_control: LogControl, clock: SharedClock) -> Result<Running, StartError> {
+        Ok(match config.role {
+            Role::All => Running::All(Standalone::start(config, log_control, clock).await?),
+            Role::Controller => Running::Controller(ControllerRole::start(config, clock).await?),
+            Role::Broker => Running::Broker(BrokerRole::start(config, clock).await?),
+            Role::Proxy => Running::Proxy(ProxyRole::start(config, log_control, clock).await?),
+        })
+    }
+
+    fn ready(&self) -> &dyn fmt::Display {
+        match self {
+            Running::All(standalone) => standalone.ready(),
+            Running::Controller(role) => role.ready(),
+            Running::Broker(role) => role.ready(),
+            Running::Proxy(role) => role.ready(),
+        }
+    }
+
+    /// Returns, with the reason, when the process can't do its work any more.
+    async fn failure(&self) -> String {
+        match self {
+            Running::All(standalone) => {
+                while !standalone.disk_failed() {
+                    sleep(HEALTH).await;
+                }
+                "the disk failed: nothing more is acknowledged, so the server ends; check the disk, then start it again".to_owned()
+            }
+            Running::Broker(role) => role.failed().await,
+            Running::Controller(_) | Running::Proxy(_) => std::future::pending().await,
+        }
+    }
+
+    async fn stop(self, grace: Duration) {
+        match self {
+            Running::All(standalone) => standalone.stop(grace).await,
+            Running::Controller(role) => role.stop().await,
+            Running::Broker(role) => role.stop(grace).await,
+            Running::Proxy(role) => role.stop(grace).await,
+        }
+    }
+}
+
 async fn serve(config: &Config, log_control: LogControl, clock: SharedClock) -> Result<End, StartError> {
     let mut signals = Signals::new().map_err(StartError::System)?;
-    let standalone = Standalone::start(config, log_control, clock).await?;
-    println!("{}", standalone.ready());
+    let started = tokio::select! {
+        started = Running::start(config, log_control, clock) => started?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopped before everything had started");
+            return Ok(End::Orderly);
+        }
+    };
+    println!("{}", started.ready());
     let name = tokio::select! {
         name = signals.next() => name,
-        () = disk_failure(&standalone) => {
-            tracing::error!("the disk failed: nothing more is acknowledged, so the server ends; check the disk, then start it again");
+        why = started.failure() => {
+            tracing::error!("{why}");
             return Ok(End::Forced);
         }
     };
     tracing::info!(signal = name, "stopping: requests under way are finished; another signal ends at once");
-    let end = signals.unless_forced(standalone.stop(config.grace)).await;
+    let end = signals.unless_forced(started.stop(config.grace)).await;
     if end == End::Orderly {
         tracing::info!("stopped; everything is on disk");
     }
     Ok(end)
-}
-
-async fn disk_failure(standalone: &Standalone) {
-    while !standalone.disk_failed() {
-        sleep(HEALTH).await;
-    }
 }

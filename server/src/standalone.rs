@@ -29,7 +29,7 @@ use std::path::{Path, absolute};
 use std::sync::Arc;
 use std::time::Duration;
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Where the kernel tells which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How often a key for handles is asked whether it is old.
@@ -62,6 +62,10 @@ pub enum StartError {
         wanted: u32,
     },
     Broker(gantry_broker::OpenError),
+    /// The cluster did not take a broker in.
+    Enrol(gantry_controller::remote::EnrolError),
+    /// The cluster does not want this process.
+    Cluster(String),
     Proxy(gantry_proxy::tls::ConfigError),
     Listen(ListenError),
     System(io::Error),
@@ -79,6 +83,8 @@ impl fmt::Display for StartError {
                 if *found == 1 { "" } else { "s" }
             ),
             StartError::Broker(error) => error.fmt(f),
+            StartError::Enrol(error) => error.fmt(f),
+            StartError::Cluster(why) => write!(f, "this process can't take part in the cluster: {why}"),
             StartError::Proxy(error) => error.fmt(f),
             StartError::Listen(error) => error.fmt(f),
             StartError::System(error) => write!(f, "the server can't start: {error}"),
@@ -211,7 +217,7 @@ fn one_broker(shards: &[Arc<LocalBroker>], controller: &Arc<Controller>, clock: 
     Arc::new(Routed::new(Arc::new(table), controller.clone(), clock.clone()))
 }
 
-fn proxy_config(config: &Config, data: &Path, endpoints: &Endpoints) -> gantry_proxy::Config {
+pub fn proxy_config(config: &Config, data: &Path, endpoints: &Endpoints) -> gantry_proxy::Config {
     let (cert, key) = config.tls.files.clone().unzip();
     let mode = match config.tls.mode {
         TlsMode::Permissive => gantry_proxy::tls::Mode::Permissive,
@@ -238,16 +244,16 @@ fn proxy_config(config: &Config, data: &Path, endpoints: &Endpoints) -> gantry_p
 }
 
 /// The sockets of all services, not yet accepting.
-struct Doors {
+pub struct Doors {
     messaging: Listener,
     admin: Listener,
     http: Listener,
     metrics: Listener,
-    endpoints: Endpoints,
+    pub endpoints: Endpoints,
 }
 
 impl Doors {
-    fn open(config: &Config) -> Result<Doors, StartError> {
+    pub fn open(config: &Config) -> Result<Doors, StartError> {
         let bind = |service, port| listeners::bind(service, &config.listen, port).map_err(StartError::Listen);
         let (messaging, admin) = (bind(MESSAGING, config.ports.messaging)?, bind(ADMIN, config.ports.admin)?);
         let (http, metrics) = (bind(HTTP, config.ports.http)?, bind(METRICS, config.ports.metrics)?);
@@ -259,7 +265,7 @@ impl Doors {
 }
 
 /// Begins to accept connections.
-fn serve(doors: Doors, proxy: &Proxy, front: &TaskGroup, back: &TaskGroup) -> io::Result<Workers> {
+pub fn serve(doors: Doors, proxy: &Proxy, front: &TaskGroup, back: &TaskGroup) -> io::Result<Workers> {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let mut workers = Workers::new();
     let (messaging, stop) = (proxy.clone(), back.signal());
@@ -277,7 +283,7 @@ fn serve(doors: Doors, proxy: &Proxy, front: &TaskGroup, back: &TaskGroup) -> io
     Ok(workers)
 }
 
-async fn rotate_keys(controller: Arc<Controller>, stop: Stop) {
+pub async fn rotate_keys(controller: Arc<Controller>, stop: Stop) {
     loop {
         tokio::select! {
             () = sleep(KEY_CHECK) => {}
@@ -289,7 +295,7 @@ async fn rotate_keys(controller: Arc<Controller>, stop: Stop) {
     }
 }
 
-fn security(tls: &Tls) -> &'static str {
+pub fn security(tls: &Tls) -> &'static str {
     match (tls.mode, &tls.files) {
         (TlsMode::Permissive, Some(_)) => "TLS and plain text",
         (TlsMode::Permissive, None) => "plain text and TLS with a self-signed certificate",
@@ -300,6 +306,6 @@ fn security(tls: &Tls) -> &'static str {
 }
 
 /// The kernel's name for the time since the machine was started; empty where it has none, and then every crash counts as one of the machine.
-fn boot_id() -> String {
+pub fn boot_id() -> String {
     std::fs::read_to_string(BOOT_ID).map(|text| text.trim().to_owned()).unwrap_or_default()
 }

@@ -8,6 +8,8 @@
 //!   shard-0000000007/     one shard: meta.a meta.b log/ idx/ state/ bad/
 //! ```
 
+pub mod copies;
+
 use crate::frame::crc32c;
 use crate::twin::Twin;
 use bytes::Bytes;
@@ -68,6 +70,10 @@ pub enum FolderError {
         root: PathBuf,
         format: u32,
     },
+    /// A copy of a shard was made here and is gone.
+    Lost {
+        dir: PathBuf,
+    },
 }
 
 impl fmt::Display for FolderError {
@@ -85,6 +91,11 @@ impl fmt::Display for FolderError {
                 write!(f, "`{}` is not a data folder: it holds `{found}` and no `node` file; choose an empty folder with `--data`", root.display())
             }
             FolderError::Damaged { path } => write!(f, "`{}` is damaged; restore it from a backup, its content never changes", path.display()),
+            FolderError::Lost { dir } => write!(
+                f,
+                "`{}` is gone, and with it what this copy of the shard promised; restore it, or let the cluster put another copy here",
+                dir.display()
+            ),
             FolderError::Newer { root, format } => write!(
                 f,
                 "the data folder `{}` has format {format}, this program knows formats up to {FORMAT}; nothing was changed, start the newer version",
@@ -351,20 +362,11 @@ pub struct ShardFolder {
 
 impl ShardFolder {
     fn open(disk: &dyn Disk, chance: &mut dyn Chance, dir: &Path) -> Result<ShardFolder, FolderError> {
-        disk.create_dir_all(dir).map_err(at(dir))?;
-        let mut twin = Twin::open(disk, dir, "meta", *b"GANTRYMT").map_err(at(dir))?;
-        let meta = match twin.value() {
-            Some(value) => Meta::decode(value).ok_or_else(|| FolderError::Damaged { path: dir.join("meta.a") })?,
-            None => {
-                let mut store = [0; 16];
-                chance.fill(&mut store);
-                let zero = Lsn(0);
-                let meta = Meta { store, promised: Epoch(0), configuration: 0, suspect_until: zero, log_start: zero, checkpoint: zero };
-                twin.store(&meta.encode()).map_err(at(dir))?;
-                meta
-            }
-        };
-        Ok(ShardFolder { dir: dir.to_path_buf(), meta, twin })
+        ShardFolder::open_with(disk, dir, || {
+            let mut store = [0; 16];
+            chance.fill(&mut store);
+            store
+        })
     }
 
     pub fn dir(&self) -> &Path {

@@ -3,28 +3,13 @@
 //!
 //! [`MessageView`] reads a payload in place; nothing is copied until [`MessageView::message`] is called.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use gantry_model::message::{BodyDigest, BodyEncoding, Message, Property};
+use gantry_model::packed::{entries, fill, shown, tag, user_property};
 use gantry_model::{MessageKind, Offset, QueueKey};
 
 /// Bytes before the properties.
 pub const FIXED: usize = 48;
-
-/// The numbers of the properties. A reader skips those that it doesn't know, so a later version may add some.
-mod tag {
-    pub const MESSAGE_ID: u8 = 1;
-    pub const TAG: u8 = 2;
-    pub const KEY: u8 = 3;
-    pub const MESSAGE_GROUP: u8 = 4;
-    pub const TRACE_CONTEXT: u8 = 5;
-    pub const BORN_HOST: u8 = 6;
-    pub const BODY_DIGEST: u8 = 7;
-    pub const LITE_TOPIC: u8 = 8;
-    /// Milliseconds as u64.
-    pub const RECOVERY: u8 = 9;
-    /// The name's length as a varint, the name, the value.
-    pub const USER: u8 = 16;
-}
 
 /// The number that stands for a tag in the index: the low half of its xxh3. Two tags may share one, so the text decides in the end. A message
 /// without a tag has 0.
@@ -105,72 +90,6 @@ impl Fixed {
     }
 }
 
-/// Writes what a client said about a message besides the fixed bytes and the body. The digest is given apart, because it is computed here and not
-/// by the client.
-pub fn encode_properties(message: &Message, digest: &BodyDigest) -> Bytes {
-    let user: usize = message.properties.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    let mut out = BytesMut::with_capacity(192 + user);
-    put(&mut out, tag::MESSAGE_ID, message.id.as_bytes());
-    put(&mut out, tag::BODY_DIGEST, digest);
-    put(&mut out, tag::BORN_HOST, message.born_host.as_bytes());
-    let optional = [
-        (tag::TAG, &message.tag),
-        (tag::MESSAGE_GROUP, &message.group),
-        (tag::TRACE_CONTEXT, &message.trace_context),
-        (tag::LITE_TOPIC, &message.lite_topic),
-    ];
-    for (tag, value) in optional {
-        if let Some(value) = value {
-            put(&mut out, tag, value.as_bytes());
-        }
-    }
-    message.keys.iter().for_each(|key| put(&mut out, tag::KEY, key.as_bytes()));
-    if let Some(recovery) = message.recovery_ms {
-        put(&mut out, tag::RECOVERY, &recovery.to_le_bytes());
-    }
-    for (name, value) in &message.properties {
-        out.put_u8(tag::USER);
-        put_varint(&mut out, varint_len(name.len()) + name.len() + value.len());
-        put_varint(&mut out, name.len());
-        out.put_slice(name.as_bytes());
-        out.put_slice(value.as_bytes());
-    }
-    out.freeze()
-}
-
-fn put(out: &mut BytesMut, tag: u8, value: &[u8]) {
-    out.put_u8(tag);
-    put_varint(out, value.len());
-    out.put_slice(value);
-}
-
-/// LEB128: seven bits a byte, the lowest first, the high bit says that more follow.
-fn put_varint(out: &mut BytesMut, mut value: usize) {
-    while value >= 0x80 {
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
-}
-
-fn varint_len(value: usize) -> usize {
-    (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
-}
-
-/// Takes a varint of at most 32 bits off the front.
-fn take_varint(bytes: &mut &[u8]) -> Option<usize> {
-    let mut value = 0u64;
-    for shift in (0..35).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return u32::try_from(value).ok().map(|value| value as usize);
-        }
-    }
-    None
-}
-
 /// A text under which the index finds a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name<'a> {
@@ -195,6 +114,11 @@ impl MessageView {
             return None;
         }
         Some(MessageView { fixed, properties: payload.slice(FIXED..body_at), body: payload.slice(body_at..) })
+    }
+
+    /// The stored properties, a share of the payload.
+    pub fn packed_properties(&self) -> &Bytes {
+        &self.properties
     }
 
     /// The stored body, a share of the payload.
@@ -255,21 +179,7 @@ impl MessageView {
 
     /// What consumers are shown of the properties, in the order in which they are stored. One that is not well formed is left out.
     pub fn properties(&self) -> impl Iterator<Item = Property<'_>> {
-        self.entries().filter_map(|(tag, value)| {
-            let text = || std::str::from_utf8(value).ok();
-            match tag {
-                tag::MESSAGE_ID => text().map(Property::Id),
-                tag::TAG => text().map(Property::Tag),
-                tag::KEY => text().map(Property::Key),
-                tag::MESSAGE_GROUP => text().map(Property::Group),
-                tag::TRACE_CONTEXT => text().map(Property::TraceContext),
-                tag::BORN_HOST => text().map(Property::BornHost),
-                tag::LITE_TOPIC => text().map(Property::LiteTopic),
-                tag::BODY_DIGEST => value.try_into().ok().map(Property::Digest),
-                tag::USER => user_property(value).map(|(name, value)| Property::User { name, value }),
-                _ => None,
-            }
-        })
+        shown(&self.properties)
     }
 
     /// The message as it was sent; `None` if a text is not one.
@@ -284,24 +194,7 @@ impl MessageView {
             body: self.body.clone(),
             ..Message::default()
         };
-        for (tag, value) in self.entries() {
-            match tag {
-                tag::MESSAGE_ID => message.id = owned(value)?,
-                tag::TAG => message.tag = Some(owned(value)?),
-                tag::KEY => message.keys.push(owned(value)?),
-                tag::MESSAGE_GROUP => message.group = Some(owned(value)?),
-                tag::TRACE_CONTEXT => message.trace_context = Some(owned(value)?),
-                tag::BORN_HOST => message.born_host = owned(value)?,
-                tag::BODY_DIGEST => message.digest = value.try_into().ok()?,
-                tag::LITE_TOPIC => message.lite_topic = Some(owned(value)?),
-                tag::RECOVERY => message.recovery_ms = Some(u64::from_le_bytes(value.try_into().ok()?)),
-                tag::USER => {
-                    let (name, value) = user_property(value)?;
-                    message.properties.push((name.to_owned(), value.to_owned()));
-                }
-                _ => {}
-            }
-        }
+        fill(&mut message, &self.properties)?;
         Some(message)
     }
 
@@ -315,37 +208,11 @@ impl MessageView {
     }
 }
 
-fn entries(properties: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
-    let mut rest = properties;
-    std::iter::from_fn(move || {
-        let (&tag, after) = rest.split_first()?;
-        rest = after;
-        let len = take_varint(&mut rest)?;
-        let (value, after) = rest.split_at_checked(len)?;
-        rest = after;
-        Some((tag, value))
-    })
-}
-
-/// The message id among encoded properties.
-pub fn first_message_id(properties: &[u8]) -> Option<String> {
-    entries(properties).find(|(tag, _)| *tag == tag::MESSAGE_ID).and_then(|(_, value)| owned(value))
-}
-
-fn user_property(mut value: &[u8]) -> Option<(&str, &str)> {
-    let len = take_varint(&mut value)?;
-    let (name, value) = value.split_at_checked(len)?;
-    Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
-}
-
-fn owned(bytes: &[u8]) -> Option<String> {
-    std::str::from_utf8(bytes).ok().map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use gantry_model::packed::encode_properties;
     use gantry_model::{QueueId, TopicId};
     use proptest::prelude::*;
 
@@ -416,9 +283,8 @@ mod tests {
 
     #[test]
     fn a_property_of_a_later_version_is_skipped() {
-        let mut properties = BytesMut::new();
-        put(&mut properties, 200, b"from the future");
-        properties.put_slice(&encode_properties(&sample(), &[5; 20]));
+        let future = [&[200, 15][..], b"from the future"].concat();
+        let properties = [&future[..], &encode_properties(&sample(), &[5; 20])].concat();
         let fixed = Fixed::of(&sample(), QueueKey(0), Offset(0), properties.len());
         let payload = Bytes::from([&fixed.encode()[..], &properties, b"hello"].concat());
         assert_eq!(MessageView::parse(&payload).unwrap().message().unwrap(), sample());
@@ -459,14 +325,6 @@ mod tests {
             if let Some(view) = MessageView::parse(&Bytes::from(bytes)) {
                 let _ = (view.message(), view.names().count(), view.user_properties().count(), view.digest());
             }
-        }
-
-        #[test]
-        fn varints_have_the_length_that_is_counted(value in 0usize..1 << 32) {
-            let mut out = BytesMut::new();
-            put_varint(&mut out, value);
-            prop_assert_eq!(out.len(), varint_len(value));
-            prop_assert_eq!(take_varint(&mut &out[..]), Some(value));
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use gantry_model::message::{BodyEncoding, Message};
+use gantry_model::packed::encode_properties;
 use gantry_model::{Epoch, Lsn, MessageKind, Offset, QueueId, QueueKey, ShardId, TopicId};
 use gantry_platform::disk::{Disk, SharedDisk};
 use gantry_platform::{MemoryDisk, RealDisk, SeededChance};
@@ -12,7 +13,7 @@ use gantry_store::checkpoint;
 use gantry_store::data_folder::{DataFolder, LastRun};
 use gantry_store::frame::{Flags, Kind};
 use gantry_store::log::{CommitLog, Known, Options, Verdict};
-use gantry_store::record::{Fixed, MessageView, encode_properties};
+use gantry_store::record::{Fixed, MessageView};
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};

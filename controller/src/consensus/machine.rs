@@ -5,6 +5,7 @@
 
 use super::kinds::{Entry, Kinds, LogId, Member, Proposal, SnapshotMeta, StorageError, StorageIOError, StoredMembership};
 use super::log_store::Desk;
+use super::recent::{Change, Recent};
 use super::snapshot::{Loaded, SnapshotFile, Snapshots};
 use crate::state::{Applied, Effect, State};
 use gantry_model::NodeId;
@@ -36,6 +37,7 @@ pub struct Shared {
 #[derive(Clone, Debug, Default)]
 struct Inner {
     state: State,
+    recent: Recent,
     last: Option<LogId>,
     membership: StoredMembership,
 }
@@ -44,6 +46,7 @@ impl Shared {
     pub fn new(loaded: Option<&Loaded>) -> Arc<Shared> {
         let inner = loaded.map(|loaded| Inner {
             state: loaded.state.clone(),
+            recent: Recent::since(loaded.state.version()),
             last: loaded.meta.last_log_id,
             membership: loaded.meta.last_membership.clone(),
         });
@@ -55,6 +58,11 @@ impl Shared {
     /// Looks at the newest state. The closure must be quick: changes wait for it.
     pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         look(&self.inner.read().expect(UNPOISONED).state)
+    }
+
+    /// What happened after a version, at most so much of it; `None` if that is not known any more.
+    pub fn changes(&self, after: Version, most: usize) -> Option<Vec<Arc<Change>>> {
+        self.inner.read().expect(UNPOISONED).recent.after(after, most)
     }
 
     pub fn membership(&self) -> StoredMembership {
@@ -98,7 +106,14 @@ impl Inner {
     fn apply(&mut self, entry: Entry) -> Applied {
         self.last = Some(entry.log_id);
         match entry.payload {
-            EntryPayload::Normal(Proposal { request, time_ms, event }) => self.state.take(request, time_ms, &event),
+            EntryPayload::Normal(Proposal { request, time_ms, event }) => {
+                let before = self.state.version();
+                let applied = self.state.take(request, time_ms, &event);
+                if self.state.version() != before {
+                    self.recent.push(event);
+                }
+                applied
+            }
             EntryPayload::Blank => self.unchanged(),
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
@@ -218,7 +233,8 @@ impl RaftStateMachine<Kinds> for Machine {
         };
         let (loaded, file) = at(self.desk, "controller snapshot", install).await.map_err(failed)?.map_err(failed)?;
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta.clone(), file));
-        self.shared.replace(Inner { state: loaded.state, last: meta.last_log_id, membership: meta.last_membership.clone() });
+        let recent = Recent::since(loaded.state.version());
+        self.shared.replace(Inner { state: loaded.state, recent, last: meta.last_log_id, membership: meta.last_membership.clone() });
         Ok(())
     }
 

@@ -34,6 +34,8 @@ pub const VOTERS_MAX: usize = 5;
 const CAUGHT_UP: u64 = 100;
 /// The time between two tries to join or to be admitted.
 const RETRY: Duration = Duration::from_millis(200);
+/// How long an answer to whether anybody is there may take.
+const KNOCK: Duration = Duration::from_secs(1);
 /// How long one try may take.
 const TRY: Duration = Duration::from_secs(5);
 
@@ -64,6 +66,19 @@ pub async fn join(peers: &dyn Peers, seeds: &[String], token: &str, address: &st
     timeout(patience, tries).await.unwrap_or_else(|_| Err(OpenError::NotJoined { why: last.clone() }))
 }
 
+/// Whether any of these addresses is answered by a controller that belongs to a cluster. One that is only starting does not answer yet.
+pub async fn is_anybody_there(peers: &dyn Peers, seeds: &[String]) -> bool {
+    for seed in seeds {
+        // An empty token lets nobody in, and the refusal shows that somebody is there.
+        let knock = pb::Join { token: String::new(), address: String::new() };
+        let request = pb::PeerRequest { cluster: String::new(), from: 0, to: 0, body: Some(Request::Join(knock)) };
+        if peers.call(seed, request, KNOCK).await.is_ok() {
+            return true;
+        }
+    }
+    false
+}
+
 async fn join_at(peers: &dyn Peers, seed: &str, token: &str, address: &str) -> Result<Joined, pb::Refused> {
     let mut at = pb::Member { node: 0, address: seed.to_owned() };
     // The first answer may name the leader; its answer is the last.
@@ -81,13 +96,32 @@ async fn join_at(peers: &dyn Peers, seed: &str, token: &str, address: &str) -> R
     Err(refused(Code::Unavailable, "the leader changes"))
 }
 
+impl Seat {
+    /// Why a token is refused, if it is.
+    fn distrusts(&self, token: &str) -> Option<pb::Refused> {
+        let Some(own) = &self.token else {
+            return Some(refused(Code::BadToken, "this cluster has no join token, so nobody can join; set one on its controllers"));
+        };
+        let right = bool::from(own.as_bytes().ct_eq(token.as_bytes()));
+        (!right).then(|| refused(Code::BadToken, "the join token is wrong; use that of the cluster"))
+    }
+
+    /// Why a broker or a proxy is refused, if it is. One that has just come may not know the cluster.
+    pub fn refuses(&self, caller: Option<&pb::Caller>) -> Option<pb::Refused> {
+        let Some(pb::Caller { cluster, token }) = caller else { return Some(refused(Code::Invalid, "the caller says nothing about itself")) };
+        let own = &self.identity.cluster;
+        if !cluster.is_empty() && cluster != own {
+            let why = format!("this is cluster `{own}`, not `{}`; check the address, and that no volume was mixed up", cluster.escape_debug());
+            return Some(refused(Code::OtherCluster, why));
+        }
+        self.distrusts(token)
+    }
+}
+
 /// Gives a number to who knows the token.
 pub async fn answer_join(seat: &Seat, join: &pb::Join) -> Result<pb::Joined, pb::Refused> {
-    let Some(token) = &seat.token else {
-        return Err(refused(Code::BadToken, "this cluster has no join token, so nobody can join; set one on its controllers"));
-    };
-    if !bool::from(token.as_bytes().ct_eq(join.token.as_bytes())) {
-        return Err(refused(Code::BadToken, "the join token is wrong; use that of the cluster"));
+    if let Some(refusal) = seat.distrusts(&join.token) {
+        return Err(refusal);
     }
     let spec = NodeSpec { address: join.address.clone(), ..NodeSpec::default() };
     let event = Arc::new(Event::NodeJoined { node: spec });

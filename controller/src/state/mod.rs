@@ -127,6 +127,23 @@ impl State {
         &self.shards
     }
 
+    /// A copy for somebody who is not asked what became of requests.
+    pub fn without_requests(&self) -> State {
+        State {
+            cluster: self.cluster.clone(),
+            keys: self.keys.clone(),
+            ready_keys: self.ready_keys.clone(),
+            topics: self.topics.clone(),
+            topics_by_id: self.topics_by_id.clone(),
+            groups: self.groups.clone(),
+            groups_by_id: self.groups_by_id.clone(),
+            nodes: self.nodes.clone(),
+            shards: self.shards.clone(),
+            requests: Requests::default(),
+            ..*self
+        }
+    }
+
     /// The number of events applied so far.
     pub fn version(&self) -> Version {
         self.version

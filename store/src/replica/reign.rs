@@ -98,6 +98,11 @@ impl Reign {
         Reign { epoch: Epoch(last.0 + 1), phase: Phase::Electing { prefer: None }, stable: config, pending: None, retreat: None }
     }
 
+    /// A reign as it was stored: `pending` are the members that a change leads to, if there is one.
+    pub fn stored(epoch: Epoch, phase: Phase, stable: Config, pending: Option<Config>) -> Reign {
+        Reign { epoch, phase, stable, pending, retreat: None }
+    }
+
     /// The only thing that changes a reign.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), Rejected> {
         match entry {

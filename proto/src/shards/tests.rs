@@ -1,0 +1,1 @@
+//! Whatever goes over the wire comes back the same.
