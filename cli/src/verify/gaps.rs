@@ -234,7 +234,7 @@ mod tests {
 
     /// `(lane, from, to, outcome)` in milliseconds.
     fn history(sends: &[(u32, u64, u64, Outcome)]) -> History {
-        let mut header = Header::new(1, String::new());
+        let mut header = Header::new(1, String::new(), 0);
         header.gap = ms(100);
         header.groups = vec!["g".to_owned()];
         header.topics = vec![Topic { name: "t".to_owned(), kind: Kind::Normal, once: true, own: true }];

@@ -118,6 +118,7 @@ pub struct Header {
     pub run: String,
     /// What the wall clock showed at the begin.
     pub began: String,
+    pub began_unix_ms: u64,
     pub topics: Vec<Topic>,
     /// Each gets every message of every topic.
     pub groups: Vec<String>,
@@ -131,10 +132,10 @@ pub struct Header {
 }
 
 impl Header {
-    pub fn new(run: u64, began: String) -> Header {
+    pub fn new(run: u64, began: String, began_unix_ms: u64) -> Header {
         let zero = Micros::default();
         let run = format!("{run:016x}");
-        Header { version: VERSION, run, began, topics: vec![], groups: vec![], lanes: vec![], invisible: zero, skew: zero, gap: zero }
+        Header { version: VERSION, run, began, began_unix_ms, topics: vec![], groups: vec![], lanes: vec![], invisible: zero, skew: zero, gap: zero }
     }
 
     pub fn topic_of(&self, lane: u32) -> Option<&Topic> {
@@ -317,7 +318,7 @@ mod tests {
     use super::*;
 
     fn all() -> (Header, Vec<Event>) {
-        let mut header = Header::new(0xabc, "2026-08-01T12:00:00.000Z".to_owned());
+        let mut header = Header::new(0xabc, "2026-08-01T12:00:00.000Z".to_owned(), 1_785_585_600_000);
         header.topics.push(Topic { name: "t".to_owned(), kind: Kind::Delay, once: true, own: true });
         header.lanes.push(Lane { topic: 0 });
         let (id, from, to) = (Id { lane: 0, seq: 7 }, Micros(10), Micros(20));

@@ -229,6 +229,8 @@ impl Load {
     }
 
     fn header(&self, run: u64, stage: &Stage) -> Header {
+        let began = clock::wall();
+        let began_ms = began.seconds as u64 * 1_000 + began.nanos as u64 / 1_000_000;
         let lanes = (0..stage.topics.len() as u16).flat_map(|topic| (0..self.lanes).map(move |_| Lane { topic }));
         Header {
             topics: stage.topics.clone(),
@@ -237,7 +239,7 @@ impl Load {
             invisible: Micros::of(self.invisible),
             skew: Micros::of(self.skew),
             gap: Micros::of(self.gap),
-            ..Header::new(run, value::show_timestamp(&clock::wall()))
+            ..Header::new(run, value::show_timestamp(&began), began_ms)
         }
     }
 

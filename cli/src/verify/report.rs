@@ -20,6 +20,7 @@ pub struct Finding {
     gantry_version: &'static str,
     run: String,
     began: String,
+    began_unix_ms: u64,
     /// The part in which was sent.
     seconds: f64,
     /// What consumers took after it.
@@ -46,6 +47,7 @@ impl Finding {
             gantry_version: env!("CARGO_PKG_VERSION"),
             run: history.header.run.clone(),
             began: history.header.began.clone(),
+            began_unix_ms: history.header.began_unix_ms,
             seconds: stopped.seconds(),
             drain_seconds: drained.since(stopped).seconds(),
             topics: history.header.topics.iter().map(|topic| (topic.name.clone(), topic.kind.name())).collect(),

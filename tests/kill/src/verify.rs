@@ -1,6 +1,6 @@
 //! Runs of `gantry verify`, as a user would start them.
 
-use crate::server::{Server, binary};
+use crate::server::binary;
 use std::path::Path;
 use std::process::Stdio;
 use tokio::process::{Child, Command};
@@ -20,10 +20,13 @@ pub struct Ended {
 }
 
 impl Run {
-    /// Starts a run at a messaging service, with the administration of a server and some options more.
-    pub fn start(endpoint: &str, server: &Server, options: &str) -> Run {
+    /// Starts a run at some messaging services and an admin service, with some options more.
+    pub fn start(endpoints: &[String], admin: &str, options: &str) -> Run {
         let mut command = Command::new(binary());
-        command.arg("verify").args(["--server", endpoint, "--admin", &server.admin(), "--output", "json"]);
+        command.arg("verify").args(["--admin", admin, "--output", "json"]);
+        for endpoint in endpoints {
+            command.args(["--server", endpoint]);
+        }
         Run { child: spawn(command.args(options.split_whitespace())) }
     }
 
@@ -36,11 +39,29 @@ impl Run {
         self.child.try_wait().expect("a child can be asked").is_none()
     }
 
+    /// Tells it to stop sending and to come to its end, as Ctrl-C does.
+    pub async fn interrupt(&self) {
+        let id = self.child.id().expect("it goes on").to_string();
+        let told = Command::new("kill").args(["-INT", &id]).status().await.expect("`kill` is there");
+        assert!(told.success(), "the run can be told");
+    }
+
     pub async fn end(self) -> Ended {
         let output = self.child.wait_with_output().await.expect("a run ends");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
         Ended { exit: output.status.code(), report: text(output.stdout), errors: text(output.stderr) }
     }
+}
+
+/// A time in which some lane had no acknowledged send, from the begin of the run.
+#[derive(Clone, Copy, Debug)]
+pub struct Incident {
+    pub from_ms: u64,
+    pub length_ms: u64,
+    /// The longest stall of one lane.
+    pub longest_ms: u64,
+    /// The longest time in which no lane had one.
+    pub silence_ms: u64,
 }
 
 fn spawn(command: &mut Command) -> Child {
@@ -62,7 +83,16 @@ impl Ended {
         self.value()["violations"].as_object().map(|kinds| kinds.keys().cloned().collect()).unwrap_or_default()
     }
 
-    pub fn incidents(&self) -> usize {
-        self.value()["incidents"].as_array().map_or(0, Vec::len)
+    /// Times in which some lane had no acknowledged send.
+    pub fn incidents(&self) -> Vec<Incident> {
+        let value = self.value();
+        let ms = |incident: &serde_json::Value, field: &str| incident[field].as_u64().unwrap_or(0) / 1_000;
+        let read = |incident| Incident {
+            from_ms: ms(incident, "from_us"),
+            length_ms: ms(incident, "length_us"),
+            longest_ms: ms(incident, "longest_us"),
+            silence_ms: ms(incident, "silence_us"),
+        };
+        value["incidents"].as_array().map(|incidents| incidents.iter().map(read).collect()).unwrap_or_default()
     }
 }

@@ -24,7 +24,7 @@ async fn every_lie_is_found() {
     for (lie, kinds, expected) in lies {
         let liar = Liar::start(&server.endpoint(), lie).await;
         let options = format!("--kinds {kinds} --messages 300 --rate 60/s --nacks 0 --expiries 1 --drain 1s");
-        runs.push((lie, expected, Run::start(&liar.endpoint, &server, &options), liar));
+        runs.push((lie, expected, Run::start(std::slice::from_ref(&liar.endpoint), &server.admin(), &options), liar));
     }
     for (lie, expected, run, _liar) in runs {
         let ended = run.end().await;

@@ -25,7 +25,7 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> World {
-        let mut header = Header::new(1, String::new());
+        let mut header = Header::new(1, String::new(), 0);
         header.invisible = Micros(INVISIBLE);
         header.skew = Micros(200_000);
         header.groups = (0..GROUPS).map(|number| format!("g{number}")).collect();

@@ -6,7 +6,7 @@ use super::{Broken, check};
 use crate::verify::history::{History, line};
 
 /// Lane 0 is normal, lane 1 FIFO, lane 2 delayed, lane 3 transactions. Invisible for 10 s, clocks 0.2 s apart.
-const HEADER: &str = r#"{"version":1,"run":"0000000000000001","began":"","topics":[
+const HEADER: &str = r#"{"version":1,"run":"0000000000000001","began":"","began_unix_ms":0,"topics":[
 {"name":"normal","kind":"normal","once":true,"own":true},{"name":"fifo","kind":"fifo","once":true,"own":true},
 {"name":"delay","kind":"delay","once":true,"own":false},{"name":"transaction","kind":"transaction","once":false,"own":true}],
 "groups":["g"],"lanes":[{"topic":0},{"topic":1},{"topic":2},{"topic":3}],"invisible":10000000,"skew":200000,"gap":100000}"#;
