@@ -63,7 +63,7 @@ impl Stage {
                 gantry_proto::admin::Topic { name: name.clone(), namespace: namespace.clone(), message_types, permission, ..Default::default() };
             let made = admin.create_topic(request(CreateTopicRequest { topic: Some(topic), dedup: None }, global)).await;
             made.map_err(|status| Failure::from_grpc(format!("cannot create a topic for {} messages", kind.name()), &status))?;
-            self.topics.push(Topic { name, kind, once: true, own: true });
+            self.topics.push(Topic { name, kind, once: has_place(kind), own: true });
         }
         for number in 0..if self.own_groups { wish.groups } else { 0 } {
             let name = format!("verify-{:016x}-{number}", wish.run);
@@ -100,6 +100,12 @@ impl Stage {
         let topics: Vec<&str> = self.topics.iter().map(|topic| topic.name.as_str()).collect();
         topics.join(", ")
     }
+}
+
+/// Whether messages of a kind wait for the shard where they belong, which remembers their ids. The others go elsewhere while it has no leader, and
+/// what was sent again may then be stored twice.
+fn has_place(kind: Kind) -> bool {
+    kind != Kind::Normal
 }
 
 /// Reads `fifo=orders`.

@@ -13,7 +13,7 @@ async fn every_lie_is_found() {
         (Lie::Nothing, "normal,fifo,delay,transaction,priority", &[][..]),
         (Lie::Lose, "normal", &["lost"]),
         (Lie::Repeat, "normal", &["duplicated"]),
-        (Lie::Move, "normal", &["stored_twice"]),
+        (Lie::Move, "priority", &["stored_twice"]),
         (Lie::Share, "priority", &["redelivered"]),
         (Lie::Turn, "fifo", &["reordered"]),
         (Lie::Hurry, "delay", &["early"]),
