@@ -21,18 +21,22 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 /// Connections that wait to be served.
-const BACKLOG: usize = 16;
+const BACKLOG: usize = 64;
 /// Calls under way on one connection.
 const STREAMS: u32 = 256;
 const HEADERS_MAX: u32 = 16 * 1024;
 /// A connection on which nothing is heard for this long and then this long after a ping is dead.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-const PONG: Duration = Duration::from_secs(3);
+const KEEPALIVE: Duration = Duration::from_secs(2);
+const PONG: Duration = Duration::from_secs(4);
 /// How long a connection may take to stand.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Bytes on their way on one stream and on one connection: replicas send appends of a MiB, and more than one at a time.
-const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Longest HTTP/2 frame: with the usual 16 KiB a batch would be cut into many.
+const FRAME_MAX: u32 = 256 * 1024;
+/// How long calls under way may take when the end has come.
+const FINISH: Duration = Duration::from_millis(500);
 /// The pause after a connection could not be accepted: mostly because there are too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -102,8 +106,15 @@ pub async fn serve(incoming: Box<dyn Incoming>, services: Routes, tasks: &TaskGr
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(PONG))
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW);
-    server.add_routes(services).serve_with_incoming_shutdown(ReceiverStream::new(connections), async move { stop.stopped().await }).await
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_MAX);
+    let told = stop.clone();
+    let served = server.add_routes(services).serve_with_incoming_shutdown(ReceiverStream::new(connections), async move { told.stopped().await });
+    tokio::select! {
+        served = served => served,
+        // Streams that last as long as the process would never end by themselves.
+        () = async { stop.stopped().await; sleep(FINISH).await } => Ok(()),
+    }
 }
 
 async fn accept(mut incoming: Box<dyn Incoming>, accepted: mpsc::Sender<io::Result<Accepted>>, stop: Stop) {
@@ -144,6 +155,14 @@ impl AsyncRead for Accepted {
 impl AsyncWrite for Accepted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(context, buf)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(context, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

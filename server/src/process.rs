@@ -119,7 +119,7 @@ impl std::error::Error for UsageError {}
 
 /// A process of any role.
 enum Running {
-    All(Standalone),
+    All(Box<Standalone>),
     Controller(ControllerRole),
     Broker(BrokerRole),
     Proxy(ProxyRole),
@@ -128,7 +128,7 @@ enum Running {
 impl Running {
     async fn start(config: &Config, log_control: LogControl, clock: SharedClock) -> Result<Running, StartError> {
         Ok(match config.role {
-            Role::All => Running::All(Standalone::start(config, log_control, clock).await?),
+            Role::All => Running::All(Box::new(Standalone::start(config, log_control, clock).await?)),
             Role::Controller => Running::Controller(ControllerRole::start(config, clock).await?),
             Role::Broker => Running::Broker(BrokerRole::start(config, clock).await?),
             Role::Proxy => Running::Proxy(ProxyRole::start(config, log_control, clock).await?),

@@ -2,7 +2,7 @@
 
 use super::Locals;
 use super::link::Link;
-use super::outbox::{Ready, cut, size_of_message};
+use super::outbox::{Part, Ready, cut, size_of_message};
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{LeaseError, LetterError, Pulled, ReceiveError, ReceiveRequest, SendError};
 use gantry_model::contract::metadata::Version;
@@ -13,6 +13,7 @@ use gantry_proto::broker::refusal::Code;
 use gantry_proto::broker::request::Body;
 use gantry_proto::shards::Refuse;
 use gantry_proto::shards::{handle, life, lite, lookup, message, offsets, receive, send, status};
+use prost::Message;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -122,6 +123,13 @@ impl Call {
 
     fn answer(&self, body: Said) -> Ready {
         Ready::Small(pb::Answer { call: self.number, more: false, body: Some(body) })
+    }
+
+    /// An answer that may be long, and is written whole.
+    fn long(&self, body: Said) -> Ready {
+        let answer = pb::Answer { call: self.number, more: false, body: Some(body) };
+        let bytes = answer.encoded_len();
+        Ready::Long([Part { answer, bytes }].into())
     }
 
     fn done(&self) -> Ready {
@@ -244,21 +252,21 @@ impl Call {
         let topic = self.topic(wire.topic, Code::NoSuchQueue).await?;
         let group = self.group(wire.group, Code::NoSuchQueue).await?;
         let positions = broker.positions(&group, &topic).await.map_err(|error| self.refuse(error))?;
-        Ok(self.answer(Said::Positions(lookup::positions_to_wire(&positions))))
+        Ok(self.long(Said::Positions(lookup::positions_to_wire(&positions))))
     }
 
     async fn queues(&self, wire: pb::OnTopic) -> Answered {
         let broker = self.broker()?;
         let topic = self.topic(wire.topic, Code::NoSuchQueue).await?;
         let queues = broker.queues(&topic).await.map_err(|error| self.refuse(error))?;
-        Ok(self.answer(Said::Queues(lookup::queues_to_wire(&queues))))
+        Ok(self.long(Said::Queues(lookup::queues_to_wire(&queues))))
     }
 
     async fn topics_of(&self, wire: pb::OnGroup) -> Answered {
         let broker = self.broker()?;
         let group = self.group(wire.group, Code::NoSuchQueue).await?;
         let topics = broker.topics_of(&group).await.map_err(|error| self.refuse(error))?;
-        Ok(self.answer(Said::Topics(pb::TopicIds { topics: topics.iter().map(|topic| topic.0).collect() })))
+        Ok(self.long(Said::Topics(pb::TopicIds { topics: topics.iter().map(|topic| topic.0).collect() })))
     }
 
     async fn standing(&self, wire: pb::StandingOf) -> Answered {
@@ -267,7 +275,7 @@ impl Call {
         let group = self.group(wire.group, Code::NoSuchQueue).await?;
         let messages = handle::places_from_wire(&wire.messages);
         let standings = broker.standing(&group, &topic, messages).await.map_err(|error| self.refuse(error))?;
-        Ok(self.answer(Said::Standings(lookup::standings_to_wire(&standings))))
+        Ok(self.long(Said::Standings(lookup::standings_to_wire(&standings))))
     }
 
     async fn find(&self, wire: pb::Find) -> Answered {
@@ -355,7 +363,7 @@ impl Call {
         };
         let request = offsets::seek_from_wire(wire, group, topic, like).ok_or_else(senseless)?;
         let moved = broker.seek(request).await.map_err(|error| self.refuse(error))?;
-        Ok(self.answer(Said::Moved(offsets::moved_to_wire(&moved))))
+        Ok(self.long(Said::Moved(offsets::moved_to_wire(&moved))))
     }
 
     async fn skip(&self, wire: pb::Skip) -> Answered {
@@ -396,7 +404,7 @@ impl Call {
         let broker = self.broker()?;
         let topic = self.topic(wire.topic, Code::NoSuchQueue).await?;
         let life = broker.life(&topic, QueueId(wire.queue), Offset(wire.offset)).await.map_err(|error| self.refuse(error))?;
-        Ok(self.answer(Said::Life(life::life_to_wire(&life))))
+        Ok(self.long(Said::Life(life::life_to_wire(&life))))
     }
 
     async fn sync_lite(&self, wire: pb::LiteSync) -> Answered {
@@ -412,7 +420,7 @@ impl Call {
         let broker = self.broker()?;
         let topic = self.topic(wire.topic, Code::NoSuchQueue).await?;
         let topics = broker.lite_topics(&topic, &wire.after, wire.limit as usize).await.map_err(|error| self.refuse(error))?;
-        Ok(self.answer(Said::LiteTopics(lite::topics_to_wire(&topics))))
+        Ok(self.long(Said::LiteTopics(lite::topics_to_wire(&topics))))
     }
 
     async fn status(&self, _: pb::Empty) -> Answered {

@@ -25,22 +25,10 @@ use gantry_proto::shards::MESSAGE_MAX;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 /// How long a new stream may take to say who calls.
 const GREETING: Duration = Duration::from_secs(5);
-/// A proxy of which nothing is heard for this long, and then this long after a ping, is gone.
-const KEEPALIVE: Duration = Duration::from_secs(2);
-const PONG: Duration = Duration::from_secs(4);
-/// Bytes that may be on their way to this process on one stream, and on one connection.
-const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
-/// Longest HTTP/2 frame: with the usual 16 KiB a batch would be cut into many.
-const FRAME_MAX: u32 = 256 * 1024;
-const HEADERS_MAX: u32 = 16 * 1024;
-/// Streams of one connection: a proxy or a replica needs one of each kind.
-const STREAMS: u32 = 64;
 
 /// The shards of this process that proxies elsewhere may ask for.
 #[derive(Debug)]
@@ -130,19 +118,6 @@ impl Locals {
         let meant = greeting.to == self.node.0;
         (!meant).then(|| Status::not_found(format!("this is node `{}`, not `{}`: the address belongs to another broker now", self.node, greeting.to)))
     }
-}
-
-/// A server with the bounds that the streams between processes need; services are added by whoever listens.
-pub fn server() -> Server {
-    Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_MAX)
-        .max_concurrent_streams(STREAMS)
-        .http2_max_header_list_size(HEADERS_MAX)
-        .http2_max_pending_accept_reset_streams(Some(32))
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(PONG))
 }
 
 /// Where proxies come in.

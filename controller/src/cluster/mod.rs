@@ -9,3 +9,6 @@ pub mod overseer;
 pub mod orders;
 pub mod helm;
 pub mod service;
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use gantry_model::{Epoch, NodeId, ShardId};
 use gantry_proto::controller as pb;
 use gantry_store::replica::elector::{self, Action, Elector, Times};
 use gantry_store::replica::message::{Refused, SealOk};
+use gantry_store::replica::reign::Entry;
 use gantry_store::replica::{Member, Reign};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -56,6 +57,9 @@ struct Watched {
     shard: Arc<Shard>,
     reign: Reign,
     events: Vec<elector::Event>,
+    /// The sessions of its members, as they were after so many changes of sessions.
+    sessions: elector::Sessions,
+    seen: Option<u64>,
 }
 
 /// The leader's view of the cluster.
@@ -210,36 +214,40 @@ impl Overseer {
                 shard: shard.clone(),
                 reign: reign.clone(),
                 events: Vec::new(),
+                sessions: elector::Sessions::new(),
+                seen: None,
             });
             watched.reign = reign;
+            watched.seen = None;
             watched.shard = shard.clone();
         }
     }
 
     /// Has the rules look at every shard. Answers whether somebody is being elected.
     fn lead_shards(&mut self, now: Duration, state: &State, events: &mut Vec<Event>) -> bool {
-        let leads = Picture::of(state).leads();
+        let mut leads = Picture::of(state).leads();
         let mut electing = false;
         for (id, watched) in &mut self.shards {
-            let Watched { elector, reign, events: noted, .. } = watched;
-            let sessions = self.sessions.of(*id, reign, state, &leads);
+            let Watched { elector, reign, events: noted, sessions, seen, .. } = watched;
+            let nobody = reign.led_by().is_none();
+            // What a node leads matters only while somebody is chosen.
+            if nobody || *seen != Some(self.sessions.changes()) {
+                *sessions = self.sessions.of(*id, reign, state, &leads);
+                *seen = Some(self.sessions.changes());
+            }
             let leader = reign.led_by().and_then(|grant| self.sessions.copy(*id, grant.leader));
             if let Some(copy) = leader.filter(|copy| copy.started) {
                 noted.push(elector::Event::Started(Epoch(copy.leads)));
             }
             noted.push(elector::Event::Tick);
-            electing |= reign.led_by().is_none() || leader.is_none_or(|copy| !copy.started || copy.leads != reign.epoch().0);
+            electing |= nobody || leader.is_none_or(|copy| !copy.started || copy.leads != reign.epoch().0);
             for event in noted.drain(..) {
-                for action in elector.step(now, reign, &sessions, event) {
-                    match action {
-                        Action::Propose(entry) => events.push(facts::event(*id, &entry)),
-                        Action::Seal(member, seal) => self.sessions.tell(member.node, facts::tell_seal(*id, member, &seal)),
-                        Action::Become(grant) => self.sessions.tell(grant.leader.node, facts::tell_grant(*id, &grant)),
-                        Action::FromTheFuture(refused) => tracing::error!(
-                            shard = %id, replica = %refused.member, promised = %refused.promised, epoch = %reign.epoch(),
-                            "a copy promised an epoch that never was: it belongs to another cluster, or the controllers lost their state; it is left alone"
-                        ),
+                for action in elector.step(now, reign, sessions, event) {
+                    if let Action::Propose(Entry::Grant(grant)) = &action {
+                        // The next shard of this step knows.
+                        *leads.entry(grant.leader.node).or_default() += 1;
                     }
+                    perform(*id, reign, &self.sessions, action, events);
                 }
             }
         }
@@ -249,6 +257,19 @@ impl Overseer {
     /// Has another copy lead a shard; `None` leaves it to the leader to whom.
     pub fn transfer(&mut self, now: Duration, state: &State, shard: ShardId, to: Option<NodeId>, reply: Reply) {
         self.orders.transfer(now, state, &self.sessions, shard, to, Some(reply));
+    }
+}
+
+/// Does what the rules want done.
+fn perform(id: ShardId, reign: &Reign, sessions: &Sessions, action: Action, events: &mut Vec<Event>) {
+    match action {
+        Action::Propose(entry) => events.push(facts::event(id, &entry)),
+        Action::Seal(member, seal) => sessions.tell(member.node, facts::tell_seal(id, member, &seal)),
+        Action::Become(grant) => sessions.tell(grant.leader.node, facts::tell_grant(id, &grant)),
+        Action::FromTheFuture(refused) => tracing::error!(
+            shard = %id, replica = %refused.member, promised = %refused.promised, epoch = %reign.epoch(),
+            "a copy promised an epoch that never was: it belongs to another cluster, or the controllers lost their state; it is left alone"
+        ),
     }
 }
 

@@ -25,6 +25,8 @@ pub type Outlet = UnboundedSender<pb::to_broker::Body>;
 #[derive(Debug, Default)]
 pub struct Sessions {
     by_node: BTreeMap<NodeId, Session>,
+    /// Grows with everything that `of` may answer otherwise from then on.
+    changes: u64,
 }
 
 #[derive(Debug)]
@@ -51,11 +53,13 @@ impl Sessions {
         // What the same run said on its last stream holds until it says something else.
         let before = self.by_node.remove(&node).filter(|session| session.spec.incarnation == spec.incarnation);
         let copies = before.map(|session| session.copies).unwrap_or_default();
+        self.changes += 1;
         self.by_node.insert(node, Session { stream, spec, out, copies, heard: now, broken: None, drains: false });
         true
     }
 
     pub fn report(&mut self, now: Duration, node: NodeId, stream: u64, report: pb::Report) {
+        let changes = u64::from(!report.copies.is_empty());
         let Some(session) = self.current(node, stream) else { return };
         session.heard = now;
         for standing in report.copies {
@@ -63,6 +67,7 @@ impl Sessions {
                 session.copies.insert((ShardId(standing.shard), StoreId(store)), standing);
             }
         }
+        self.changes += changes;
     }
 
     /// The stream broke.
@@ -76,6 +81,7 @@ impl Sessions {
     pub fn left(&mut self, node: NodeId, stream: u64) {
         if self.current(node, stream).is_some() {
             self.by_node.remove(&node);
+            self.changes += 1;
         }
     }
 
@@ -83,6 +89,7 @@ impl Sessions {
     pub fn drains(&mut self, node: NodeId, stream: u64) {
         if let Some(session) = self.current(node, stream) {
             session.drains = true;
+            self.changes += 1;
         }
     }
 
@@ -102,6 +109,7 @@ impl Sessions {
 
     /// Ends the sessions whose time is over.
     pub fn expire(&mut self, now: Duration) {
+        let before = self.by_node.len();
         self.by_node.retain(|node, session| {
             let silent = now >= session.heard + SILENCE;
             let broken = session.broken.is_some_and(|since| now >= since + REOPEN);
@@ -111,6 +119,12 @@ impl Sessions {
             }
             !(silent || broken)
         });
+        self.changes += u64::from(self.by_node.len() != before);
+    }
+
+    /// What was answered to [`Sessions::of`] holds as long as this stays the same.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Says something to a broker, if there is a way to it.

@@ -43,12 +43,6 @@ pub fn size(wire: &pb::Message) -> usize {
     NUMBERS + wire.properties.len() + wire.body.len()
 }
 
-/// Bytes that a message will count for, as far as matters.
-pub fn size_before(message: &Message) -> usize {
-    let user: usize = message.properties.iter().map(|(name, value)| name.len() + value.len()).sum();
-    NUMBERS + message.id.len() + user + message.body.len()
-}
-
 fn kind(number: u32) -> Option<MessageKind> {
     MessageKind::from_number(u8::try_from(number).ok()?)
 }

@@ -20,8 +20,9 @@ pub use refusal::Refuse;
 
 use std::time::Duration;
 
-/// The longest message of the stream: what is larger than one batch goes alone, and the largest thing there is, is a send of 8 MiB.
-pub const MESSAGE_MAX: usize = 24 * 1024 * 1024;
+/// The longest message of the stream. What is larger than one batch goes alone; the largest things there are, are a send of 8 MiB and where a
+/// group stands on a million queues.
+pub const MESSAGE_MAX: usize = 64 * 1024 * 1024;
 
 /// Whole milliseconds, rounded down: who has less than one left does not wait.
 fn ms(duration: Duration) -> u64 {

@@ -4,7 +4,7 @@
 //! process: the broker goes on for others.
 
 use super::fault::{Fault, Faulty};
-use super::line::{Answered, Asking, Kind};
+use super::line::{Answered, Asking, EACH, Kind};
 use super::{Hint, Upstream};
 use async_trait::async_trait;
 use gantry_model::contract::Broker;
@@ -25,9 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Bytes that a small request counts for, and each thing in it.
+/// Bytes that a small request counts for.
 const SMALL: usize = 128;
-const EACH: usize = 48;
 /// How long a call may take beyond what it asks for, before nobody waits for its answer any more.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a call without a time of its own may take.
@@ -37,6 +36,16 @@ const FINISH: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(10);
 /// Numbers of offers say which stream they came on, in the bits above.
 const OFFER_BITS: u32 = 40;
+
+/// Reads an answer of one kind.
+macro_rules! pick {
+    ($variant:ident) => {
+        |answered: Answered| match answered.last {
+            Said::$variant(said) => Some(said),
+            _ => None,
+        }
+    };
+}
 
 /// One shard on one connection.
 #[derive(Debug)]
@@ -103,8 +112,7 @@ impl RemoteBroker {
     }
 
     async fn deliveries(&self, wait: Duration, body: Body) -> Result<Vec<Delivery>, ReceiveError> {
-        let read =
-            |answered| parts(answered, |part| matching(part, |said| if let Said::Deliveries(some) = said { Some(some.deliveries) } else { None }));
+        let read = |answered| parts(answered, |part| if let Said::Deliveries(some) = part { Some(some.deliveries) } else { None });
         let Some(deliveries) = self.poll(wait, body, read).await? else { return Ok(Vec::new()) };
         let handles: Vec<_> = deliveries.iter().filter_map(|delivery| delivery.handle).collect();
         let read: Option<Vec<Delivery>> = deliveries.into_iter().map(message::delivery_from_wire).collect();
@@ -133,15 +141,10 @@ impl RemoteBroker {
         let wire = send::send_to_wire(&request);
         let size = SMALL + wire.messages.iter().map(message::size).sum::<usize>();
         let answered = self.call(Kind::Data, size, request.wait + PATIENCE, Body::Send(wire)).await.map_err(SendError::of)?;
-        let sent = self.read(answered, |answered| matching(answered.last, |said| if let Said::Sent(sent) = said { Some(sent) } else { None }))?;
+        let sent = self.read(answered, pick!(Sent))?;
         let answers = send::sent_each_from_wire(sent);
         if answers.len() == count { Ok(answers) } else { Err(strange()) }
     }
-}
-
-/// The inside of an answer, if it is of the right kind.
-fn matching<T>(said: Said, pick: impl FnOnce(Said) -> Option<T>) -> Option<T> {
-    pick(said)
 }
 
 /// What all parts of an answer hold together.
@@ -151,15 +154,6 @@ fn parts<T>(answered: Answered, pick: impl Fn(Said) -> Option<Vec<T>>) -> Option
         all.append(&mut pick(part)?);
     }
     Some(all)
-}
-
-macro_rules! pick {
-    ($variant:ident) => {
-        |answered: Answered| match answered.last {
-            Said::$variant(said) => Some(said),
-            _ => None,
-        }
-    };
 }
 
 #[async_trait]

@@ -56,17 +56,18 @@ impl Brokers {
     /// Notes where a node is. A connection to another address is given up: what is under way on it may have been done.
     pub fn set(&self, node: NodeId, address: &str) {
         let mut nodes = self.nodes();
-        if nodes.get(&node).is_none_or(|known| known.address != address) {
-            nodes.insert(node, Node { address: address.to_owned(), upstream: None });
+        if nodes.get(&node).is_some_and(|known| known.address == address) {
+            return;
         }
+        let before = nodes.insert(node, Node { address: address.to_owned(), upstream: None });
+        drop(nodes);
+        give_up(before);
     }
 
     /// The node is not one of the cluster any more.
     pub fn remove(&self, node: NodeId) {
         let removed = self.nodes().remove(&node);
-        if let Some(upstream) = removed.and_then(|node| node.upstream) {
-            upstream.line.close();
-        }
+        give_up(removed);
     }
 
     /// The connection to a node; `None` if nobody said where it is. Must be called on the runtime that is to run it.
@@ -84,5 +85,12 @@ impl Brokers {
     pub fn lead(&self, shard: ShardId, node: NodeId, epoch: Epoch) -> Option<Lead> {
         let broker = Arc::new(RemoteBroker::new(self.upstream(node)?, shard));
         Some(Lead { broker, epoch })
+    }
+}
+
+/// Ends a connection at once, whoever still holds it.
+fn give_up(node: Option<Node>) {
+    if let Some(upstream) = node.and_then(|node| node.upstream) {
+        upstream.line.close();
     }
 }

@@ -31,6 +31,8 @@ const BATCH_REQUESTS: usize = 1_024;
 /// Bytes of messages that may be under way, from the call to its answer, and of everything else.
 const DATA_MAX: usize = 64 * 1024 * 1024;
 const CONTROL_MAX: usize = 16 * 1024 * 1024;
+/// Bytes that each small thing counts for.
+pub const EACH: usize = 48;
 /// Calls that may wait for their answers; most of them are polls.
 const CALLS_MAX: usize = 200_000;
 /// Requests without an answer that may wait for a stream. Beyond, the oldest are dropped: what they would have ended, ends by its time.
@@ -99,7 +101,7 @@ struct Inside {
     stream: u64,
     last_call: u64,
     waiting: BTreeMap<u64, Waiting>,
-    control: VecDeque<Request>,
+    control: VecDeque<(Request, usize)>,
     data: VecDeque<(Request, usize)>,
     data_bytes: usize,
     control_bytes: usize,
@@ -156,7 +158,7 @@ impl Line {
         let request = Request { call: number, shard: shard.0, body: Some(body) };
         match kind {
             Kind::Data => inside.data.push_back((request, size)),
-            Kind::Control | Kind::Poll => inside.control.push_back(request),
+            Kind::Control | Kind::Poll => inside.control.push_back((request, size)),
         }
         inside.wake();
         drop(inside);
@@ -177,6 +179,11 @@ impl Line {
             inside.note(Request { call: 0, shard: shard.0, body: Some(body) });
             inside.wake();
         }
+    }
+
+    /// Whether the connection was given up for good.
+    pub fn is_closed(&self) -> bool {
+        self.inside().phase == Phase::Closed
     }
 
     /// The present stream's number.
@@ -276,7 +283,7 @@ impl Line {
         inside.data.clear();
         (inside.data_bytes, inside.control_bytes) = (0, 0);
         // Calls and what was said about them end with the stream.
-        inside.control.retain(|request| matches!(request.body, Some(Body::Release(_) | Body::Gone(_))));
+        inside.control.retain(|(request, _)| matches!(request.body, Some(Body::Release(_) | Body::Gone(_))));
         for call in waiting.values() {
             call.before.iter().for_each(|part| inside.give_back(part, None));
         }
@@ -399,7 +406,8 @@ impl Inside {
         if self.phase != Phase::Open && self.control.len() >= NOTES_MAX {
             self.control.pop_front();
         }
-        self.control.push_back(request);
+        let size = note_size(&request);
+        self.control.push_back((request, size));
     }
 
     /// Nobody takes this part of an answer. Offers are worth something on their own stream only.
@@ -423,24 +431,26 @@ impl Inside {
     /// Takes the next requests, and notes that they were written. Those that nobody waits for any more are left out.
     fn take_batch(&mut self) -> Vec<Request> {
         let mut requests = Vec::with_capacity(self.control.len().min(BATCH_REQUESTS) + self.data.len().min(BATCH_REQUESTS));
-        while requests.len() < BATCH_REQUESTS {
-            let Some(request) = self.control.pop_front() else { break };
-            if self.write(request.call) {
-                requests.push(request);
-            }
-        }
-        let mut bytes = 0;
-        while let Some((_, size)) = self.data.front() {
-            if bytes > 0 && bytes + size > BATCH_BYTES {
+        let (mut control, mut data) = (mem::take(&mut self.control), mem::take(&mut self.data));
+        self.take_from(&mut control, &mut requests);
+        self.take_from(&mut data, &mut requests);
+        (self.control, self.data) = (control, data);
+        requests
+    }
+
+    fn take_from(&mut self, queue: &mut VecDeque<(Request, usize)>, requests: &mut Vec<Request>) {
+        let (mut bytes, mut count) = (0, 0);
+        while let Some((_, size)) = queue.front() {
+            if count >= BATCH_REQUESTS || (bytes > 0 && bytes + size > BATCH_BYTES) {
                 break;
             }
-            let Some((request, size)) = self.data.pop_front() else { break };
+            let Some((request, size)) = queue.pop_front() else { break };
             if self.write(request.call) {
                 bytes += size;
+                count += 1;
                 requests.push(request);
             }
         }
-        requests
     }
 
     fn write(&mut self, call: u64) -> bool {
@@ -458,6 +468,16 @@ impl Inside {
         {
             writer.wake();
         }
+    }
+}
+
+/// Bytes that a request without an answer counts for.
+fn note_size(request: &Request) -> usize {
+    match &request.body {
+        Some(Body::Release(handles)) => EACH * handles.handles.len(),
+        Some(Body::Alive(alive)) => alive.clients.iter().map(|client| client.len() + EACH).sum(),
+        Some(Body::ProducerReady(ready)) => EACH * ready.topics.len(),
+        _ => EACH,
     }
 }
 

@@ -28,7 +28,7 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 const PONG: Duration = Duration::from_secs(4);
 /// The first pause before a connection is tried again, and the longest: each is twice the one before, less up to half of it by chance.
 const PAUSE: Duration = Duration::from_millis(40);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A stream that lived this long was a good one.
 const GOOD: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
@@ -117,11 +117,13 @@ struct Connection {
 impl Connection {
     async fn live(self, mut chance: SeededChance) {
         let mut pause = PAUSE;
-        loop {
+        let mut told = false;
+        while !self.line.is_closed() {
             self.line.connecting();
             let why = match timeout(CONNECT, self.open()).await {
                 Ok(Ok(said)) => {
                     self.line.opened();
+                    told = false;
                     tracing::info!(node = %self.node, address = self.address, "connected to a broker");
                     let began = self.here.clock.mono();
                     let why = self.read(said).await;
@@ -136,7 +138,11 @@ impl Connection {
             self.line.broke(&why);
             let most = pause.as_micros() as u64;
             let now = Duration::from_micros(most - chance.below(most / 2 + 1));
-            tracing::warn!(node = %self.node, address = self.address, why, again_in = ?now, "no connection to a broker");
+            // A broker that is down for long is told of once.
+            match std::mem::replace(&mut told, true) {
+                false => tracing::warn!(node = %self.node, address = self.address, why, "no connection to a broker; it is tried again and again"),
+                true => tracing::debug!(node = %self.node, address = self.address, why, again_in = ?now, "no connection to a broker yet"),
+            }
             sleep(now).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }

@@ -6,13 +6,16 @@ use super::shards::{Lead, Leader};
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{EndError, LeaseError, LetterError, LiteError, LookupError, OffsetError, PullError, RecallError, ReceiveError};
 use gantry_model::{Epoch, QueueId, ShardId, Topic, placement};
-use gantry_platform::clock::timeout;
+use gantry_platform::clock::{sleep, timeout};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a call without a time of its own waits for a shard that has no leader: elections take less.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A leader that could not be asked, or said that it leads no more, may be the next one as well: it is asked again after this long.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Why no leader of a shard can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +82,8 @@ impl Routed {
         }
     }
 
-    /// Waits for another leader than the one of an epoch. The wait ends early when the process stops.
+    /// Waits for another leader than the one of an epoch, or for a pause after which that one may answer again: its connection was made anew, or it
+    /// had been elected and did not know yet. The wait ends early when the process stops.
     pub(super) async fn led_anew(&self, shard: ShardId, since: Option<Epoch>, until: Duration) -> Result<(), Absent> {
         let left = until.saturating_sub(self.clock.mono());
         if left.is_zero() || *self.draining.borrow() {
@@ -89,6 +93,7 @@ impl Routed {
         let changed = async {
             tokio::select! {
                 () = self.shards.led_anew(shard, since) => Ok(()),
+                () = sleep(AGAIN) => Ok(()),
                 _ = draining.wait_for(|draining| *draining) => Err(Absent::NoLeader),
             }
         };

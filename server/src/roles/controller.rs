@@ -50,7 +50,7 @@ impl ControllerRole {
             desk: gantry_controller::consensus::Desk::Thread,
         };
         let seeds: Vec<String> = config.cluster.controllers.iter().filter(|seed| **seed != address).cloned().collect();
-        let join = (!seeds.is_empty()).then(|| Join { seeds, token, found_if_none: config.cluster.bootstrap });
+        let join = (!seeds.is_empty()).then_some(Join { seeds, token, found_if_none: config.cluster.bootstrap });
         let options = Options { cluster_name: config.cluster_name.clone(), cluster_id: None, shards: config.shards, join };
         let starting = Starting::open(settings, options).await.map_err(StartError::Controller)?;
         let (tasks, door) = (TaskGroup::new(), Door::default());

@@ -69,7 +69,7 @@ pub struct Ready {
 
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "gantry {} {} is ready after {} ms\n", self.version, self.role, self.took.as_millis())?;
+        writeln!(f, "gantry {} {} is ready after {} ms", self.version, self.role, self.took.as_millis())?;
         self.lines.iter().try_for_each(|(purpose, address)| write!(f, "\n  {purpose:<11} {address}"))
     }
 }

@@ -1,13 +1,15 @@
-//! Whole shards in this process, on disks in memory: one as itself, or any number behind `Routed`.
+//! Whole shards on disks in memory: one as itself, or any number behind `Routed`; called directly, or over the streams between processes.
 
 use crate::catalogue::Catalogue;
+use crate::wire::{BrokerSide, ProxySide};
 use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::contract::Broker;
-use gantry_model::{Epoch, ShardId};
+use gantry_model::{Epoch, NodeId, ShardId};
 use gantry_platform::clock::{SharedClock, SystemClock};
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::disk::memory::MemoryDisk;
+use gantry_proxy::remote::RemoteBroker;
 use gantry_proxy::route::Routed;
 use gantry_proxy::route::shards::{Lead, Leader, Table};
 use std::path::PathBuf;
@@ -18,6 +20,10 @@ use std::sync::Arc;
 pub enum Kind {
     Local,
     Routed(u32),
+    /// One shard behind a stream.
+    Remote,
+    /// Behind the streams of two processes.
+    RoutedRemotes(u32),
 }
 
 /// A broker over its shards.
@@ -28,6 +34,9 @@ pub struct Whole {
     pub locals: Vec<Arc<LocalBroker>>,
     /// Who leads which shard; only `Routed` asks it.
     pub table: Arc<Table>,
+    /// The processes that have the shards, and the one that has the proxy, where there are streams.
+    pub sides: Vec<BrokerSide>,
+    pub proxy: Option<ProxySide>,
 }
 
 fn open(shard: u32, catalogue: &Arc<Catalogue>, clock: &SharedClock) -> Arc<LocalBroker> {
@@ -50,19 +59,42 @@ fn open(shard: u32, catalogue: &Arc<Catalogue>, clock: &SharedClock) -> Arc<Loca
 impl Whole {
     pub fn new(kind: Kind) -> Whole {
         let shards = match kind {
-            Kind::Local => 1,
-            Kind::Routed(shards) => shards,
+            Kind::Local | Kind::Remote => 1,
+            Kind::Routed(shards) | Kind::RoutedRemotes(shards) => shards,
         };
         let catalogue = Catalogue::new(shards);
         let clock: SharedClock = Arc::new(SystemClock::new());
         let locals: Vec<Arc<LocalBroker>> = (0..shards).map(|shard| open(shard, &catalogue, &clock)).collect();
-        let leads = locals.iter().enumerate().map(|(shard, local)| (ShardId(shard as u32), lead(local, 1)));
-        let table = Arc::new(Table::new(leads));
+        let table = Arc::new(Table::new([]));
         let broker: Arc<dyn Broker> = match kind {
-            Kind::Local => locals[0].clone(),
-            Kind::Routed(_) => Arc::new(Routed::new(table.clone(), catalogue.clone(), clock.clone())),
+            Kind::Local | Kind::Remote => locals[0].clone(),
+            Kind::Routed(_) | Kind::RoutedRemotes(_) => Arc::new(Routed::new(table.clone(), catalogue.clone(), clock.clone())),
         };
-        Whole { broker, catalogue, clock, locals, table }
+        let mut whole = Whole { broker, catalogue, clock, locals, table, sides: Vec::new(), proxy: None };
+        match kind {
+            Kind::Local => {}
+            Kind::Routed(_) => (0..shards).for_each(|shard| whole.seat(shard, 1)),
+            Kind::Remote => {
+                whole.put_behind_streams(1);
+                let upstream = whole.proxy.as_ref().and_then(|proxy| proxy.brokers.upstream(NodeId(1))).expect("it is known");
+                whole.broker = Arc::new(RemoteBroker::new(upstream, ShardId(0)));
+            }
+            Kind::RoutedRemotes(_) => {
+                whole.put_behind_streams(2);
+                (0..shards).for_each(|shard| whole.seat(shard, 1));
+            }
+        }
+        whole
+    }
+
+    /// Spreads the shards over processes, numbered from 1, and connects to them.
+    fn put_behind_streams(&mut self, processes: usize) {
+        let side = |number| BrokerSide::on_loopback(number, self.catalogue.clone(), self.clock.clone());
+        let sides: Vec<BrokerSide> = (1..=processes as u64).map(side).collect();
+        self.locals.iter().enumerate().for_each(|(shard, local)| sides[shard % processes].add(ShardId(shard as u32), local));
+        let proxy = ProxySide::new(100, self.catalogue.clone(), self.clock.clone());
+        self.proxy = Some(sides.iter().fold(proxy, ProxySide::knows));
+        self.sides = sides;
     }
 
     /// Takes the leader of a shard away.
@@ -72,12 +104,13 @@ impl Whole {
 
     /// Gives a shard its leader back, in another reign.
     pub fn seat(&self, shard: u32, epoch: u32) {
-        self.table.set(ShardId(shard), Leader::Known(lead(&self.locals[shard as usize], epoch)));
+        let at = shard as usize;
+        let lead = match &self.proxy {
+            None => Some(Lead { broker: self.locals[at].clone(), epoch: Epoch(epoch) }),
+            Some(proxy) => proxy.brokers.lead(ShardId(shard), self.sides[at % self.sides.len()].node, Epoch(epoch)),
+        };
+        self.table.set(ShardId(shard), Leader::Known(lead.expect("all nodes are known")));
     }
-}
-
-fn lead(local: &Arc<LocalBroker>, epoch: u32) -> Lead {
-    Lead { broker: local.clone(), epoch: Epoch(epoch) }
 }
 
 impl Drop for Whole {

@@ -673,6 +673,8 @@ macro_rules! every_broker {
         every_broker!(one_shard, Kind::Local, $($case),+);
         every_broker!(routed_over_one, Kind::Routed(1), $($case),+);
         every_broker!(routed_over_eight, Kind::Routed(8), $($case),+);
+        every_broker!(behind_a_stream, Kind::Remote, $($case),+);
+        every_broker!(routed_over_eight_behind_streams, Kind::RoutedRemotes(8), $($case),+);
     };
     ($name:ident, $kind:expr, $($case:ident),+) => {
         mod $name {
@@ -710,8 +712,25 @@ every_broker!(
     positions_move_on_all_queues_or_on_none,
     messages_are_found_and_their_stories_told,
     lite_topics_live_on_one_shard_each,
-    lite_topics_from_before_a_topic_grew_are_still_read,
-    queues_that_take_nothing_still_give,
     a_broker_that_drains_ends_its_polls,
     every_shard_tells_how_it_is,
 );
+
+/// These hand the broker a topic that its metadata never had; behind a stream topics go by number.
+mod topics_that_changed {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_shard() {
+        lite_topics_from_before_a_topic_grew_are_still_read(&Whole::new(Kind::Local)).await;
+        queues_that_take_nothing_still_give(&Whole::new(Kind::Local)).await;
+    }
+
+    #[tokio::test]
+    async fn routed() {
+        for shards in [1, 8] {
+            lite_topics_from_before_a_topic_grew_are_still_read(&Whole::new(Kind::Routed(shards))).await;
+            queues_that_take_nothing_still_give(&Whole::new(Kind::Routed(shards))).await;
+        }
+    }
+}

@@ -6,7 +6,7 @@ use gantry_tidy::{read, root, rust_sources};
 const ALLOWED: [(&str, &[&str]); 9] = [
     ("model", &[]),
     ("platform", &[]),
-    ("proto", &["model"]),
+    ("proto", &["model", "platform"]),
     ("store", &["model", "platform"]),
     ("broker", &["model", "platform", "proto", "store"]),
     ("proxy", &["model", "platform", "proto"]),
