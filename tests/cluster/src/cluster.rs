@@ -6,7 +6,12 @@ use gantry_platform::clock::{Clock, SystemClock, sleep};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+/// Where ports of processes begin, and how many there are.
+const FIRST_PORT: u16 = 12_000;
+const PORTS: u32 = 20_000;
 
 const CONTROLLERS: usize = 3;
 const BROKERS: usize = 3;
@@ -195,10 +200,20 @@ fn spot(name: &str, network: Option<&Network>) -> Spot {
         let first = if name.starts_with("proxy") { 8_081 } else { first };
         return Spot { host, ports: [first, 8_083, 8_082, 5_557] };
     }
-    let held: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    let mut ports = [0; 4];
-    held.iter().zip(&mut ports).for_each(|(listener, port)| *port = listener.local_addr().expect("bound").port());
-    Spot { host: "127.0.0.1".to_owned(), ports }
+    Spot { host: "127.0.0.1".to_owned(), ports: [(); 4].map(|()| free_port()) }
+}
+
+/// A port that nobody has, below those that connections take: a process comes back to its ports, and none may be taken meanwhile.
+fn free_port() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id() * 50;
+    for _ in 0..PORTS {
+        let port = FIRST_PORT + ((begin + TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 fn flags(name: &str, spots: &BTreeMap<String, Spot>, shape: &Shape, folder: &Path) -> Vec<String> {
