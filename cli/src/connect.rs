@@ -55,6 +55,19 @@ fn at(service: &str, mut failure: Failure, hint: &str) -> Failure {
 }
 
 async fn connect(text: &str, global: &Global) -> Result<Channel, Failure> {
+    let endpoint = endpoint(text, global).await?;
+    endpoint.connect().await.map_err(|error| {
+        let failure = Failure::new(Exit::Unreachable, format!("`{text}`")).because(root_cause(&error));
+        if endpoint.uri().scheme_str() == Some("https") {
+            failure.hint("for a certificate that the server made itself add `--tls-insecure`, for a private one `--tls-ca FILE`")
+        } else {
+            failure
+        }
+    })
+}
+
+/// How to connect to an address, before anything is tried.
+pub async fn endpoint(text: &str, global: &Global) -> Result<Endpoint, Failure> {
     let address = Address::parse(text, global.tls)?;
     let endpoint = Endpoint::from_shared(address.url()).map_err(|error| Failure::usage(format!("`{text}` is not an address")).because(error))?;
     let endpoint = endpoint
@@ -63,15 +76,7 @@ async fn connect(text: &str, global: &Global) -> Result<Channel, Failure> {
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .http2_keep_alive_interval(Duration::from_secs(60));
-    let endpoint = if address.encrypted { encrypt(endpoint, global).await? } else { endpoint };
-    endpoint.connect().await.map_err(|error| {
-        let failure = Failure::new(Exit::Unreachable, format!("`{text}`")).because(root_cause(&error));
-        if address.encrypted {
-            failure.hint("for a certificate that the server made itself add `--tls-insecure`, for a private one `--tls-ca FILE`")
-        } else {
-            failure
-        }
-    })
+    if address.encrypted { encrypt(endpoint, global).await } else { Ok(endpoint) }
 }
 
 async fn encrypt(endpoint: Endpoint, global: &Global) -> Result<Endpoint, Failure> {

@@ -8,6 +8,7 @@
 //! | 3 | not found: no such topic, group or message |
 //! | 4 | refused: exists already, not allowed, not in this state, or not confirmed |
 //! | 5 | unreachable: nobody answers at that address, or not in time, or asks to come back later |
+//! | 6 | violated: `verify` found a promise that the cluster broke |
 
 use gantry_proto::v2::{self, Code};
 use std::fmt;
@@ -22,6 +23,7 @@ pub enum Exit {
     NotFound = 3,
     Refused = 4,
     Unreachable = 5,
+    Violated = 6,
 }
 
 /// Why a command did not do what it was asked for.

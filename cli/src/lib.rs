@@ -1,12 +1,12 @@
-//! The client commands of the `gantry` binary: `topic`, `group`, `client`, `transaction`, `lite`, `dlq`, `message`, `produce`, `consume`, `tail`, `bench`
-//! and the shell completions.
+//! The client commands of the `gantry` binary: `topic`, `group`, `client`, `transaction`, `lite`, `dlq`, `message`, `produce`, `consume`, `tail`, `bench`,
+//! `verify` and the shell completions.
 //!
 //! A command speaks to a cluster as any other program does: messages through `apache.rocketmq.v2` (port 8081), administration through
 //! `gantry.admin.v1` (port 8083). It writes data to stdout and everything else to stderr, and it ends with one of the exit codes that
 //! `failure` lists.
 //!
-//! This crate never opens a log or an index, never links the broker, and never keeps anything on disk (but the file that
-//! `bench --save` names).
+//! This crate never opens a log or an index, never links the broker, and never keeps anything on disk (but the files that
+//! `bench --save` and `verify --history` name).
 //!
 //! Read `topic.rs` first: it is a whole command from arguments to table. Modules in reading order.
 
@@ -44,6 +44,7 @@ mod produce;
 mod tail;
 
 mod bench;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -97,6 +98,9 @@ pub enum Command {
     /// Measure throughput, latency and the server's CPU time per message
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Bench),
+    /// Check that a cluster keeps its promises while whoever wants breaks things
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(Box<verify::Verify>),
     /// Serve an empty messaging service, against which `bench` compares
     #[command(hide = true)]
     BenchFloor(bench::BenchFloor),
@@ -145,6 +149,7 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Consume(command) => consume::run(command, global, terminal).await,
         Command::Tail(command) => tail::run(command, global, terminal).await,
         Command::Bench(command) => bench::run(command, global, terminal).await,
+        Command::Verify(command) => verify::run(*command, global, terminal).await,
         Command::BenchFloor(command) => bench::serve_floor(command, terminal).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut command_tree(), "gantry", &mut terminal.out);

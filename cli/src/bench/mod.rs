@@ -8,7 +8,7 @@ mod phase;
 
 mod load;
 mod schedule;
-mod stamp;
+pub(crate) mod stamp;
 mod traffic;
 mod wire;
 

@@ -1,9 +1,12 @@
 //! A real `gantry server` is killed with SIGKILL again and again while producers and consumers work, and must keep every promise it made:
 //! no acknowledged send is lost, no acknowledged message comes again, every queue is dense and holds each message once.
+//! `gantry verify` must find nothing in such a time, and must find each lie of a server that lies (`liar`).
 
 pub mod client;
 pub mod ledger;
+pub mod liar;
 pub mod server;
+pub mod verify;
 
 use client::Client;
 use gantry_platform::chance::{Chance, SeededChance};

@@ -16,7 +16,7 @@ pub struct Server {
 }
 
 /// The binary under test: `GANTRY_BINARY`, else the one that was built beside this program.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("GANTRY_BINARY") {
         return path.into();
     }
@@ -35,6 +35,11 @@ impl Server {
 
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports[0])
+    }
+
+    /// The admin service.
+    pub fn admin(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[1])
     }
 
     /// Starts the server and waits until it serves. Answers how long that took.
