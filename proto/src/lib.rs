@@ -5,6 +5,7 @@
 //! `Broker` into messages and back, for both ends of that stream. This crate never knows the broker, the store, or what a message is for. Read `proto/apache/rocketmq/v2/definition.proto` first, then `service.proto` beside
 //! it. `tests/same_wire.rs` holds our numbers against those that the official Python client carries.
 
+pub mod codec;
 pub mod shards;
 
 /// Generated code has the module path of its package, because packages refer to each other by relative path.
