@@ -18,8 +18,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// A call that runs: its number and its answer.
-pub type Answering = Pin<Box<dyn Future<Output = (u64, Ready)> + Send>>;
+/// A call that runs: its number and its answer; nothing if it was withdrawn.
+pub type Answering = Pin<Box<dyn Future<Output = Option<(u64, Ready)>> + Send>>;
 
 type Answered = Result<Ready, pb::Refusal>;
 
@@ -71,7 +71,7 @@ macro_rules! begin {
         let wire = $wire;
         Box::pin(async move {
             let answered = $call.$op(wire).await;
-            $call.finish(answered)
+            Some($call.finish(answered))
         })
     }};
 }

@@ -53,7 +53,7 @@ fn leases(handles: &[ReceiptHandle]) -> Vec<u64> {
 #[test]
 fn long_answers_go_in_parts_by_turns_and_small_ones_before_them() {
     let outbox = Outbox::default();
-    outbox.put(&mut vec![long(1, 0..3, 200 * KIB), long(2, 3..5, 200 * KIB), small(3)]);
+    outbox.put(&mut vec![long(1, 0..3, 50 * KIB), long(2, 3..5, 50 * KIB), small(3)]);
     assert_eq!(calls(batch(&outbox)), [(3, false), (1, true)]);
     outbox.put(&mut vec![small(4)]);
     assert_eq!(calls(batch(&outbox)), [(4, false), (2, true)]);
@@ -107,7 +107,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0..6u8, prop_oneof![Just(KIB), Just(100 * KIB), Just(300 * KIB)]).prop_map(|(count, bytes)| Step::Put(count, bytes)),
+        (0..6u8, prop_oneof![Just(KIB), Just(25 * KIB), Just(75 * KIB)]).prop_map(|(count, bytes)| Step::Put(count, bytes)),
         Just(Step::Write),
         any::<u8>().prop_map(Step::Heard),
     ]

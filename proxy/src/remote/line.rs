@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio_stream::Stream;
 
 /// Bytes of requests that go together; a larger one goes alone.
-const BATCH_BYTES: usize = 256 * 1024;
+const BATCH_BYTES: usize = 64 * 1024;
 /// Small requests that go together.
 const BATCH_REQUESTS: usize = 1_024;
 /// Bytes of messages that may be under way, from the call to its answer, and of everything else.

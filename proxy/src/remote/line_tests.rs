@@ -94,8 +94,8 @@ fn released(requests: &[Request]) -> Vec<u64> {
 fn what_waits_goes_together_small_things_first_and_large_ones_alone() {
     let rig = Rig::new();
     let _asked = [
-        rig.ask(Kind::Data, 200_000),
         rig.ask(Kind::Data, 50_000),
+        rig.ask(Kind::Data, 10_000),
         rig.ask(Kind::Data, 4_000_000),
         rig.ask(Kind::Data, 10),
         rig.ask(Kind::Control, 10),

@@ -1,7 +1,7 @@
 //! What the hop between proxy and broker costs: CPU time of both ends together, for each message.
 //!
 //! `cargo run --release -p gantry-remote --example hop_cost` loads one shard on a memory disk twice in each round, called directly and over a stream
-//! of this machine, and subtracts. `messages`, `callers`, `rounds` and `threads` (of the proxy) may follow as `name=number`.
+//! of this machine, and subtracts. A receive asks for 32 messages, an acknowledgement is for one. `messages`, `callers`, `rounds` and `threads` (of the proxy) may follow as `name=number`.
 
 use gantry_broker::LocalBroker;
 use gantry_broker::recover::Sizes;
@@ -66,14 +66,26 @@ impl Drop for Runner {
     }
 }
 
-/// CPU time of all threads of this process.
-fn cpu() -> Duration {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
-    let ns = tasks.flatten().filter_map(|task| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(ns.sum())
+/// CPU time of the threads of this process so far: of the two ends, and of the shard with its disk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cpu {
+    ends: Duration,
+    shard: Duration,
+}
+
+impl Cpu {
+    fn now() -> Cpu {
+        let mut cpu = Cpu::default();
+        for task in std::fs::read_dir("/proc/self/task").expect("Linux").flatten() {
+            let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let ns = read("schedstat").split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
+            match read("comm").trim() {
+                "proxy" | "broker" => cpu.ends += Duration::from_nanos(ns),
+                _ => cpu.shard += Duration::from_nanos(ns),
+            }
+        }
+        cpu
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -85,24 +97,26 @@ struct Load {
 /// CPU time and time of one phase, for each message.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
-    cpu_us: f64,
+    ends_us: f64,
+    shard_us: f64,
     us: f64,
 }
 
 struct Meter {
     clock: SystemClock,
-    cpu: Duration,
+    cpu: Cpu,
     count: usize,
 }
 
 impl Meter {
     fn begin(count: usize) -> Meter {
-        Meter { clock: SystemClock::new(), cpu: cpu(), count }
+        Meter { clock: SystemClock::new(), cpu: Cpu::now(), count }
     }
 
     fn end(self) -> Cost {
         let each = |time: Duration| time.as_secs_f64() * 1e6 / self.count as f64;
-        Cost { cpu_us: each(cpu() - self.cpu), us: each(self.clock.mono()) }
+        let now = Cpu::now();
+        Cost { ends_us: each(now.ends - self.cpu.ends), shard_us: each(now.shard - self.cpu.shard), us: each(self.clock.mono()) }
     }
 }
 
@@ -219,23 +233,22 @@ fn main() {
     let runners: Vec<Runner> = (0..setting("threads", 1)).map(|_| Runner::new("proxy")).collect();
     let catalogue = Catalogue::new(1);
     let mut hops = (Vec::new(), Vec::new());
-    println!("CPU time in µs a message: directly, over a stream, and the hop, both ends together");
+    println!("CPU time in µs a message: caller and broker directly, both ends with a stream between, the hop; beside them the shard's thread");
     for round in 1..=setting("rounds", 5) {
-        let (direct_send, direct_receive) = directly(&catalogue, &runners, way);
-        let (hop_send, hop_receive) = over_a_stream(&catalogue, &runners, way);
-        hops.0.push(hop_send.cpu_us - direct_send.cpu_us);
-        hops.1.push(hop_receive.cpu_us - direct_receive.cpu_us);
-        println!(
-            "round {round}: send {:.2} {:.2} hop {:.2} ({:.0}/s) | receive 1/{BATCH} and ack {:.2} {:.2} hop {:.2} ({:.0}/s)",
-            direct_send.cpu_us,
-            hop_send.cpu_us,
-            hops.0[round - 1],
-            1e6 / hop_send.us,
-            direct_receive.cpu_us,
-            hop_receive.cpu_us,
-            hops.1[round - 1],
-            1e6 / hop_receive.us,
-        );
+        let (direct, stream) = (directly(&catalogue, &runners, way), over_a_stream(&catalogue, &runners, way));
+        for (what, direct, stream, hops) in [("send", direct.0, stream.0, &mut hops.0), ("receive and ack", direct.1, stream.1, &mut hops.1)] {
+            let hop = stream.ends_us - direct.ends_us;
+            println!(
+                "round {round}: {what:15} {:5.2} {:5.2} hop {hop:5.2}   shard {:5.2} {:5.2}   {:6.0}/s {:6.0}/s",
+                direct.ends_us,
+                stream.ends_us,
+                direct.shard_us,
+                stream.shard_us,
+                1e6 / direct.us,
+                1e6 / stream.us,
+            );
+            hops.push(hop);
+        }
     }
     println!("median hop: send {:.2} µs, receive and ack {:.2} µs", median(hops.0), median(hops.1));
 }
