@@ -6,6 +6,7 @@
 mod commands;
 pub mod fake;
 mod help;
+mod verifying;
 
 pub use fake::Fake;
 

@@ -34,6 +34,7 @@ pub async fn kill(cluster: &mut Cluster, load: &mut Load, victim: Victim, times:
             cluster.process(name).kill().await;
         }
         sleep(ALONE).await;
+        load.fault(format!("return of {}", victims.join(" and ")));
         for name in &victims {
             cluster.process(name).start().await;
         }

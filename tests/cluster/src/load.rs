@@ -3,27 +3,28 @@
 use crate::cluster::Cluster;
 use gantry_kill::verify::{Ended, Run};
 use gantry_platform::clock::{Clock, SystemClock, sleep};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
+use tempfile::TempPath;
 
-/// Stalls of this length are noise of a busy machine.
-const GAP: &str = "150ms";
-/// A fault that was noted is to blame for what begins this much before it, on the clock of another process.
-const BEFORE_MS: u64 = 100;
-/// What begins later than this after a fault has another reason.
+/// What began later than this after a fault has another reason.
 const AFTER_MS: u64 = 10_000;
 
 /// A load at work.
 pub struct Load {
     run: Run,
     clock: SystemClock,
+    /// When each fault was, on the wall.
     faults: Vec<(u64, String)>,
+    history: TempPath,
 }
 
 /// What the load saw of one fault.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub what: String,
-    /// The longest time in which a lane had no acknowledged send, in milliseconds; 0 if none was longer than noise.
+    /// The longest time that a lane waited for an acknowledged send, in milliseconds.
     pub gap_ms: u64,
     /// The longest time in which nobody had one.
     pub silence_ms: u64,
@@ -44,8 +45,10 @@ impl Load {
 
     /// The same for a client that knows only some proxies.
     pub async fn through(endpoints: &[String], cluster: &Cluster, options: &str) -> Load {
-        let options = format!("--duration 24h --gap {GAP} {options}");
-        let mut load = Load { run: Run::start(endpoints, &cluster.admin(), &options), clock: SystemClock::new(), faults: vec![] };
+        let history = tempfile::NamedTempFile::new().expect("a temporary file").into_temp_path();
+        let options = format!("--duration 24h --history {} {options}", history.display());
+        let run = Run::start(endpoints, &cluster.admin(), &options);
+        let mut load = Load { run, clock: SystemClock::new(), faults: vec![], history };
         sleep(Duration::from_secs(3)).await;
         assert!(load.run.goes_on(), "the load ended before anything was broken: {:?}", load.run.end().await);
         load
@@ -62,20 +65,61 @@ impl Load {
         self.run.interrupt().await;
         let ended = self.run.end().await;
         assert_eq!((ended.exit, ended.broken()), (Some(0), vec![]), "{ended:?}");
-        let began = ended.number("/began_unix_ms");
-        let incidents = ended.incidents();
-        let seen = |(at, what): (u64, String)| {
-            let at = at.saturating_sub(began);
-            let blamed =
-                || incidents.iter().filter(|incident| incident.from_ms + incident.length_ms + BEFORE_MS > at && incident.from_ms < at + AFTER_MS);
-            Seen {
-                what,
-                gap_ms: blamed().map(|incident| incident.longest_ms).max().unwrap_or(0),
-                silence_ms: blamed().map(|incident| incident.silence_ms).max().unwrap_or(0),
-            }
-        };
-        let seen = self.faults.into_iter().map(seen).collect();
+        let sends = Sends::read(&self.history);
+        let mut seen = Vec::new();
+        for (number, (at, what)) in self.faults.iter().enumerate() {
+            let next = self.faults.get(number + 1).map_or(u64::MAX, |(next, _)| *next);
+            let times = (*at, next.min(at + AFTER_MS));
+            seen.push(Seen { what: what.clone(), gap_ms: sends.longest_stall(times), silence_ms: sends.longest_silence(times) });
+        }
         Outcome { seen, ended }
+    }
+
+    /// What the run has written so far.
+    pub fn history(&self) -> &Path {
+        &self.history
+    }
+}
+
+/// Sends of a history, on the wall clock in milliseconds.
+struct Sends {
+    /// From the begin of a send to the next acknowledged one of its lane.
+    stalls: Vec<(u64, u64)>,
+    acked: Vec<u64>,
+}
+
+impl Sends {
+    fn read(history: &Path) -> Sends {
+        let text = std::fs::read_to_string(history).expect("the run wrote its history");
+        let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
+        let began = lines.next().and_then(|header| header["began_unix_ms"].as_u64()).expect("a header");
+        let mut waiting: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut sends = Sends { stalls: vec![], acked: vec![] };
+        // A lane sends one after the other, and so its lines are in order.
+        for send in lines.filter(|line| line["event"] == "send") {
+            let at = |field: &str| began + send[field].as_u64().unwrap_or(0) / 1_000;
+            let lane = send["lane"].as_u64().unwrap_or(0);
+            let from = *waiting.entry(lane).or_insert(at("from"));
+            if send["outcome"] == "ok" {
+                waiting.remove(&lane);
+                sends.stalls.push((from, at("to")));
+                sends.acked.push(at("to"));
+            }
+        }
+        sends.acked.sort_unstable();
+        sends
+    }
+
+    /// The longest stall that goes on at the first time or begins before the second one.
+    fn longest_stall(&self, (from, to): (u64, u64)) -> u64 {
+        let within = self.stalls.iter().filter(|stall| stall.1 >= from && stall.0 < to);
+        within.map(|stall| stall.1 - stall.0).max().unwrap_or(0)
+    }
+
+    /// The longest time without any acknowledged send that ends after the first time and begins before the second one.
+    fn longest_silence(&self, (from, to): (u64, u64)) -> u64 {
+        let pairs = self.acked.windows(2).filter(|pair| pair[1] >= from && pair[0] < to);
+        pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
     }
 }
 
@@ -91,5 +135,18 @@ impl Outcome {
             number("/acknowledged"),
             number("/repeated")
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_blamed_for_what_goes_on_or_begins_then() {
+        let sends = Sends { stalls: vec![(0, 5), (90, 130), (100, 400), (900, 910)], acked: vec![5, 130, 400, 910] };
+        assert_eq!((sends.longest_stall((120, 500)), sends.longest_silence((120, 500))), (300, 510));
+        assert_eq!((sends.longest_stall((6, 95)), sends.longest_silence((6, 95))), (40, 125));
+        assert_eq!(sends.longest_stall((500, 600)), 0);
     }
 }

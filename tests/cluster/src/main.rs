@@ -7,6 +7,7 @@ use gantry_cluster::crashes::{self, Victim};
 use gantry_cluster::figures::Figures;
 use gantry_cluster::load::{Load, Outcome};
 use gantry_cluster::{cuts, disks, network, pauses, restarts};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 /// Breaks a cluster of real processes under load, and says what the load saw.
@@ -88,12 +89,10 @@ fn tell(outcome: &Outcome) {
     for seen in &outcome.seen {
         println!("{:60} gap {:6} ms, nobody sent for {:6} ms", seen.what, seen.gap_ms, seen.silence_ms);
     }
-    println!("{}", Figures::gaps(&outcome.seen, ""));
-    for role in ["restart proxy", "restart broker", "restart controller"] {
-        let figures = Figures::gaps(&outcome.seen, role);
-        if figures.count > 0 {
-            println!("{role}: {figures}");
-        }
+    // What was done is told by its first words; several faults of one kind are one line.
+    let kinds: BTreeSet<&str> = outcome.seen.iter().map(|seen| seen.what.split('-').next().unwrap_or_default()).collect();
+    for kind in kinds {
+        println!("{kind}: {}", Figures::gaps(&outcome.seen, kind));
     }
     println!("{}", outcome.summary());
 }

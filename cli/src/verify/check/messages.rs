@@ -12,8 +12,8 @@ pub fn check(book: &Book<'_>, verdict: &mut Verdict) {
     }
     for ((group, id), life) in &book.lives {
         for seen in life {
-            let found = phantom(book, *id, seen).or_else(|| early(book, *id, seen)).or_else(|| torn(seen));
-            if let Some((broken, story)) = found {
+            let found = [phantom(book, *id, seen), early(book, *id, seen), torn(seen)];
+            for (broken, story) in found.into_iter().flatten() {
                 verdict.add(violation(book, broken, *id, Some(*group), seen.delivery.at, story));
             }
         }
