@@ -1,22 +1,21 @@
-//! The short form of kills, pauses and restarts. It is alone in its file, so that nothing else is tested at the same time: eight processes are as much
+//! The short form of kills and restarts. It is alone in its file, so that nothing else is tested at the same time: eight processes are as much
 //! as a small machine can do.
 
 use gantry_cluster::cluster::{Cluster, Shape};
 use gantry_cluster::crashes::{self, Victim};
 use gantry_cluster::load::Load;
-use gantry_cluster::{pauses, restarts};
+use gantry_cluster::restarts;
 
 const OPTIONS: &str = "--rate 150/s";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_keeps_its_promises_whatever_is_killed_frozen_or_restarted() {
+async fn a_cluster_keeps_its_promises_whatever_is_killed_or_restarted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut cluster = Cluster::start(folder.path(), &Shape::default()).await;
     let mut load = Load::start(&cluster, OPTIONS).await;
     for victim in [Victim::Leader, Victim::Controller, Victim::Proxy, Victim::Both, Victim::Majority] {
         crashes::kill(&mut cluster, &mut load, victim, 1).await;
     }
-    pauses::freeze(&mut cluster, &mut load).await;
     restarts::roll(&mut cluster, &mut load).await;
     let outcome = load.end().await;
     println!("{:#?}\n{}", outcome.seen, outcome.summary());
