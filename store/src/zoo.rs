@@ -35,8 +35,6 @@ mod cages {
     }
 
     bugs! {
-        /// A leader counts copies of frames of older epochs (Raft's figure 8).
-        CommitOldEpochs,
         /// A leader is content with one copy less than W (rmq-5663, rmq-6662: the set of copies that count shrinks by itself).
         OneCopyLess,
         /// While members change, only the new ones are sealed.
@@ -53,8 +51,6 @@ mod cages {
         TakeWhateverIsBefore,
         /// What the leader committed counts as committed here, whether it is the same here or not.
         BelieveHighWatermark,
-        /// What an older process acknowledged counts for the one that runs.
-        CountOldSessions,
         /// A promise that is read back counts as kept, although its sync had failed. Found here.
         PromiseFromThePageCache,
         /// A follower's file may be longer than the leader's. Found here.
@@ -87,8 +83,6 @@ mod cages {
         ForgetLeases,
         /// A new leader doesn't know what was acknowledged (rmq-1440, rmq-210, rmq-4771).
         ForgetAcks,
-        /// Producers are asked about transactions that are not committed to the log. Found here.
-        AskAboutUncommitted,
         /// A leader that nobody hears any more is not told of the next one. Found here.
         DeafLeader,
         /// A commit after a rollback is answered with OK (rmq-8158).

@@ -11,7 +11,6 @@ use gantry_model::contract::broker::{EndError, Resolution, ShardCondition};
 use gantry_model::handle::TransactionHandle;
 use gantry_model::{ClientId, Offset, QueueKey, TopicId};
 use gantry_store::log::AppendError;
-use gantry_store::zoo;
 
 /// Bytes of messages that move in one go.
 const REPARK_BYTES: u64 = 8 * 1024 * 1024;
@@ -59,7 +58,7 @@ impl Driver {
     pub(super) fn put_question(&mut self, handle: TransactionHandle, sender: ClientId, at: Offset) {
         // Nobody is shown what may yet be cut off; it is asked about when it is committed, or by the next leader.
         let hw = self.hw();
-        let known = self.parked_at(halves(handle.topic), at).filter(|found| found.lsn < hw || zoo!(AskAboutUncommitted));
+        let known = self.parked_at(halves(handle.topic), at).filter(|found| found.lsn < hw);
         let asked = known.map(|found| self.questions.send(Question { handle, sender, found }));
         if !matches!(asked, Some(Ok(()))) {
             self.own.push_back(Event::Asked { key: (handle.topic, handle.id), asked: Asked::NobodyThere });

@@ -81,7 +81,7 @@ pub fn committed(config: &Config, epoch_start: Lsn, has: impl Fn(Member) -> Lsn)
     let mut ends: Vec<Lsn> = config.members().iter().map(|member| has(*member)).collect();
     ends.sort_unstable_by(|a, b| b.cmp(a));
     let w = config.w() - usize::from(config.w() > 1 && zoo!(OneCopyLess));
-    Some(ends[w - 1]).filter(|end| *end > epoch_start || zoo!(CommitOldEpochs))
+    Some(ends[w - 1]).filter(|end| *end > epoch_start)
 }
 
 /// Rule 8: a leader stops at the first sign of a later epoch.

@@ -20,6 +20,7 @@ struct Copy {
     hw: Lsn,
     /// Up to here its frames were compared.
     compared: Lsn,
+    start: Lsn,
     end: Lsn,
     durable: Lsn,
     /// What it told a leader to have durably, of the log that it has now.
@@ -45,12 +46,13 @@ type Checked = Result<(), String>;
 
 impl Ghost {
     /// A process has opened its copy.
-    pub fn opened(&mut self, process: Process, member: Member, view: &View) -> Checked {
+    pub fn opened(&mut self, sim: &Sim, process: Process, member: Member, view: &View) -> Checked {
         let Some(copy) = self.copies.get_mut(&member) else {
             let copy = Copy {
                 process,
                 hw: view.hw,
                 compared: Lsn(0),
+                start: Lsn(0),
                 end: view.end,
                 durable: view.durable,
                 acked: Lsn(0),
@@ -60,6 +62,9 @@ impl Ghost {
             self.copies.insert(member, copy);
             return Ok(());
         };
+        if view.end < copy.end {
+            sim.inside().marks.add(Mark::TornTails);
+        }
         if view.promised < copy.promised {
             return Err(format!("P6: {member} promised epoch {}, and remembers {}", copy.promised, view.promised));
         }
@@ -110,6 +115,10 @@ impl Ghost {
         }
         if end < copy.hw.max(view.hw) {
             return Err(format!("P4: {member} cut its log at {end}, below what is committed at {}", copy.hw.max(view.hw)));
+        }
+        if log.start() > copy.start {
+            copy.start = log.start();
+            sim.inside().marks.add(Mark::Trims);
         }
         copy.acked = copy.acked.min(end);
         let committed = view.hw > copy.hw;

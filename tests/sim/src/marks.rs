@@ -12,7 +12,6 @@ pub enum Mark {
     TornTails,
     Cuts,
     CutsOfWholeSegments,
-    Suspects,
     Trims,
     Transfers,
     Reconfigurations,
@@ -35,12 +34,44 @@ pub enum Mark {
     Redeliveries,
     Acks,
     DeadLetters,
-    Delayed,
     Committed,
     RolledBack,
     Questions,
     SlowDisks,
 }
+
+/// What the runs of every build must have seen.
+pub const EXPECTED: [Mark; 29] = [
+    Mark::Elections,
+    Mark::Kills,
+    Mark::PowerLosses,
+    Mark::Cuts,
+    Mark::Trims,
+    Mark::Transfers,
+    Mark::Reconfigurations,
+    Mark::Replacements,
+    Mark::FailedSyncs,
+    Mark::FullDisks,
+    Mark::SlowDisks,
+    Mark::Rot,
+    Mark::DamageRefused,
+    Mark::TornTails,
+    Mark::Partitions,
+    Mark::Resets,
+    Mark::Pauses,
+    Mark::ClockJumps,
+    Mark::ControllerForgot,
+    Mark::CatchUps,
+    Mark::StepDowns,
+    Mark::Unknown,
+    Mark::Repeated,
+    Mark::Redeliveries,
+    Mark::Acks,
+    Mark::DeadLetters,
+    Mark::Committed,
+    Mark::RolledBack,
+    Mark::Questions,
+];
 
 /// How often what was seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +84,11 @@ impl Marks {
 
     pub fn count(&self, mark: Mark) -> u64 {
         self.0.get(&mark).copied().unwrap_or(0)
+    }
+
+    /// What was to be seen and was not.
+    pub fn missing(&self) -> Vec<Mark> {
+        EXPECTED.into_iter().filter(|mark| self.count(*mark) == 0).collect()
     }
 
     pub fn extend(&mut self, other: &Marks) {

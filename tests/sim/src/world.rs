@@ -103,7 +103,7 @@ impl World {
             if machine.node <= plan.members {
                 members.push(running.handle.member);
             }
-            ghost.opened(process, running.handle.member, &running.handle.view()).expect("there is nothing to compare yet");
+            ghost.opened(&sim, process, running.handle.member, &running.handle.view()).expect("there is nothing to compare yet");
         }
         let control = Control::new(members);
         let faults = Faults::new(&plan);
@@ -210,7 +210,10 @@ impl World {
             Event::Peer(stream, message) if self.runs(stream.to) => self.arrive(stream, message),
             Event::Order(process, order) if self.runs(process) => self.obey(process, order),
             Event::Word(process, word) => {
-                self.sim.note(format_args!("controller hears from {}: {word:?}", process.node));
+                // Reports come all the time and say what rounds said before.
+                if !matches!(word, Word::Report { .. }) {
+                    self.sim.note(format_args!("controller hears from {}: {word:?}", process.node));
+                }
                 let sim = self.sim.clone();
                 self.control.hear(&sim, process, word);
             }
@@ -341,9 +344,6 @@ impl World {
     fn arrive(&mut self, stream: Stream, message: Message) {
         let sim = self.sim.clone();
         sim.note(format_args!("{} to {}: {}", stream.from.node, stream.to.node, brief(&message)));
-        if matches!(&message, Message::Hello(hello) if hello.suspect) {
-            sim.inside().marks.add(Mark::Suspects);
-        }
         let machine = &self.machines[&stream.to.node];
         let Some(running) = &machine.running else { return };
         let back = Stream { from: stream.to, to: stream.from, ..stream };
@@ -406,7 +406,7 @@ impl World {
                 let running = machine.running.as_ref().expect("it was just started");
                 let view = running.handle.view();
                 sim.note(format_args!("{node} starts, its log ends at {}", view.end));
-                if let Err(why) = self.ghost.opened(process, running.handle.member, &view) {
+                if let Err(why) = self.ghost.opened(&sim, process, running.handle.member, &view) {
                     return sim.broken(why);
                 }
                 self.enter(process);
@@ -451,13 +451,23 @@ impl World {
         self.control.reign.pending().is_none() && views.into_iter().any(|view| view.serves && view.leads == Some(epoch))
     }
 
+    /// Whether a copy lacks what its leader's log no longer has. It would have to be made anew, which brokers can't do yet.
+    pub fn lacks_what_is_gone(&self, machine: &Machine) -> bool {
+        let log = |machine: &Machine| machine.running.as_ref().and_then(|running| running.replica.log()).map(|log| (log.start(), log.end()));
+        let leads = |machine: &&Machine| machine.running.as_ref().is_some_and(|running| running.handle.view().serves);
+        let start = self.machines.values().filter(leads).filter_map(log).map(|(start, _)| start).max();
+        start.zip(log(machine)).is_some_and(|(start, (_, end))| end < start)
+    }
+
     /// Whether all members have the same, all of it committed and applied.
     pub fn is_level(&self) -> bool {
         let members = self.control.reign.config().members();
         let views: Vec<_> = self
             .machines
             .values()
-            .filter(|machine| machine.member.is_some_and(|member| members.contains(&member)) && !machine.given_up)
+            .filter(|machine| {
+                machine.member.is_some_and(|member| members.contains(&member)) && !machine.given_up && !self.lacks_what_is_gone(machine)
+            })
             .map(|machine| machine.running.as_ref().map(|running| running.handle.view()))
             .collect();
         let Some(Some(first)) = views.first() else { return false };
@@ -471,6 +481,7 @@ fn brief(message: &Message) -> String {
         Message::Frames(frames) => {
             format!("frames of epoch {} behind {:?}, {} bytes, hw {}", frames.epoch, frames.prev, frames.bytes.len(), frames.hw)
         }
+        Message::Ack(ack) => format!("has {} of epoch {} durably, applied {}", ack.durable, ack.epoch, ack.applied),
         other => format!("{other:?}"),
     }
 }
