@@ -66,7 +66,7 @@ async fn list(admin: &mut Admin, global: &Global, terminal: &mut Terminal) -> Re
     let listed = admin.list_nodes(request(ListNodesRequest {}, global)).await;
     let nodes = listed.map_err(|status| Failure::from_grpc("cannot list the nodes".to_owned(), &status))?.into_inner().nodes;
     if nodes.is_empty() && global.output == OutputFormat::Table {
-        return terminal.note("this server is all of its cluster; `gantry dev cluster` shows one of several".to_owned()).map_err(Failure::from);
+        return terminal.note("this server is all of its cluster; `gantry dev cluster` shows one of several").map_err(Failure::from);
     }
     output::print(&Listing { nodes: nodes.into_iter().map(View::from).collect() }, global.output, terminal)
 }
