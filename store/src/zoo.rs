@@ -59,12 +59,8 @@ mod cages {
         RetrySync,
         /// Recovery believes what it reads to be durable.
         TrustPageCache,
-        /// A cut moves only what is in memory (rmq-10666).
-        CutInMemory,
         /// The header of a segment is not synced before the file has its name.
         HeaderUnsynced,
-        /// The epochs of frames that may be cut stand in the checkpoint (rmq-9689).
-        EpochsOfCutFrames,
         /// A follower acknowledges before its sync.
         AckBeforeSync,
         /// A leader answers when its own copy is durable (rmq-8239).

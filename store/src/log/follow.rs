@@ -177,10 +177,6 @@ impl CommitLog {
             self.mark()?;
             self.sync()?;
         }
-        if zoo!(CutInMemory) {
-            self.epochs.cut(end);
-            return Ok(());
-        }
         let last = Lsn(old_end.0.saturating_add(BARRIER).min(self.active.limit().0));
         let zeroed = zero(&self.active, end, last.max(end));
         self.check("cutting the log", zeroed)?;
