@@ -53,8 +53,6 @@ mod cages {
         BelieveHighWatermark,
         /// A promise that is read back counts as kept, although its sync had failed. Found here.
         PromiseFromThePageCache,
-        /// A follower's file may be longer than the leader's. Found here.
-        LongerFiles,
         /// A sync that failed is tried again, and succeeds.
         RetrySync,
         /// Recovery believes what it reads to be durable.

@@ -25,11 +25,10 @@ fn kinds(bug: Bug) -> &'static [Kind] {
     }
 }
 
-/// Where to begin: two that were found by chance need a rare course of things, and begin shortly before one.
+/// Where to begin: one that was found by chance needs a rare course of things, and begins shortly before one.
 fn first(bug: Bug) -> u64 {
     match bug {
         Bug::PromiseFromThePageCache => 480,
-        Bug::LongerFiles => 240,
         _ => 0,
     }
 }
@@ -71,7 +70,6 @@ catches! {
     take_whatever_is_before: TakeWhateverIsBefore,
     believe_high_watermark: BelieveHighWatermark,
     promise_from_the_page_cache: PromiseFromThePageCache,
-    longer_files: LongerFiles,
     retry_sync: RetrySync,
     trust_page_cache: TrustPageCache,
     header_unsynced: HeaderUnsynced,
