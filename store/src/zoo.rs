@@ -53,18 +53,12 @@ mod cages {
         BelieveHighWatermark,
         /// A promise that is read back counts as kept, although its sync had failed. Found here.
         PromiseFromThePageCache,
-        /// A follower's file may be longer than the leader's. Found here.
-        LongerFiles,
         /// A sync that failed is tried again, and succeeds.
         RetrySync,
         /// Recovery believes what it reads to be durable.
         TrustPageCache,
-        /// A cut moves only what is in memory (rmq-10666).
-        CutInMemory,
         /// The header of a segment is not synced before the file has its name.
         HeaderUnsynced,
-        /// The epochs of frames that may be cut stand in the checkpoint (rmq-9689).
-        EpochsOfCutFrames,
         /// A follower acknowledges before its sync.
         AckBeforeSync,
         /// A leader answers when its own copy is durable (rmq-8239).

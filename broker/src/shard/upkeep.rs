@@ -422,9 +422,7 @@ fn freeze(state: &mut State, index: &Index, log: &CommitLog, at: Lsn) -> Option<
     let slots = index.snapshot_slots().ok()?.encode();
     let mut epochs = log.epochs();
     // What follows may yet be cut off.
-    if !zoo!(EpochsOfCutFrames) {
-        epochs.cut(at);
-    }
+    epochs.cut(at);
     Some(Frozen { at, parts: state.freeze(), slots, epochs: epochs.encode() })
 }
 

@@ -93,6 +93,11 @@ impl FragileDisk {
         self.plan().full = false;
     }
 
+    /// How many sectors and names a power loss may take, or took.
+    pub fn unsynced(&self) -> usize {
+        self.plan().lost.as_ref().map_or_else(|| self.disk.crash_point().unsynced_len(), CrashPoint::unsynced_len)
+    }
+
     /// Writes, syncs and changes of names so far.
     pub fn changes(&self) -> u64 {
         self.plan().changes

@@ -11,7 +11,6 @@ use super::spares::Spare;
 use super::{AppendError, CommitLog};
 use crate::frame::{self, FrameHeader, HEADER, Invalid, Kind};
 use crate::replica::log::{EpochTable, Link, Log, Tail};
-use crate::zoo;
 use gantry_model::{Lsn, ShardId};
 use std::fmt;
 use std::sync::Arc;
@@ -136,8 +135,7 @@ impl CommitLog {
     /// Makes the active file as long as the leader's, as long as it is empty. Not longer either: frames that this replica writes there when it leads must
     /// fit into the files of all others.
     fn fit(&mut self, size: u64) -> Result<(), AppendError> {
-        let longer = zoo!(LongerFiles) && self.active.header.size > size;
-        if self.active.header.size == size || longer || size <= FRAMES || self.staged.at > self.active.base() {
+        if self.active.header.size == size || size <= FRAMES || self.staged.at > self.active.base() {
             return Ok(());
         }
         let made = self.spares.create(&*self.disk, size);
@@ -176,10 +174,6 @@ impl CommitLog {
         if self.marked > end {
             self.mark()?;
             self.sync()?;
-        }
-        if zoo!(CutInMemory) {
-            self.epochs.cut(end);
-            return Ok(());
         }
         let last = Lsn(old_end.0.saturating_add(BARRIER).min(self.active.limit().0));
         let zeroed = zero(&self.active, end, last.max(end));

@@ -46,7 +46,7 @@ type Checked = Result<(), String>;
 
 impl Ghost {
     /// A process has opened its copy.
-    pub fn opened(&mut self, sim: &Sim, process: Process, member: Member, view: &View) -> Checked {
+    pub fn opened(&mut self, process: Process, member: Member, view: &View) -> Checked {
         let Some(copy) = self.copies.get_mut(&member) else {
             let copy = Copy {
                 process,
@@ -62,9 +62,6 @@ impl Ghost {
             self.copies.insert(member, copy);
             return Ok(());
         };
-        if view.end < copy.end {
-            sim.inside().marks.add(Mark::TornTails);
-        }
         if view.promised < copy.promised {
             return Err(format!("P6: {member} promised epoch {}, and remembers {}", copy.promised, view.promised));
         }

@@ -103,7 +103,7 @@ impl World {
             if machine.node <= plan.members {
                 members.push(running.handle.member);
             }
-            ghost.opened(&sim, process, running.handle.member, &running.handle.view()).expect("there is nothing to compare yet");
+            ghost.opened(process, running.handle.member, &running.handle.view()).expect("there is nothing to compare yet");
         }
         let control = Control::new(members);
         let faults = Faults::new(&plan);
@@ -310,6 +310,9 @@ impl World {
         let mut inside = sim.inside();
         inside.brokers.remove(&node);
         inside.marks.add(if death == Death::Killed { Mark::Kills } else { Mark::PowerLosses });
+        if death == Death::NoPower && machine.disk.unsynced() > 0 {
+            inside.marks.add(Mark::TornTails);
+        }
         let mut chance = inside.chance.fork();
         drop(inside);
         machine.die(death, &mut chance);
@@ -406,7 +409,7 @@ impl World {
                 let running = machine.running.as_ref().expect("it was just started");
                 let view = running.handle.view();
                 sim.note(format_args!("{node} starts, its log ends at {}", view.end));
-                if let Err(why) = self.ghost.opened(&sim, process, running.handle.member, &view) {
+                if let Err(why) = self.ghost.opened(process, running.handle.member, &view) {
                     return sim.broken(why);
                 }
                 self.enter(process);
