@@ -30,6 +30,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
 
     // A body stays one reference-counted buffer from the socket to the log, hence `Bytes` for every `bytes` field.
-    tonic_prost_build::configure().bytes(".").compile_fds(compiler.file_descriptor_set())?;
+    tonic_prost_build::configure().bytes(".").codec_path("crate::codec::Roomy").compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

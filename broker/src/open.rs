@@ -18,7 +18,8 @@ use crate::shard::thread::{Catalogue, Driver, Parts};
 use crate::shard::upkeep::{Job, Place, Upkeep};
 use gantry_model::contract::Metadata;
 use gantry_model::{GroupId, Lsn, TopicId};
-use gantry_platform::tasks;
+use gantry_platform::tasks::{self, Thread};
+use gantry_platform::workers::{ByHand, SharedWorkers, Threads};
 use gantry_store::log::{CommitLog, LogReader};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -45,7 +46,7 @@ struct Wires {
 }
 
 /// What a shard's thread needs in any role, and the other ends of it.
-fn connect(options: &Options, log: CommitLog, checkpoint: Lsn) -> Result<(Parts, Wires), OpenError> {
+fn connect(options: &Options, log: CommitLog, checkpoint: Lsn, workers: SharedWorkers) -> Result<(Parts, Wires), OpenError> {
     let (inbox, requests) = Inbox::new();
     let place = Place {
         disk: options.disk.clone(),
@@ -54,12 +55,12 @@ fn connect(options: &Options, log: CommitLog, checkpoint: Lsn) -> Result<(Parts,
         retention: options.retention,
         checkpoint_bytes: options.sizes.checkpoint,
     };
-    let upkeep = Upkeep::start(place, inbox.clone(), checkpoint).map_err(OpenError::of)?;
+    let upkeep = Upkeep::start(place, inbox.clone(), checkpoint, &*workers).map_err(OpenError::of)?;
     let (questions, asked) = tokio::sync::mpsc::unbounded_channel();
     let (status, alive, reach) = (Arc::new(Status::default()), Arc::new(Alive::new(options.clock.clone())), Reach::default());
     let wires = Wires { asked, reader: log.reader(), inbox: inbox.clone(), status: status.clone(), alive: alive.clone(), reach: reach.clone() };
-    let parts =
-        Parts { log, clock: options.clock.clone(), inbox, requests, status, upkeep, questions, alive, reach, catalogue: Catalogue::default() };
+    let (clock, catalogue) = (options.clock.clone(), Catalogue::default());
+    let parts = Parts { log, clock, inbox, requests, status, upkeep, questions, alive, reach, catalogue, workers };
     Ok((parts, wires))
 }
 
@@ -70,34 +71,46 @@ impl LocalBroker {
         recovered.apply_all()?;
         let (clock, shift) = ShardClock::after(options.clock.clone(), recovered.last_time);
         let Recovered { log, applied, checkpoint, last_time, seals, .. } = recovered;
-        let (parts, wires) = connect(&options, log, checkpoint)?;
+        let (parts, wires) = connect(&options, log, checkpoint, Arc::new(Threads))?;
         seals.into_iter().for_each(|job| parts.upkeep.give(Job::Seal(job)));
         let known = Known::of(&applied.state);
         let core = Core::new(applied.state, options.shard, Limits::default(), last_time);
         let mut driver = Driver::new(parts, core, applied.index, clock);
         driver.start(shift).map_err(OpenError::of)?;
-        LocalBroker::begin(options, wires, known, move || driver.run().is_ok())
+        let thread = thread_of(&options, move || driver.run().is_ok())?;
+        Ok(LocalBroker::begin(options, wires, known, Some(thread)))
     }
 
     /// Recovers a copy of a shard and starts its thread, which follows or leads as the controller says. Only while it leads, requests are answered.
     pub fn open_replica(options: Options, identity: Identity) -> Result<(Arc<LocalBroker>, replica::Handle), OpenError> {
-        let recovered = recover(&options)?;
-        let known = Known::of(&recovered.applied.state);
-        let Recovered { log, applied, checkpoint, seals, .. } = recovered;
-        let (parts, wires) = connect(&options, log, checkpoint)?;
-        seals.into_iter().for_each(|job| parts.upkeep.give(Job::Seal(job)));
-        let (replica, handle) = Replica::new(options.clone(), identity, parts, applied);
-        Ok((LocalBroker::begin(options, wires, known, move || replica.run())?, handle))
+        let (replica, handle, wires, known) = LocalBroker::replica(&options, identity, Arc::new(Threads))?;
+        let thread = thread_of(&options, move || replica.run())?;
+        Ok((LocalBroker::begin(options, wires, known, Some(thread)), handle))
     }
 
-    fn begin(options: Options, wires: Wires, known: Known, run: impl FnOnce() -> bool + Send + 'static) -> Result<Arc<LocalBroker>, OpenError> {
+    /// As `open_replica`, without a thread: the replica takes a round when it is told to, and work beside it is done by hand.
+    pub fn open_stepped(options: Options, identity: Identity, workers: ByHand) -> Result<(Arc<LocalBroker>, replica::Handle, Replica), OpenError> {
+        let (replica, handle, wires, known) = LocalBroker::replica(&options, identity, Arc::new(workers))?;
+        Ok((LocalBroker::begin(options, wires, known, None), handle, replica))
+    }
+
+    fn replica(options: &Options, identity: Identity, workers: SharedWorkers) -> Result<(Replica, replica::Handle, Wires, Known), OpenError> {
+        let recovered = recover(options)?;
+        let known = Known::of(&recovered.applied.state);
+        let Recovered { log, applied, checkpoint, seals, .. } = recovered;
+        let (parts, wires) = connect(options, log, checkpoint, workers)?;
+        seals.into_iter().for_each(|job| parts.upkeep.give(Job::Seal(job)));
+        let (replica, handle) = Replica::new(options.clone(), identity, parts, applied);
+        Ok((replica, handle, wires, known))
+    }
+
+    fn begin(options: Options, wires: Wires, known: Known, thread: Option<Thread<bool>>) -> Arc<LocalBroker> {
         let Wires { asked, reader, inbox, status, alive, reach } = wires;
-        let thread = tasks::thread(format!("gantry-shard-{}", options.shard), run).map_err(OpenError::of)?;
         let watch = tasks::spawn("catalogue watch", watch(options.metadata.clone(), inbox.clone(), known));
         let messages = Messages::new(reader, options.metadata);
         // Ends with the shard's thread. Without it nobody is asked, and transactions wait.
         tasks::spawn("transaction checks", ask_producers(asked, messages.clone(), reach.clone(), inbox.clone()));
-        Ok(Arc::new(LocalBroker {
+        Arc::new(LocalBroker {
             shard: options.shard,
             inbox,
             posts: PostOffice::default(),
@@ -107,11 +120,15 @@ impl LocalBroker {
             alive,
             status,
             clock: options.clock,
-            thread: Mutex::new(Some(thread)),
+            thread: Mutex::new(thread),
             watch,
             reach,
-        }))
+        })
     }
+}
+
+fn thread_of(options: &Options, run: impl FnOnce() -> bool + Send + 'static) -> Result<Thread<bool>, OpenError> {
+    tasks::thread(format!("gantry-shard-{}", options.shard), run).map_err(OpenError::of)
 }
 
 /// The topics and groups that a shard holds something of.

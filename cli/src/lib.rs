@@ -31,6 +31,8 @@ mod transaction;
 mod client;
 
 mod lite;
+mod broker;
+mod shard;
 
 mod record;
 
@@ -78,6 +80,12 @@ pub enum Command {
     /// See the lite topics below a topic
     #[command(subcommand)]
     Lite(lite::LiteCommand),
+    /// See the nodes of a cluster, and change what is put on them
+    #[command(subcommand)]
+    Broker(broker::BrokerCommand),
+    /// See where shards are and who leads them, and change it
+    #[command(subcommand)]
+    Shard(shard::ShardCommand),
     /// Send messages to a topic
     #[command(after_help = produce::EXAMPLES)]
     Produce(produce::Produce),
@@ -135,6 +143,8 @@ pub async fn execute(command: Command, global: &Global, terminal: &mut Terminal)
         Command::Message(command) => message::run(command, global, terminal).await,
         Command::Client(command) => client::run(command, global, terminal).await,
         Command::Lite(command) => lite::run(command, global, terminal).await,
+        Command::Broker(command) => broker::run(command, global, terminal).await,
+        Command::Shard(command) => shard::run(command, global, terminal).await,
         Command::Produce(command) => produce::run(command, global, terminal).await,
         Command::Consume(command) => consume::run(command, global, terminal).await,
         Command::Tail(command) => tail::run(command, global, terminal).await,

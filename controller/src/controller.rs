@@ -11,6 +11,7 @@ use crate::state::nodes::FOUNDER;
 use crate::state::{Effect, State};
 use async_trait::async_trait;
 use gantry_model::contract::Metadata;
+use gantry_model::contract::directory::Order;
 use gantry_model::contract::metadata::{Cluster, MetadataError, Version};
 use gantry_platform::chance::Chance;
 use gantry_platform::clock::{SharedClock, timeout};
@@ -184,6 +185,11 @@ impl Source for Controller {
 
     fn now_ms(&self) -> u64 {
         self.clock.wall_ms()
+    }
+
+    /// Who is in the same process as the controller has no nodes to steer.
+    async fn obey(&self, _: Order) -> Result<String, MetadataError> {
+        Err(MetadataError::Invalid { why: "this server is all of its cluster: there is nowhere else to put anything".into() })
     }
 }
 

@@ -6,10 +6,11 @@
 use crate::cluster::facts;
 use crate::state::check::Checked;
 use crate::state::event::Event;
+use crate::state::nodes::{Admission, Health, Node};
 use crate::state::shards::Shard;
 use crate::state::{Effect, State};
 use async_trait::async_trait;
-use gantry_model::contract::directory::ShardRoute;
+use gantry_model::contract::directory::{NodeView, Order, ShardRoute};
 use gantry_model::contract::metadata::{MetadataError, Version};
 use gantry_model::group::GroupSpec;
 use gantry_model::topic::TopicSpec;
@@ -30,6 +31,9 @@ pub(crate) trait Source: Send + Sync {
     async fn decide(&self, event: Event) -> Result<Effect, MetadataError>;
 
     fn now_ms(&self) -> u64;
+
+    /// Has the leader of the controllers do something about nodes and shards.
+    async fn obey(&self, order: Order) -> Result<String, MetadataError>;
 }
 
 pub(crate) async fn create_topic(source: &impl Source, spec: TopicSpec) -> Result<Arc<Topic>, MetadataError> {
@@ -66,6 +70,18 @@ pub(crate) fn routes(state: &State) -> Vec<ShardRoute> {
     (0..count).map(ShardId).map(|id| state.shards_placed().get(id).map_or_else(|| nowhere(id), |shard| route(shard))).collect()
 }
 
+pub(crate) fn nodes(state: &State) -> Vec<NodeView> {
+    let view = |node: &Arc<Node>| NodeView {
+        node: node.id,
+        address: node.spec.address.clone(),
+        zone: node.spec.zone.clone(),
+        capacity: node.spec.capacity,
+        up: node.health == Health::Up,
+        cordoned: node.admission == Admission::Cordoned,
+    };
+    state.nodes().iter().map(view).collect()
+}
+
 fn nowhere(shard: ShardId) -> ShardRoute {
     ShardRoute { shard, epoch: Epoch(0), leader: None, copies: Vec::new(), learners: Vec::new() }
 }
@@ -83,13 +99,13 @@ fn route(shard: &Shard) -> ShardRoute {
 macro_rules! answers_from_state {
     ($source:ty) => {
         const _: () = {
-            use gantry_model::contract::directory::{Directory, ShardRoute};
+            use gantry_model::contract::directory::{Directory, NodeView, ShardRoute};
             use gantry_model::contract::metadata::{Cluster, Metadata};
             use gantry_model::group::{GroupChange, GroupSpec};
             use gantry_model::handle::HandleKeys;
             use gantry_model::topic::{TopicChange, TopicSpec};
             use gantry_model::{Group, GroupId, GroupName, NodeId, Topic, TopicId, TopicName};
-            use $crate::metadata::{create_group, create_topic, decide_group, decide_topic, routes};
+            use $crate::metadata::{create_group, create_topic, decide_group, decide_topic, nodes, routes};
 
             #[async_trait]
             impl Metadata for $source {
@@ -172,6 +188,14 @@ macro_rules! answers_from_state {
 
                 fn shards(&self) -> Vec<ShardRoute> {
                     self.look(routes)
+                }
+
+                fn nodes(&self) -> Vec<NodeView> {
+                    self.look(nodes)
+                }
+
+                async fn order(&self, order: Order) -> Result<String, MetadataError> {
+                    self.obey(order).await
                 }
 
                 fn version(&self) -> Version {

@@ -13,6 +13,7 @@ use crate::state::requests::Outcome;
 use crate::state::{Effect, State};
 use async_trait::async_trait;
 use copy::{Copy, Kept};
+use gantry_model::contract::directory::Order;
 use gantry_model::contract::metadata::{MetadataError, Version};
 use gantry_platform::chance::Chance;
 use gantry_platform::clock::{SharedClock, sleep, timeout};
@@ -40,6 +41,8 @@ const RETRY: Duration = Duration::from_millis(200);
 /// How long a wish is tried, and one try of it.
 const PATIENCE: Duration = Duration::from_secs(8);
 const TRY: Duration = Duration::from_secs(3);
+/// How long a controller may take to do what an operator wants.
+const ORDER: Duration = Duration::from_secs(20);
 /// The copy is written to its file at most this often.
 const KEEP: Duration = Duration::from_secs(2);
 
@@ -247,6 +250,16 @@ impl Remote {
         }
     }
 
+    async fn order_one(&self, address: &str, request: pb::OrderRequest) -> Result<Result<String, pb::Refused>, String> {
+        let mut client = self.access.client(address)?;
+        let reply = timeout(ORDER, client.order(request)).await.map_err(|_| format!("`{address}` does not answer"))?;
+        match reply.map_err(|status| format!("`{address}`: {}", status.message()))?.into_inner().outcome {
+            Some(pb::order_reply::Outcome::Done(done)) => Ok(Ok(done)),
+            Some(pb::order_reply::Outcome::Refused(refused)) => Ok(Err(refused)),
+            None => Err(format!("`{address}` answered what makes no sense")),
+        }
+    }
+
     async fn ask_one(&self, address: &str, request: pb::DecideRequest) -> Result<Result<pb::Proposed, pb::Refused>, String> {
         let mut client = self.access.client(address)?;
         let reply = timeout(TRY, client.decide(request)).await.map_err(|_| format!("`{address}` does not answer"))?;
@@ -302,6 +315,41 @@ impl Source for Remote {
 
     fn now_ms(&self) -> u64 {
         self.clock.wall_ms()
+    }
+
+    async fn obey(&self, order: Order) -> Result<String, MetadataError> {
+        let request = pb::OrderRequest { caller: self.access.caller(), order: Some(tell_order(order)) };
+        let mut last = "no controller answers".to_owned();
+        let mut addresses = self.access.controllers.clone();
+        // Whoever is asked names the leader.
+        while let Some(address) = addresses.pop() {
+            match self.order_one(&address, request.clone()).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(pb::Refused { leader: Some(leader), why, .. })) => {
+                    last = why;
+                    addresses.retain(|other| *other != leader.address);
+                    if leader.address != address {
+                        addresses.push(leader.address);
+                    }
+                }
+                Ok(Err(refused)) if is_final(refused.code()) => return Err(MetadataError::Invalid { why: refused.why }),
+                Ok(Err(refused)) => last = refused.why,
+                Err(why) => last = why,
+            }
+        }
+        Err(MetadataError::Unavailable { why: last })
+    }
+}
+
+fn tell_order(order: Order) -> pb::order_request::Order {
+    use pb::order_request::Order as Told;
+    match order {
+        Order::Transfer { shard, to } => Told::Transfer(pb::TransferShard { shard: shard.0, node: to.map_or(0, |node| node.0) }),
+        Order::Move { shard, from, to } => Told::Move(pb::MoveShard { shard: shard.0, from: from.0, to: to.0 }),
+        Order::Cordon(node) => Told::Cordon(node.0),
+        Order::Uncordon(node) => Told::Uncordon(node.0),
+        Order::Drain(node) => Told::Drain(node.0),
+        Order::Remove(node) => Told::Remove(node.0),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::mmap::Map;
 mod content;
 pub mod crash;
 pub mod faulty;
+pub mod fragile;
 pub mod memory;
 pub mod real;
 pub mod recording;

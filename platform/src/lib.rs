@@ -23,10 +23,12 @@ pub mod chance;
 pub mod clock;
 pub mod net;
 pub mod tasks;
+pub mod workers;
 
 pub use chance::{Chance, SeededChance, SystemChance};
 pub use clock::{Clock, ManualClock, RuntimeClock, SharedClock, SystemClock};
 pub use disk::faulty::FaultyDisk;
+pub use disk::fragile::FragileDisk;
 pub use disk::memory::MemoryDisk;
 pub use disk::real::RealDisk;
 pub use disk::recording::RecordingDisk;

@@ -6,6 +6,7 @@
 //! broker, the store, or what a message is for. Read `proto/apache/rocketmq/v2/definition.proto` first, then `service.proto` beside
 //! it. `tests/same_wire.rs` holds our numbers against those that the official Python client carries.
 
+pub mod codec;
 pub mod connections;
 pub mod shards;
 

@@ -107,6 +107,14 @@ impl Admin for Administration {
         lookup::find(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
+    async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Answer<ListNodesResponse> {
+        Ok(Response::new(cluster::nodes(&self.shared)))
+    }
+
+    async fn steer_cluster(&self, request: Request<SteerClusterRequest>) -> Answer<SteerClusterResponse> {
+        cluster::steer(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
     async fn list_shards(&self, _: Request<ListShardsRequest>) -> Answer<ListShardsResponse> {
         Ok(Response::new(ListShardsResponse { shards: cluster::shards(&self.shared).await }))
     }

@@ -40,7 +40,7 @@ use crate::checks::Reach;
 use crate::edge::{Door, Edge, Limits, Offers};
 use crate::shared::{Phase, STAGGER, Shared};
 use crate::tls::{ConfigError, Tls};
-use gantry_model::contract::{Broker, Metadata};
+use gantry_model::contract::{Broker, Directory, Metadata};
 use gantry_platform::clock::{SharedClock, sleep, timeout};
 use gantry_platform::net::Listener;
 use gantry_platform::tasks::Stop;
@@ -87,6 +87,8 @@ pub struct Config {
     pub endpoints: Vec<(String, String)>,
     /// Sets how much the process logs; without it that can't be changed.
     pub log_control: Option<LogControl>,
+    /// The nodes of the cluster; without it the server is all of its cluster.
+    pub directory: Option<Arc<dyn Directory>>,
 }
 
 impl Default for Config {
@@ -100,6 +102,7 @@ impl Default for Config {
             data_dir: String::new(),
             endpoints: Vec::new(),
             log_control: None,
+            directory: None,
         }
     }
 }

@@ -240,6 +240,7 @@ pub fn proxy_config(config: &Config, data: &Path, endpoints: &Endpoints) -> gant
         data_dir: data.display().to_string(),
         endpoints: endpoints.named().map(|(purpose, address)| (purpose.to_owned(), address.to_string())).collect(),
         log_control: None,
+        directory: None,
     }
 }
 

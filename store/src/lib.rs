@@ -17,3 +17,7 @@ pub mod checkpoint;
 pub mod data_folder;
 pub mod replica;
 mod twin;
+pub mod zoo;
+
+#[cfg(all(feature = "zoo", not(debug_assertions)))]
+compile_error!("the feature `zoo` lets bugs out: it is for the simulation's tests, never for a program that keeps somebody's messages");

@@ -1,16 +1,19 @@
-//! Connects each copy here to the leader of its shard: one stream to each other broker that leads any of them.
+//! Connects each copy here to the leader of its shard: one stream to each other broker that leads any of them. A copy that leads is told who learns.
 //!
 //! A stream that broke is opened again, and a copy that does not hear its leader says `Hello` again: whatever got lost is found out by looking,
 //! a few times a second.
 
-use super::host::Host;
+use super::host::{Host, Opened};
+use crate::replica::message::PeerEvent;
 use crate::replica::streams::Upstream;
 use gantry_model::contract::Directory;
+use gantry_model::contract::directory::{Copy, ShardRoute};
 use gantry_model::{Epoch, NodeId, ShardId};
 use gantry_platform::clock::{sleep, timeout};
 use gantry_platform::tasks::Stop;
 use gantry_proto::connections::Channels;
-use std::collections::BTreeMap;
+use gantry_store::replica::{Member, StoreId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +35,7 @@ struct Followed {
 
 /// Looks until it is told to stop.
 pub async fn run(host: Arc<Host>, directory: Arc<dyn Directory>, channels: Arc<Channels>, stop: Stop) {
-    let mut following = Following { host, directory, channels, streams: BTreeMap::new(), followed: BTreeMap::new() };
+    let mut following = Following { host, directory, channels, streams: BTreeMap::new(), followed: BTreeMap::new(), taught: BTreeMap::new() };
     let mut wait = Duration::ZERO;
     loop {
         let version = following.directory.version();
@@ -53,6 +56,8 @@ struct Following {
     channels: Arc<Channels>,
     streams: BTreeMap<NodeId, Upstream>,
     followed: BTreeMap<ShardId, Followed>,
+    /// Who learns, as the leaders here were told.
+    taught: BTreeMap<ShardId, (Epoch, BTreeSet<Member>)>,
 }
 
 impl Following {
@@ -65,6 +70,7 @@ impl Following {
             let Some(leader) = route.leader.filter(|leader| leader.node != own) else {
                 self.followed.remove(&route.shard);
                 calm &= route.leader.is_some();
+                self.teach(&route, copy);
                 continue;
             };
             let hears = copy.handle.view().follows == Some(route.epoch) && self.streams.get(&leader.node).is_some_and(Upstream::is_open);
@@ -85,6 +91,21 @@ impl Following {
         let needed: Vec<NodeId> = self.followed.values().map(|followed| followed.leader).collect();
         self.streams.retain(|node, _| needed.contains(node));
         calm
+    }
+
+    /// Tells a copy that leads who learns. A new epoch begins without learners.
+    fn teach(&mut self, route: &ShardRoute, copy: &Opened) {
+        if copy.handle.view().leads != Some(route.epoch) {
+            return;
+        }
+        let member = |copy: &Copy| Member { node: copy.node, store: StoreId(copy.store) };
+        let learners: BTreeSet<Member> = route.learners.iter().map(member).collect();
+        let nobody = (Epoch(0), BTreeSet::new());
+        let (epoch, told) = self.taught.get(&route.shard).unwrap_or(&nobody);
+        if *told != learners || *epoch != route.epoch && !learners.is_empty() {
+            copy.handle.tell(PeerEvent::Learners(learners.clone()));
+        }
+        self.taught.insert(route.shard, (route.epoch, learners));
     }
 
     /// Whether there is a stream to a broker; opens one if there is none.

@@ -27,7 +27,7 @@ pub fn standing(shard: ShardId, copy: &Opened) -> pb::Standing {
         hears: view.follows.map_or(0, |epoch| epoch.0),
         failed: view.failed.unwrap_or_default(),
         suspect: view.suspect,
-        learnt: Vec::new(),
+        learnt: view.learnt.into_iter().map(replica).collect(),
     }
 }
 

@@ -18,8 +18,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// A call that runs: its number and its answer.
-pub type Answering = Pin<Box<dyn Future<Output = (u64, Ready)> + Send>>;
+/// A call that runs: its number and its answer; nothing if it was withdrawn.
+pub type Answering = Pin<Box<dyn Future<Output = Option<(u64, Ready)>> + Send>>;
 
 type Answered = Result<Ready, pb::Refusal>;
 
@@ -71,7 +71,7 @@ macro_rules! begin {
         let wire = $wire;
         Box::pin(async move {
             let answered = $call.$op(wire).await;
-            $call.finish(answered)
+            Some($call.finish(answered))
         })
     }};
 }
@@ -159,13 +159,20 @@ impl Call {
         if self.locals.names.knows_all(self.version) { refusal(code, what) } else { self.led_elsewhere() }
     }
 
+    /// Waits for the metadata that the caller knew. Apart, because calls that need not wait should stay small: each is allocated.
+    async fn catch_up(&self) {
+        if !self.locals.names.is_ready(self.version) {
+            Box::pin(self.locals.names.catch_up(self.version)).await;
+        }
+    }
+
     async fn topic(&self, id: u32, unknown: Code) -> Result<Arc<Topic>, pb::Refusal> {
-        self.locals.names.catch_up(self.version).await;
+        self.catch_up().await;
         self.locals.names.topic(id).ok_or_else(|| self.unknown(unknown, "the topic does not exist"))
     }
 
     async fn group(&self, id: u32, unknown: Code) -> Result<Arc<Group>, pb::Refusal> {
-        self.locals.names.catch_up(self.version).await;
+        self.catch_up().await;
         self.locals.names.group(id).ok_or_else(|| self.unknown(unknown, "the consumer group does not exist"))
     }
 

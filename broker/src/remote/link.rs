@@ -136,15 +136,12 @@ impl Link {
     }
 }
 
-/// A call that runs, or was withdrawn.
-type Running = Pin<Box<dyn Future<Output = Option<(u64, Ready)>> + Send>>;
-
 /// Serves one stream until it ends.
 pub struct Served {
     locals: Arc<Locals>,
     link: Arc<Link>,
     said: Streaming<ToBroker>,
-    calls: FuturesUnordered<Running>,
+    calls: FuturesUnordered<Answering>,
     /// Calls that can be withdrawn.
     withdrawable: HashMap<u64, AbortHandle>,
     lookups: Arc<Semaphore>,
@@ -234,9 +231,9 @@ impl Served {
             let (handle, registration) = AbortHandle::new_pair();
             self.withdrawable.insert(number, handle);
             let abortable = Abortable::new(answering, registration);
-            self.calls.push(Box::pin(async move { abortable.await.ok() }));
+            self.calls.push(Box::pin(async move { abortable.await.ok().flatten() }));
         } else {
-            self.calls.push(Box::pin(async move { Some(answering.await) }));
+            self.calls.push(answering);
         }
     }
 
@@ -254,7 +251,7 @@ impl Served {
             drop(turn);
             answer
         });
-        self.calls.push(Box::pin(async move { task.await.ok() }));
+        self.calls.push(Box::pin(async move { task.await.ok().flatten() }));
     }
 
     /// Hands over what was answered.

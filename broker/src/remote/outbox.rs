@@ -13,7 +13,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 /// Bytes of messages that go together; a larger one goes alone.
-pub const BATCH_BYTES: usize = 256 * 1024;
+pub const BATCH_BYTES: usize = 64 * 1024;
 /// Small answers that go together.
 const BATCH_ANSWERS: usize = 1_024;
 /// Bytes that may wait. Beyond, no calls are read or finished until there is room.
@@ -290,3 +290,7 @@ impl Drop for Lines {
         wake(&mut inside.filler);
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -14,14 +14,14 @@ use gantry_model::Lsn;
 use gantry_store::replica::follower::{Action, Follower};
 use gantry_store::replica::leader::Durability;
 use gantry_store::replica::message::Grant;
+use gantry_store::zoo;
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 /// Requests of one round; all of them wait for one sync.
 const ROUND: usize = 256;
 /// Without work the follower looks up this often.
-const IDLE: Duration = Duration::from_millis(1_000);
+pub(super) const IDLE: Duration = Duration::from_millis(1_000);
 
 /// A replica that follows.
 pub(super) struct Follows {
@@ -48,14 +48,10 @@ impl Follows {
         self.heard = true;
     }
 
-    /// What came, after a wait for the first of it; `None` when the replica is told to stop.
-    pub fn next(&mut self) -> Option<Vec<PeerEvent>> {
+    /// What peers said in this request and those that wait behind it; `None` when the replica is told to stop.
+    pub fn take_round(&mut self, first: Option<Request>) -> Option<Vec<PeerEvent>> {
         let mut events = Vec::new();
-        let mut next = match self.parts.requests.recv_timeout(IDLE) {
-            Ok(request) => Some(request),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return None,
-        };
+        let mut next = first;
         while let Some(request) = next.take() {
             match request {
                 Request::Stop => return None,
@@ -105,7 +101,9 @@ impl Follows {
         let mut actions = Vec::new();
         if std::mem::take(&mut self.unsynced) {
             let sync = follower.syncing();
-            self.parts.log.sync()?;
+            if !zoo!(AckBeforeSync) {
+                self.parts.log.sync()?;
+            }
             actions = follower.synced(sync);
         }
         if std::mem::take(&mut self.heard)

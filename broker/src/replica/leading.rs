@@ -1,22 +1,21 @@
 //! The leader's streams to its followers: greets them, sends them what they lack, and hears what they have.
 //!
-//! It runs on the shard's thread. What was just written is sent from memory; what a follower lacks from further back is read by a thread of its own, so
+//! It runs on the shard's thread. What was just written is sent from memory; what a follower lacks from further back is read by a worker, so
 //! that a replica that catches up never holds up the others.
 
 use super::message::{Frames, Message, Outlet};
 use bytes::Bytes;
 use gantry_model::{Epoch, Lsn};
-use gantry_platform::clock::{SharedClock, pause};
-use gantry_platform::tasks;
-use gantry_store::log::{CommitLog, Raw, ReadError, own_links};
+use gantry_platform::clock::SharedClock;
+use gantry_platform::workers::Worker;
+use gantry_store::log::{CommitLog, LogReader, Raw, ReadError, own_links};
 use gantry_store::replica::leader::{Greeting, HEARTBEAT, Leader, Next, Pace};
 use gantry_store::replica::log::{Link, Tail};
 use gantry_store::replica::message::Grant;
 use gantry_store::replica::{Member, leader};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 /// Bytes of one append, unless one batch is longer.
@@ -25,13 +24,6 @@ const APPEND_BYTES: u64 = 1024 * 1024;
 const CATCH_UP_PER_S: u64 = 100 * 1024 * 1024;
 /// Without other work the leader looks at its followers this often.
 pub const LOOK: Duration = Duration::from_millis(HEARTBEAT.as_millis() as u64 / 2);
-
-/// What a follower that catches up is to be sent next.
-struct Wanted {
-    member: Member,
-    prev: Tail,
-    bytes: usize,
-}
 
 /// What was read for a follower.
 #[derive(Debug)]
@@ -42,14 +34,43 @@ pub struct CaughtUp {
     raw: Result<Raw, ReadError>,
 }
 
+/// Who reads for followers that catch up, and takes what was read to where [`Leading::caught_up`] is told.
+pub struct CatchUp {
+    worker: Worker,
+    done: Arc<dyn Fn(CaughtUp) + Send + Sync>,
+}
+
+impl CatchUp {
+    pub fn new(worker: Worker, done: impl Fn(CaughtUp) + Send + Sync + 'static) -> CatchUp {
+        CatchUp { worker, done: Arc::new(done) }
+    }
+
+    fn read(&self, reader: LogReader, epoch: Epoch, member: Member, prev: Tail, bytes: usize) {
+        let done = self.done.clone();
+        self.worker.give(Box::new(move || {
+            let raw = reader.raw(prev.end, bytes);
+            let len = raw.as_ref().map_or(0, |raw| raw.bytes.len() as u64);
+            done(CaughtUp { epoch, member, prev, raw });
+            Duration::from_micros(len * 1_000_000 / CATCH_UP_PER_S)
+        }));
+    }
+}
+
+impl fmt::Debug for CatchUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.worker.fmt(f)
+    }
+}
+
 /// One epoch of leading.
 pub struct Leading {
     leader: Leader,
     outlets: BTreeMap<Member, Arc<dyn Outlet>>,
+    learners: BTreeSet<Member>,
     clock: SharedClock,
     /// Followers for which something is being read.
     reading: BTreeSet<Member>,
-    wanted: Sender<Wanted>,
+    catch_up: CatchUp,
 }
 
 /// Another replica promised a later epoch.
@@ -58,29 +79,9 @@ pub struct Deposed(pub Epoch);
 
 impl Leading {
     /// The reign that begins with the `EpochStart` that was written at `start`.
-    /// `read` takes what was read for a follower to where [`Leading::caught_up`] is told.
-    pub fn begin(
-        grant: Grant,
-        start: &Link,
-        durability: leader::Durability,
-        hw: Lsn,
-        log: &CommitLog,
-        clock: SharedClock,
-        read: impl Fn(CaughtUp) + Send + 'static,
-    ) -> io::Result<Leading> {
-        let epoch = grant.epoch;
-        let (wanted, todo) = channel::<Wanted>();
-        let reader = log.reader();
-        tasks::thread("gantry-catch-up", move || {
-            while let Ok(Wanted { member, prev, bytes }) = todo.recv() {
-                let raw = reader.raw(prev.end, bytes);
-                let len = raw.as_ref().map_or(0, |raw| raw.bytes.len() as u64);
-                pause(Duration::from_micros(len * 1_000_000 / CATCH_UP_PER_S));
-                read(CaughtUp { epoch, member, prev, raw });
-            }
-        })?;
+    pub fn begin(grant: Grant, start: &Link, durability: leader::Durability, hw: Lsn, clock: SharedClock, catch_up: CatchUp) -> Leading {
         let leader = Leader::begin(grant, start, durability, hw);
-        Ok(Leading { leader, outlets: BTreeMap::new(), clock, reading: BTreeSet::new(), wanted })
+        Leading { leader, outlets: BTreeMap::new(), learners: BTreeSet::new(), clock, reading: BTreeSet::new(), catch_up }
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -109,6 +110,22 @@ impl Leading {
 
     pub fn synced(&mut self, durable: Lsn) {
         self.leader.synced(durable);
+    }
+
+    /// Sends the log to these replicas too, and to no other that isn't a member.
+    pub fn teach(&mut self, learners: BTreeSet<Member>) {
+        for gone in self.learners.difference(&learners) {
+            self.leader.dismiss(*gone);
+            self.outlets.remove(gone);
+        }
+        learners.iter().for_each(|learner| self.leader.teach(*learner));
+        self.learners = learners;
+    }
+
+    /// Those that have all but a little of the log.
+    pub fn learnt(&self) -> Vec<Member> {
+        let now = self.clock.mono();
+        self.learners.iter().copied().filter(|learner| self.leader.learnt(*learner, now)).collect()
     }
 
     /// The member that had best lead next.
@@ -143,7 +160,7 @@ impl Leading {
                 },
                 Next::Frames { prev, bytes, pace: Pace::CatchUp } => {
                     self.reading.insert(member);
-                    let _ = self.wanted.send(Wanted { member, prev, bytes: bytes.min(APPEND_BYTES) as usize });
+                    self.catch_up.read(log.reader(), self.leader.epoch(), member, prev, bytes.min(APPEND_BYTES) as usize);
                 }
             }
         }

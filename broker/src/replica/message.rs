@@ -5,6 +5,7 @@ use gantry_model::{Epoch, Lsn};
 use gantry_store::replica::Member;
 use gantry_store::replica::log::Tail;
 use gantry_store::replica::message::{Ack, Grant, Hello, Mismatch, Refused, Seal, SealOk, Welcome};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -50,6 +51,8 @@ pub enum PeerEvent {
     Become { grant: Grant, answer: Answer<Result<(), String>> },
     /// The controller asks the leader to make ready for another one. Answers who that should be: it has everything, and nothing more is taken.
     HandOver { to: Option<Member>, answer: Answer<Result<Member, String>> },
+    /// Replicas that are to become members: a leader sends them the log as well.
+    Learners(BTreeSet<Member>),
     /// There is a stream to the leader.
     Leader { outlet: Arc<dyn Outlet> },
 }

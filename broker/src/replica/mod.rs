@@ -11,11 +11,11 @@ pub mod wire;
 pub mod streams;
 
 use crate::recover::{Options, reload};
-use crate::shard::inbox::{Inbox, Request, Status};
+use crate::shard::inbox::{Inbox, Request, Status, next_request};
 use crate::shard::replay::Applied;
 use crate::shard::thread::{Driver, Parts};
 use crate::shard::upkeep::Job;
-use follows::Follows;
+use follows::{Follows, IDLE};
 use gantry_model::{Epoch, Lsn};
 use gantry_platform::clock::SharedClock;
 use gantry_store::data_folder::ShardFolder;
@@ -25,6 +25,7 @@ use gantry_store::replica::leader::{Durability, SILENCE};
 use gantry_store::replica::message::{Append, Grant, Refused};
 use gantry_store::replica::promise::Promise;
 use gantry_store::replica::{Incarnation, Member, NodeId};
+use gantry_store::zoo;
 use message::{Frames, Message, Outlet, PeerEvent};
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -59,6 +60,8 @@ pub struct View {
     pub hw: Lsn,
     pub applied: Lsn,
     pub suspect: bool,
+    /// Learners that have all but a little of the log that it leads.
+    pub learnt: Vec<Member>,
     /// Why it stopped for good.
     pub failed: Option<String>,
 }
@@ -115,7 +118,17 @@ impl Role {
     }
 }
 
-/// A replica's thread.
+/// What became of a replica in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    GoesOn,
+    /// It was told to stop.
+    Stopped,
+    /// It can't go on; its view says why.
+    Failed,
+}
+
+/// A replica, and all that its thread owns. A simulation takes its rounds one by one instead.
 pub struct Replica {
     options: Options,
     folder: ShardFolder,
@@ -144,19 +157,47 @@ impl Replica {
     /// Works until it is told to stop. `false` if it failed.
     pub fn run(mut self) -> bool {
         loop {
-            match self.round() {
-                Ok(true) => self.show(),
-                Ok(false) => return self.close(),
-                Err(Stopped(why)) => {
-                    tracing::error!(shard = self.options.shard.0, %why, "this replica stops; its files are kept");
-                    self.view.lock().unwrap_or_else(PoisonError::into_inner).failed = Some(why);
-                    return false;
-                }
+            let patience = self.patience();
+            match self.turn(patience) {
+                Turn::GoesOn => {}
+                Turn::Stopped => return self.close(),
+                Turn::Failed => return false,
             }
         }
     }
 
-    fn close(self) -> bool {
+    /// How long the next request may be waited for before something else is to be done.
+    pub fn patience(&mut self) -> Duration {
+        match &mut self.role {
+            Role::Leads(driver) => driver.patience(),
+            Role::Follows(_) => IDLE,
+            Role::Nothing => Duration::ZERO,
+        }
+    }
+
+    /// One round, with what is there or comes so soon.
+    pub fn turn(&mut self, patience: Duration) -> Turn {
+        match self.round(patience) {
+            Ok(true) => {
+                self.show();
+                Turn::GoesOn
+            }
+            Ok(false) => Turn::Stopped,
+            Err(Stopped(why)) => {
+                tracing::error!(shard = self.options.shard.0, %why, "this replica stops; its files are kept");
+                self.view.lock().unwrap_or_else(PoisonError::into_inner).failed = Some(why);
+                Turn::Failed
+            }
+        }
+    }
+
+    /// The log in the present role; `None` after a failure between two roles.
+    pub fn log(&self) -> Option<&CommitLog> {
+        self.role.log().ok()
+    }
+
+    /// The end of a clean run. `false` if the disk failed.
+    pub fn close(self) -> bool {
         match self.role {
             Role::Follows(follows) => follows.close(),
             Role::Leads(driver) => driver.close().is_ok(),
@@ -165,10 +206,11 @@ impl Replica {
     }
 
     /// One step in the present role; `false` when it is told to stop.
-    fn round(&mut self) -> Result<bool, Stopped> {
+    fn round(&mut self, patience: Duration) -> Result<bool, Stopped> {
         let events = match &mut self.role {
             Role::Leads(driver) => {
-                driver.round()?;
+                let first = next_request(&driver.requests, patience);
+                driver.round(first)?;
                 if driver.is_stopped() {
                     return Ok(false);
                 }
@@ -186,10 +228,13 @@ impl Replica {
                 }
                 events
             }
-            Role::Follows(follows) => match follows.next() {
-                None => return Ok(false),
-                Some(events) => events,
-            },
+            Role::Follows(follows) => {
+                let first = next_request(&follows.parts.requests, patience);
+                match follows.take_round(first) {
+                    None => return Ok(false),
+                    Some(events) => events,
+                }
+            }
             Role::Nothing => return Err(Stopped("the replica has no role".to_owned())),
         };
         for event in events {
@@ -217,9 +262,18 @@ impl Replica {
                 Role::Leads(driver) => driver.hand_over(to, answer),
                 _ => answer.send(Err("this replica does not lead".to_owned())),
             },
+            PeerEvent::Learners(learners) => {
+                if let Role::Leads(driver) = &mut self.role {
+                    driver.teach(learners);
+                }
+            }
             PeerEvent::Leader { outlet } => {
+                // A leader that nobody listens to any more learns from the answer that there is another one.
+                if matches!(self.role, Role::Leads(_)) && zoo!(DeafLeader) {
+                    return Ok(());
+                }
+                outlet.send(Message::Hello(self.follower.hello(self.role.log()?)));
                 if let Role::Follows(follows) = &mut self.role {
-                    outlet.send(Message::Hello(self.follower.hello(&follows.parts.log)));
                     follows.leader = Some(outlet);
                 }
             }
@@ -265,7 +319,9 @@ impl Replica {
             match action {
                 Action::Persist(promise) => {
                     let meta = promise.stored_in(self.folder.meta());
-                    self.folder.set_meta(meta)?;
+                    if !zoo!(ForgetPromise) {
+                        self.folder.set_meta(meta)?;
+                    }
                 }
                 Action::StepDown => self.step_down()?,
                 Action::Cut(tail) => self.follows()?.parts.log.cut(tail.end)?,
@@ -315,6 +371,9 @@ impl Replica {
         let mut parts = driver.into_parts();
         let (mut applied, seals) = reload(&self.options, &parts.log)?;
         seals.into_iter().for_each(|job| parts.upkeep.give(Job::Seal(job)));
+        if zoo!(KeepUncommittedState) {
+            applied.advance(&parts.log, parts.log.end())?;
+        }
         parts.upkeep.restored(applied.at());
         applied.state.touch_all();
         self.role = Role::Follows(Box::new(Follows::new(parts, applied)));
@@ -329,6 +388,10 @@ impl Replica {
                 (driver.log.end(), driver.log.end(), None, Some(epoch), started, serves)
             }
             Role::Nothing => return,
+        };
+        let learnt = match &self.role {
+            Role::Leads(driver) => driver.learnt(),
+            Role::Follows(_) | Role::Nothing => Vec::new(),
         };
         let Promise { epoch: promised, suspect, .. } = self.follower.promise();
         self.status.follows.store(!serves, Ordering::Release);
@@ -345,6 +408,7 @@ impl Replica {
             hw: self.follower.hw(),
             applied,
             suspect,
+            learnt,
             failed: None,
         };
     }

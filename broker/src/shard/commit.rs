@@ -13,6 +13,7 @@ use crate::replica::leading::Leading;
 use gantry_model::Lsn;
 use gantry_store::index::SealJob;
 use gantry_store::log::AppendError;
+use gantry_store::zoo;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -84,7 +85,11 @@ impl Driver {
         self.flush()?;
         let (now, end) = (self.core.now(), self.log.end());
         if let Some(frozen) = self.upkeep.checkpoint_if_due(now, &mut self.core.state, &self.index, &self.log, end) {
-            self.rounds.effect(Effect::Checkpoint(frozen));
+            if zoo!(CheckpointUncommitted) {
+                self.upkeep.give(Job::Checkpoint(frozen));
+            } else {
+                self.rounds.effect(Effect::Checkpoint(frozen));
+            }
         }
         self.rounds.close(end, self.core.appended());
         self.settle()
@@ -108,7 +113,7 @@ impl Driver {
 
     /// Everything before it is committed. Alone, that is what is durable.
     pub(crate) fn hw(&self) -> Lsn {
-        self.leading.as_ref().map_or(self.log.durable(), Leading::hw)
+        self.leading.as_ref().filter(|_| !zoo!(AnswerWhenDurableHere)).map_or(self.log.durable(), Leading::hw)
     }
 
     /// Answers what is committed, and makes its messages visible.
@@ -146,7 +151,7 @@ impl Driver {
     }
 
     /// One envelope for each thread that waits.
-    fn send_answers(&mut self, replies: Vec<(Token, Reply)>) {
+    pub(super) fn send_answers(&mut self, replies: Vec<(Token, Reply)>) {
         let mut envelopes: Vec<(Arc<Post>, Vec<Letter>)> = Vec::new();
         for (token, reply) in replies {
             let Some(letter) = self.answer(token, reply) else { continue };

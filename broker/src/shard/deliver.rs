@@ -15,6 +15,7 @@ use gantry_model::filter::Verdict;
 use gantry_model::group::{Order, StartPosition};
 use gantry_model::topic::TopicType;
 use gantry_model::{Group, GroupId, LeaseId, Offset, QueueKey, Topic, TopicId};
+use gantry_store::zoo;
 use std::collections::BTreeSet;
 
 /// What one queue gives to one receive.
@@ -453,7 +454,9 @@ impl<D: Draft> Picker<'_, D> {
             }
             let entry = if self.looks() { self.entry(next) } else { None };
             let lane = entry.as_ref().map_or(0, |entry| self.core.lane_of(self.poll, entry));
-            let busy = lane != 0 && (self.cursor.is_busy(lane) || blocked.contains(&lane) || taken.contains(&lane) && !self.poll.ordered_batch);
+            let busy = lane != 0
+                && !zoo!(NoLanes)
+                && (self.cursor.is_busy(lane) || blocked.contains(&lane) || taken.contains(&lane) && !self.poll.ordered_batch);
             match self.core.judge(self.poll, entry.as_ref(), self.entries) {
                 Judgement::Refused => {}
                 Judgement::Wanted if !busy => {

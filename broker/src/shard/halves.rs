@@ -56,7 +56,10 @@ impl Driver {
 
     /// Hands a question to those who can reach producers.
     pub(super) fn put_question(&mut self, handle: TransactionHandle, sender: ClientId, at: Offset) {
-        let asked = self.parked_at(halves(handle.topic), at).map(|found| self.questions.send(Question { handle, sender, found }));
+        // Nobody is shown what may yet be cut off; it is asked about when it is committed, or by the next leader.
+        let hw = self.hw();
+        let known = self.parked_at(halves(handle.topic), at).filter(|found| found.lsn < hw);
+        let asked = known.map(|found| self.questions.send(Question { handle, sender, found }));
         if !matches!(asked, Some(Ok(()))) {
             self.own.push_back(Event::Asked { key: (handle.topic, handle.id), asked: Asked::NobodyThere });
         }

@@ -133,7 +133,7 @@ pub enum Request {
     Forget {
         what: Forget,
     },
-    /// The upkeep thread finished a job.
+    /// A job of upkeep is finished.
     Sealed {
         run: Result<Run, RunError>,
     },
@@ -242,6 +242,22 @@ impl Inbox {
     /// Hands a request over. If the shard has ended, the request is dropped and its answer channel with it, which tells the caller.
     pub fn put(&self, request: Request) {
         let _ = self.requests.send(request);
+    }
+}
+
+/// The next request; waits for it so long at most.
+pub fn next_request(requests: &mpsc::Receiver<Request>, patience: Duration) -> Option<Request> {
+    if patience.is_zero() {
+        return match requests.try_recv() {
+            Ok(request) => Some(request),
+            Err(mpsc::TryRecvError::Empty) => None,
+            Err(mpsc::TryRecvError::Disconnected) => Some(Request::Stop),
+        };
+    }
+    match requests.recv_timeout(patience) {
+        Ok(request) => Some(request),
+        Err(mpsc::RecvTimeoutError::Timeout) => None,
+        Err(mpsc::RecvTimeoutError::Disconnected) => Some(Request::Stop),
     }
 }
 

@@ -4,7 +4,7 @@ use super::commit::Effect;
 use super::inbox::Request;
 use super::thread::Driver;
 use crate::record::{Copies, EpochStart, Trim};
-use crate::replica::leading::{CaughtUp, Deposed, Leading};
+use crate::replica::leading::{CatchUp, CaughtUp, Deposed, Leading};
 use crate::replica::message::{Answer, Message, PeerEvent};
 use gantry_model::Epoch;
 use gantry_store::index::SealJob;
@@ -13,6 +13,7 @@ use gantry_store::replica::Member;
 use gantry_store::replica::leader::Durability;
 use gantry_store::replica::log::Link;
 use gantry_store::replica::message::Grant;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A successor that doesn't have everything by then is not waited for any longer.
@@ -63,7 +64,8 @@ impl Driver {
         let start = start.ok_or_else(|| failed(std::io::Error::other("its first frame can't be read back")))?;
         let (machine, inbox) = (self.machine.clone(), self.inbox.clone());
         let read = move |read| inbox.put(Request::CaughtUp(read));
-        let mut leading = Leading::begin(grant, &start, durability, hw, &self.log, machine, read).map_err(failed)?;
+        let worker = self.workers.hire("gantry-catch-up").map_err(failed)?;
+        let mut leading = Leading::begin(grant, &start, durability, hw, machine, CatchUp::new(worker, read));
         leading.written(&self.log, self.written);
         leading.synced(self.log.sync()?);
         self.leading = Some(leading);
@@ -73,6 +75,18 @@ impl Driver {
     /// The epoch that is led, whether it has begun for clients, and whether anything can be committed.
     pub(crate) fn reign(&self) -> (Epoch, bool, bool) {
         self.leading.as_ref().map_or((self.log.epoch(), true, true), |leading| (leading.epoch(), leading.started(), leading.serving()))
+    }
+
+    /// Sends the log to these replicas too.
+    pub(crate) fn teach(&mut self, learners: BTreeSet<Member>) {
+        if let Some(leading) = &mut self.leading {
+            leading.teach(learners);
+        }
+    }
+
+    /// Those of them that have all but a little of it.
+    pub(crate) fn learnt(&self) -> Vec<Member> {
+        self.leading.as_ref().map_or_else(Vec::new, Leading::learnt)
     }
 
     pub(crate) fn take_mail(&mut self) -> Vec<PeerEvent> {

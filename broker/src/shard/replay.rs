@@ -13,6 +13,7 @@ use gantry_store::frame::{Frame, Kind};
 use gantry_store::index::{Entry, Index, Memtable, SealJob};
 use gantry_store::log::{CommitLog, LogReader};
 use gantry_store::record::MessageView;
+use gantry_store::zoo;
 use std::fmt;
 
 /// Why a log can't be understood.
@@ -111,7 +112,7 @@ impl Applied {
 
     /// Notes the id of a message that a client sent; copies of it are not sends.
     fn remember(&mut self, frame: &Frame) {
-        if !draft::is_sent(frame) {
+        if !draft::is_sent(frame) || zoo!(ForgetIds) {
             return;
         }
         let message = draft::message_of(frame);
@@ -145,6 +146,14 @@ impl Applied {
         let record = Record::decode(frame.header.kind, &frame.payload)
             .map_err(|error| ReplayError(format!("at {lsn}: {error}; run the version that wrote it")))?;
         let Some(record) = record else { return Ok(()) };
+        let forgotten = match record {
+            Record::Lease(_) => zoo!(ForgetLeases),
+            Record::Ack(_) => zoo!(ForgetAcks),
+            _ => false,
+        };
+        if forgotten {
+            return Ok(());
+        }
         self.state.apply(&record);
         match record {
             Record::Trim(trim) => {

@@ -12,7 +12,7 @@ use super::commit::Rounds;
 use super::core::{Action, Core, Entries, Entry, Event, Given, Reply, Token};
 use super::due::{Leaving, OldReads};
 use super::halves::{Listed, Question};
-use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish};
+use super::inbox::{Find, Found, Inbox, Leased, Request, Status, Wish, next_request};
 use super::lead::{HandingOver, Mail};
 use super::polls::{Poll, Wanted};
 use super::upkeep::Upkeep;
@@ -28,13 +28,14 @@ use gantry_model::contract::broker::{EndError, LeaseError, LiteError, QueueBound
 use gantry_model::filter::{Sql, Verdict};
 use gantry_model::{Group, GroupId, Lsn, Offset, QueueKey, ReceiptHandle, ShardId, Topic, TopicId};
 use gantry_platform::clock::SharedClock;
+use gantry_platform::workers::SharedWorkers;
 use gantry_store::frame::{Flags, Kind};
 use gantry_store::index::{self, Due, Index, LookupError, Timer};
 use gantry_store::log::{AppendError, CommitLog, LogReader};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -76,6 +77,8 @@ pub struct Parts {
     pub alive: Arc<Alive>,
     pub reach: Reach,
     pub catalogue: Catalogue,
+    /// Who reads for followers that lack much.
+    pub workers: SharedWorkers,
 }
 
 /// What the controller said while this replica followed, for when it leads.
@@ -111,6 +114,7 @@ pub struct Driver {
     pub(super) mail: Mail,
     pub(super) handing_over: Option<HandingOver>,
     catalogue: Catalogue,
+    pub(super) workers: SharedWorkers,
     /// Events that the driver itself brings, before the next request.
     pub(super) own: VecDeque<Event<Draft>>,
     pub(super) actions: Vec<Action<Draft>>,
@@ -176,7 +180,7 @@ fn readable<T>(found: Result<Vec<T>, LookupError>) -> Option<Vec<T>> {
 impl Driver {
     /// A leader of a shard whose state and index have everything in the log.
     pub fn new(parts: Parts, core: Core<Draft>, index: Index, clock: ShardClock) -> Driver {
-        let Parts { log, clock: machine, inbox, requests, status, upkeep, questions, alive, reach, mut catalogue } = parts;
+        let Parts { log, clock: machine, inbox, requests, status, upkeep, questions, alive, reach, mut catalogue, workers } = parts;
         let (reader, indexed) = (log.reader(), log.active_base());
         let groups = catalogue.groups.values().map(|group| Event::GroupKnown { group: group.clone() });
         let topics = catalogue.topics.values().map(|topic| Event::TopicKnown { topic: topic.clone() });
@@ -203,6 +207,7 @@ impl Driver {
             mail: Mail::default(),
             handing_over: None,
             catalogue,
+            workers,
             own,
             actions: Vec::new(),
             written: 0,
@@ -217,8 +222,8 @@ impl Driver {
     /// Gives up leading. Who waits for an answer is told nothing.
     pub fn into_parts(mut self) -> Parts {
         self.refuse_held();
-        let Driver { log, machine, inbox, requests, status, upkeep, questions, alive, reach, catalogue, .. } = self;
-        Parts { log, clock: machine, inbox, requests, status, upkeep, questions, alive, reach, catalogue }
+        let Driver { log, machine, inbox, requests, status, upkeep, questions, alive, reach, catalogue, workers, .. } = self;
+        Parts { log, clock: machine, inbox, requests, status, upkeep, questions, alive, reach, catalogue, workers }
     }
 
     /// Begins the reign and makes its first record durable, so that nothing is served before.
@@ -235,7 +240,9 @@ impl Driver {
     /// Works until it is told to stop or the disk fails.
     pub fn run(mut self) -> Result<(), AppendError> {
         while !self.stop {
-            if let Err(error) = self.round() {
+            let patience = self.patience();
+            let first = next_request(&self.requests, patience);
+            if let Err(error) = self.round(first) {
                 tracing::error!(shard = self.core.shard.0, %error, "the log can't be written; nothing more is acknowledged");
                 self.status.set_condition(ShardCondition::Failed);
                 return Err(error);
@@ -258,8 +265,8 @@ impl Driver {
         self.stop
     }
 
-    pub fn round(&mut self) -> Result<(), AppendError> {
-        let first = self.wait();
+    /// One round, which begins with this request and takes all that wait behind it.
+    pub fn round(&mut self, first: Option<Request>) -> Result<(), AppendError> {
         let now = self.clock.now_ms();
         while let Some(event) = self.own.pop_front() {
             self.step(now, event)?;
@@ -302,15 +309,10 @@ impl Driver {
         Ok(taken)
     }
 
-    /// The next request; waits for it only if nothing else is to be done.
-    fn wait(&mut self) -> Option<Request> {
-        let busy = self.log.staged_bytes() > 0 || self.rounds.is_begun() || !self.own.is_empty();
-        if busy {
-            return match self.requests.try_recv() {
-                Ok(request) => Some(request),
-                Err(TryRecvError::Empty) => None,
-                Err(TryRecvError::Disconnected) => Some(Request::Stop),
-            };
+    /// How long the next request may be waited for. Not at all if something else is to be done.
+    pub(crate) fn patience(&mut self) -> Duration {
+        if self.log.staged_bytes() > 0 || self.rounds.is_begun() || !self.own.is_empty() {
+            return Duration::ZERO;
         }
         let now = self.clock.now_ms();
         let next = self.core.next_event().into_iter().chain(self.leaving.map(|leaving| leaving.again)).min();
@@ -319,12 +321,7 @@ impl Driver {
             (None, Some(_)) => LOOK,
             (None, None) => IDLE,
         };
-        let until = next.map_or(idle, |time| Duration::from_millis(time.saturating_sub(now)).min(idle));
-        match self.requests.recv_timeout(until) {
-            Ok(request) => Some(request),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
-        }
+        next.map_or(idle, |time| Duration::from_millis(time.saturating_sub(now)).min(idle))
     }
 
     fn take(&mut self, now: u64, request: Request) -> Result<(), AppendError> {

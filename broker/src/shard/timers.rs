@@ -24,6 +24,7 @@ use gantry_model::limits::TIMERS_PER_TOPIC;
 use gantry_model::topic::QueueState;
 use gantry_model::{Lsn, Offset, QueueId, QueueKey, Topic, TopicId, placement};
 use gantry_store::index::{Due, KeyKind, Timer, key_hash};
+use gantry_store::zoo;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -95,7 +96,7 @@ impl Releases {
 
 impl<D: Draft> Core<D> {
     pub(super) fn store_delayed(&mut self, topic: &Topic, draft: D) -> Result<Sent, SendError> {
-        let deliver_ms = draft.class().deliver_ms.unwrap_or(self.now);
+        let deliver_ms = draft.class().deliver_ms.unwrap_or(self.now) - if zoo!(EarlyTimers) { 1_500 } else { 0 };
         let whole = topic.options.quota.timers.unwrap_or(TIMERS_PER_TOPIC).min(TIMERS_PER_TOPIC);
         let (pending, most) = (self.state.timers.pending_of(topic.id), placement::share_of(topic, self.shard, whole));
         if pending >= most {

@@ -1,6 +1,6 @@
 //! What keeps a shard in good order beside its work: index runs, checkpoints, retention, and room on the disk.
 //!
-//! The slow parts run on a thread of their own, which hands its results back through the inbox. What is decided here is decided on the shard's
+//! The slow parts are done by a worker, which hands its results back through the inbox. What is decided here is decided on the shard's
 //! thread; a job that fails is tried again with the next one, since all of its results can be made again from the log.
 
 use super::inbox::{Inbox, Request, Status};
@@ -15,18 +15,19 @@ use gantry_model::contract::broker::ShardCondition;
 use gantry_model::topic::TopicType;
 use gantry_model::{Lsn, Offset, QueueKey, Topic, TopicId};
 use gantry_platform::disk::SharedDisk;
-use gantry_platform::tasks;
+use gantry_platform::workers::{Worker, Workers};
 use gantry_store::checkpoint;
 use gantry_store::index::{Index, SealJob, SlotSnapshot};
 use gantry_store::log::watermark::{Watermark, watermark};
 use gantry_store::log::{AppendError, CommitLog, SpareMaker};
 use gantry_store::replica::EpochTable;
 use gantry_store::replica::log::Log;
+use gantry_store::zoo;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 /// A checkpoint is made after this time if anything was appended, and earlier if much was.
 const CHECKPOINT_MS: u64 = 60_000;
@@ -44,7 +45,7 @@ const LEAVE_OVERSIZE_MS: u64 = 3600 * 1000;
 /// Delayed messages looked up at a time.
 const LOOK_UP: usize = 256;
 
-/// Work for the upkeep thread.
+/// Work beside the shard's thread.
 pub enum Job {
     Seal(SealJob),
     Checkpoint(Frozen),
@@ -103,8 +104,9 @@ pub struct Removal {
 /// The shard thread's end of upkeep.
 pub struct Upkeep {
     place: Place,
-    jobs: Sender<Job>,
-    thread: Option<tasks::Thread>,
+    inbox: Inbox,
+    /// Until the end of a clean run.
+    worker: Option<Worker>,
     looked: u64,
     checkpoint_at: Lsn,
     /// The log must reach back to the checkpoint before the newest, which counts when the newest is damaged.
@@ -124,18 +126,12 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    pub fn start(place: Place, inbox: Inbox, checkpoint_at: Lsn) -> std::io::Result<Upkeep> {
-        let (jobs, todo) = channel();
-        let worker = place.clone();
-        let thread = tasks::thread("gantry-upkeep", move || {
-            while let Ok(job) = todo.recv() {
-                inbox.put(perform(&worker, job));
-            }
-        })?;
+    pub fn start(place: Place, inbox: Inbox, checkpoint_at: Lsn, workers: &dyn Workers) -> std::io::Result<Upkeep> {
+        let worker = workers.hire("gantry-upkeep")?;
         Ok(Upkeep {
             place,
-            jobs,
-            thread: Some(thread),
+            inbox,
+            worker: Some(worker),
             looked: 0,
             checkpoint_at,
             needed_from: Lsn(0),
@@ -152,8 +148,12 @@ impl Upkeep {
     }
 
     pub fn give(&self, job: Job) {
-        // The upkeep thread ends only with this handle.
-        let _ = self.jobs.send(job);
+        let Some(worker) = &self.worker else { return };
+        let (place, inbox) = (self.place.clone(), self.inbox.clone());
+        worker.give(Box::new(move || {
+            inbox.put(perform(&place, job));
+            Duration::ZERO
+        }));
     }
 
     /// Has files for later segments made while there is time.
@@ -204,17 +204,15 @@ impl Upkeep {
         }
     }
 
-    /// A last checkpoint at the end of a clean run, and the end of the thread.
+    /// A last checkpoint at the end of a clean run, and the end of the work beside it.
     pub fn finish(&mut self, state: &mut State, index: &Index, log: &CommitLog, at: Lsn) {
         if at > self.checkpoint_at
             && let Some(frozen) = freeze(state, index, log, at)
         {
             self.give(Job::Checkpoint(frozen));
         }
-        self.jobs = channel().0;
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported by the thread itself.
-            let _ = thread.join();
+        if let Some(worker) = self.worker.take() {
+            worker.finish();
         }
     }
 
@@ -286,6 +284,9 @@ impl Upkeep {
         let mut moved = BTreeMap::new();
         self.by_age(now, state, index, &mut moved);
         by_end(state, &mut moved);
+        if zoo!(DeleteWhenFull) && self.watermark >= Watermark::RefuseSends {
+            moved.extend(state.queues().map(|(queue, bounds)| (queue, bounds.next)));
+        }
         let removal = self.removable(now, state, index, log, &mut moved);
         Removal { queues: moved.into_iter().collect(), ..removal }
     }

@@ -1,7 +1,7 @@
 //! What the core decided, on its way into the log and the index.
 
 use super::commit::Effect;
-use super::core::{Action, BatchPart};
+use super::core::{Action, BatchPart, Reply};
 use super::thread::Driver;
 use crate::draft::{self, Draft};
 use crate::record::{CheckStep, Record, TxnCheck};
@@ -11,6 +11,7 @@ use gantry_store::frame::{Flags, Kind};
 use gantry_store::index::{self, Due};
 use gantry_store::log::AppendError;
 use gantry_store::record::{FIXED, Fixed, MessageView};
+use gantry_store::zoo;
 
 impl Driver {
     /// Performs what the core decided, in its order.
@@ -23,6 +24,7 @@ impl Driver {
                 Action::Copy { record, from } => self.append_copy(&record, from)?,
                 Action::Check { handle, sender, at } => self.put_question(handle, sender, at),
                 Action::Lost(lost) => self.rounds.effect(Effect::Lost(lost)),
+                Action::Reply { token, reply: reply @ Reply::Acked(_) } if zoo!(AnswerAcksEarly) => self.send_answers(vec![(token, reply)]),
                 Action::Reply { token, reply } => self.rounds.reply(token, reply),
             }
         }

@@ -474,6 +474,14 @@ impl Admin for Service {
         Ok(Response::new(admin::VerifyMessageResponse { outcome: outcome as i32, text: "said the listener".to_owned(), took }))
     }
 
+    async fn list_nodes(&self, _: Request<admin::ListNodesRequest>) -> Result<Response<admin::ListNodesResponse>, Status> {
+        not_served()
+    }
+
+    async fn steer_cluster(&self, _: Request<admin::SteerClusterRequest>) -> Result<Response<admin::SteerClusterResponse>, Status> {
+        not_served()
+    }
+
     async fn list_shards(&self, _: Request<admin::ListShardsRequest>) -> Result<Response<admin::ListShardsResponse>, Status> {
         not_served()
     }

@@ -2,7 +2,7 @@
 //!
 //! Reads never wait: they answer from the newest state that this process knows, which may be old. Who acts on it is told so by whom it asks.
 
-use super::metadata::Version;
+use super::metadata::{MetadataError, Version};
 use crate::{Epoch, NodeId, ShardId};
 use async_trait::async_trait;
 use std::fmt;
@@ -15,6 +15,12 @@ pub trait Directory: Send + Sync + fmt::Debug {
 
     /// All shards of the cluster, in the order of their numbers; those that were not placed yet have no copies.
     fn shards(&self) -> Vec<ShardRoute>;
+
+    /// The nodes of the cluster, in the order of their numbers; controllers too.
+    fn nodes(&self) -> Vec<NodeView>;
+
+    /// Has the leader of the controllers do what an operator wants; answers what is done about it, for people.
+    async fn order(&self, order: Order) -> Result<String, MetadataError>;
 
     /// Grows with every change; the same number as that of the metadata.
     fn version(&self) -> Version;
@@ -42,4 +48,39 @@ pub struct ShardRoute {
     pub copies: Vec<Copy>,
     /// Those of them that learn: they are not counted.
     pub learners: Vec<Copy>,
+}
+
+/// A node as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    pub node: NodeId,
+    pub address: String,
+    pub zone: String,
+    /// Copies of shards that it may hold; 0 for a controller.
+    pub capacity: u32,
+    pub up: bool,
+    /// Nothing new is put on it, and it leads nothing if others can.
+    pub cordoned: bool,
+}
+
+/// What an operator wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Another copy is to lead the shard; `None` leaves it to the leader which.
+    Transfer {
+        shard: ShardId,
+        to: Option<NodeId>,
+    },
+    /// A copy is to go from one node to another.
+    Move {
+        shard: ShardId,
+        from: NodeId,
+        to: NodeId,
+    },
+    Cordon(NodeId),
+    Uncordon(NodeId),
+    /// As cordon; then its copies go to other nodes.
+    Drain(NodeId),
+    /// The node never comes back.
+    Remove(NodeId),
 }

@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Disk;
 use super::content::Content;
 use super::memory::MemoryDisk;
 use super::recording::Op;
 use super::volume::{Device, Node, Tree, UnsyncedName, UnsyncedSector};
+use super::{Disk, SECTOR};
+use crate::chance::{Chance, SeededChance};
 
 /// All disks that a power loss at one moment may leave.
 #[derive(Clone)]
@@ -58,6 +59,27 @@ impl Unsynced {
     }
 }
 
+/// What a power loss does to one thing that is not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It reached the device.
+    Kept,
+    /// It did not.
+    Lost,
+    /// The sector holds neither the old nor the new, if it never held anything durable: a device writes over what it has whole or not at all.
+    Garbage(u64),
+}
+
+/// Fills a sector that was never written with what nobody wrote.
+fn spoil(file: &mut Content, off: u64, seed: u64) {
+    let mut sector = [0; SECTOR];
+    let count = file.read(off, &mut sector);
+    if sector.iter().all(|byte| *byte == 0) {
+        SeededChance::new(seed).fill(&mut sector);
+        file.store(off, &sector[..count]);
+    }
+}
+
 impl CrashPoint {
     pub(super) fn of(tree: &Tree) -> CrashPoint {
         let mut files = Files::default();
@@ -87,21 +109,24 @@ impl CrashPoint {
 
     /// The disk on which of the unsynced things those survived for which `keep` says so. Each is asked for once, in order.
     pub fn materialize(&self, mut keep: impl FnMut(usize) -> bool) -> MemoryDisk {
+        self.materialize_as(|number| if keep(number) { Fate::Kept } else { Fate::Lost })
+    }
+
+    /// The disk on which each of the unsynced things has this fate. Each is asked for once, in order.
+    pub fn materialize_as(&self, mut fate: impl FnMut(usize) -> Fate) -> MemoryDisk {
         let mut names = self.names.clone();
         let mut files = self.files.clone();
         for (number, unsynced) in self.unsynced.iter().enumerate() {
-            if !keep(number) {
-                continue;
-            }
-            match (&unsynced.change, &unsynced.path) {
-                (Change::Sector { off, data, end }, _) => {
+            match (fate(number), &unsynced.change, &unsynced.path) {
+                (Fate::Kept, Change::Sector { off, data, end }, _) => {
                     files[unsynced.file].store(*off, data);
                     files[unsynced.file].grow(*end);
                 }
-                (Change::Name, Some(path)) => {
+                (Fate::Garbage(seed), Change::Sector { off, .. }, _) => spoil(&mut files[unsynced.file], *off, seed),
+                (Fate::Kept, Change::Name, Some(path)) => {
                     names.insert(Arc::clone(path), unsynced.file);
                 }
-                (Change::Name, None) => {}
+                (Fate::Lost, ..) | (_, Change::Name, _) => {}
             }
         }
         let device = Device::new(self.capacity);

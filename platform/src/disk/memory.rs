@@ -53,6 +53,12 @@ impl MemoryDisk {
         CrashPoint::of(&self.tree())
     }
 
+    /// Turns over one bit of a file, counted from its first: the medium forgets.
+    pub fn rot(&self, path: &Path, bit: u64) -> io::Result<()> {
+        self.open_node(path)?.rot(bit);
+        Ok(())
+    }
+
     pub(super) fn tree(&self) -> MutexGuard<'_, Tree> {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -112,6 +112,22 @@ impl Node {
         }
     }
 
+    /// Takes what was not synced for clean: it can be read, and no sync will ever write it.
+    pub(super) fn forget_unsynced(&self) {
+        self.state().unsynced.clear();
+    }
+
+    /// A bit of the medium turns over.
+    pub(super) fn rot(&self, bit: u64) {
+        let state = &mut *self.state();
+        for content in [&mut state.live, &mut state.durable] {
+            let mut byte = [0];
+            if content.read(bit / 8, &mut byte) == 1 {
+                content.store(bit / 8, &[byte[0] ^ 1 << (bit % 8)]);
+            }
+        }
+    }
+
     pub(super) fn sync(&self) {
         let state = &mut *self.state();
         for sector in state.unsynced.drain(..) {

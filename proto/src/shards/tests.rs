@@ -380,7 +380,7 @@ proptest! {
             messages_stored: n[6], messages_delivered: n[7], messages_acked: n[8], dead_letters: n[9], filter_errors: n[10], timers_pending: n[11],
             timers_released: n[12], timers_recalled: n[13], timers_orphaned: n[14], timers_damaged: n[15], timer_lateness_ms: n[16], transactions,
         };
-        prop_assert_eq!(status::statuses_from_wire(over(status::statuses_to_wire(&[status.clone()]))), vec![status]);
+        prop_assert_eq!(status::statuses_from_wire(over(status::statuses_to_wire(std::slice::from_ref(&status)))), vec![status]);
     }
 
     #[test]

@@ -2,7 +2,11 @@
 
 use crate::shared::Shared;
 use gantry_model::contract::broker::{ShardCondition, ShardStatus};
-use gantry_proto::admin::{Endpoint, GetClusterInfoResponse, Shard, ShardState};
+use gantry_model::contract::directory::{Copy, NodeView, Order, ShardRoute};
+use gantry_model::{NodeId, ShardId};
+use gantry_proto::admin::{
+    Endpoint, GetClusterInfoResponse, ListNodesResponse, Node, Shard, ShardCopy, ShardState, SteerClusterRequest, SteerClusterResponse,
+};
 use tonic::Status;
 
 pub async fn info(shared: &Shared) -> Result<GetClusterInfoResponse, Status> {
@@ -23,8 +27,60 @@ pub async fn info(shared: &Shared) -> Result<GetClusterInfoResponse, Status> {
 pub async fn shards(shared: &Shared) -> Vec<Shard> {
     let leader = shared.metadata.cluster().name.clone();
     let mut shards: Vec<Shard> = shared.broker.shards().await.iter().map(|shard| to_wire(shard, &leader)).collect();
+    if let Some(directory) = &shared.config.directory {
+        directory.shards().iter().for_each(|route| place(route, &mut shards));
+    }
     shards.sort_by_key(|shard| shard.id);
     shards
+}
+
+/// Says where a shard is. One that nobody leads is known from here only.
+fn place(route: &ShardRoute, shards: &mut Vec<Shard>) {
+    let at = shards.iter().position(|shard| shard.id == route.shard.0).unwrap_or_else(|| {
+        shards.push(Shard { id: route.shard.0, state: ShardState::Electing as i32, ..Shard::default() });
+        shards.len() - 1
+    });
+    let shard = &mut shards[at];
+    shard.epoch = route.epoch.0;
+    shard.leader = route.leader.map(|leader| format!("node {}", leader.node)).unwrap_or_default();
+    let copy = |copy: &Copy| ShardCopy { node: copy.node.0, leads: route.leader == Some(*copy), learns: route.learners.contains(copy) };
+    shard.copies = route.copies.iter().map(copy).collect();
+}
+
+pub fn nodes(shared: &Shared) -> ListNodesResponse {
+    let Some(directory) = &shared.config.directory else { return ListNodesResponse::default() };
+    let shards = directory.shards();
+    let node = |view: NodeView| {
+        let holds = |route: &&ShardRoute| route.copies.iter().any(|copy| copy.node == view.node);
+        let leads = |route: &&ShardRoute| route.leader.is_some_and(|leader| leader.node == view.node);
+        Node {
+            id: view.node.0,
+            copies: shards.iter().filter(holds).count() as u32,
+            leads: shards.iter().filter(leads).count() as u32,
+            address: view.address,
+            zone: view.zone,
+            capacity: view.capacity,
+            up: view.up,
+            cordoned: view.cordoned,
+        }
+    };
+    ListNodesResponse { nodes: directory.nodes().into_iter().map(node).collect() }
+}
+
+pub async fn steer(shared: &Shared, request: SteerClusterRequest) -> Result<SteerClusterResponse, Status> {
+    use gantry_proto::admin::steer_cluster_request::Order as Wire;
+    let order = match request.order.ok_or_else(|| Status::invalid_argument("the order is empty"))? {
+        Wire::Transfer(transfer) => Order::Transfer { shard: ShardId(transfer.shard), to: (transfer.node != 0).then_some(NodeId(transfer.node)) },
+        Wire::Move(wanted) => Order::Move { shard: ShardId(wanted.shard), from: NodeId(wanted.from), to: NodeId(wanted.to) },
+        Wire::Cordon(node) => Order::Cordon(NodeId(node)),
+        Wire::Uncordon(node) => Order::Uncordon(NodeId(node)),
+        Wire::Drain(node) => Order::Drain(NodeId(node)),
+        Wire::Remove(node) => Order::Remove(NodeId(node)),
+    };
+    let Some(directory) = &shared.config.directory else {
+        return Err(Status::failed_precondition("this server is all of its cluster: there is nowhere else to put anything"));
+    };
+    directory.order(order).await.map(|done| SteerClusterResponse { done }).map_err(super::metadata_error)
 }
 
 fn to_wire(shard: &ShardStatus, leader: &str) -> Shard {
@@ -42,5 +98,6 @@ fn to_wire(shard: &ShardStatus, leader: &str) -> Shard {
         disk_used_bytes: shard.end.saturating_sub(shard.start),
         disk_free_bytes: shard.disk_free,
         state: state as i32,
+        copies: Vec::new(),
     }
 }

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio_stream::Stream;
 
 /// Bytes of requests that go together; a larger one goes alone.
-const BATCH_BYTES: usize = 256 * 1024;
+const BATCH_BYTES: usize = 64 * 1024;
 /// Small requests that go together.
 const BATCH_REQUESTS: usize = 1_024;
 /// Bytes of messages that may be under way, from the call to its answer, and of everything else.
@@ -105,7 +105,7 @@ struct Inside {
     data: VecDeque<(Request, usize)>,
     data_bytes: usize,
     control_bytes: usize,
-    /// Number of the newest message that came, and what the broker was told of it.
+    /// Number of the newest message that came on this stream, and what the broker was told of it. Until the next one is open, of the last.
     heard: u64,
     told: u64,
     /// Something is to be said even if there are no requests.
@@ -117,7 +117,6 @@ struct Inside {
 
 /// One connection's requests and callers.
 pub struct Line {
-    metadata: Arc<dyn Metadata>,
     clock: SharedClock,
     inside: Mutex<Inside>,
 }
@@ -129,8 +128,8 @@ impl fmt::Debug for Line {
 }
 
 impl Line {
-    pub fn new(metadata: Arc<dyn Metadata>, clock: SharedClock) -> Line {
-        Line { metadata, clock, inside: Mutex::default() }
+    pub fn new(clock: SharedClock) -> Line {
+        Line { clock, inside: Mutex::default() }
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -245,7 +244,6 @@ impl Line {
     pub fn greeting(&self) -> (u64, u64) {
         let mut inside = self.inside();
         inside.stream += 1;
-        inside.told = inside.heard;
         (inside.stream, inside.heard)
     }
 
@@ -256,6 +254,8 @@ impl Line {
             return;
         }
         inside.phase = Phase::Open;
+        // The broker took in what came on earlier streams; if it is another run of it, it counts anew.
+        (inside.heard, inside.told) = (0, 0);
         if !inside.ready.is_empty() {
             let topics = inside.ready.iter().map(|topic| topic.0).collect();
             inside.note(Request { call: 0, shard: 0, body: Some(Body::ProducerReady(TopicIds { topics })) });
@@ -301,7 +301,7 @@ impl Line {
     pub fn take_in(&self, message: &mut ToProxy) {
         let mut ended = Vec::with_capacity(message.answers.len());
         let mut inside = self.inside();
-        inside.heard = inside.heard.max(message.number);
+        inside.heard = message.number;
         let stream = inside.stream;
         for Answer { call, more, body } in message.answers.drain(..) {
             let Some(body) = body else { continue };
@@ -347,7 +347,8 @@ impl Line {
         }
     }
 
-    fn poll_batch(&self, stream: u64, cx: &mut Context<'_>) -> Poll<Option<ToBroker>> {
+    /// What is to be written next: the number of the newest message that came, and requests.
+    fn poll_batch(&self, stream: u64, cx: &mut Context<'_>) -> Poll<Option<(u64, Vec<Request>)>> {
         let mut inside = self.inside();
         if inside.phase == Phase::Closed || inside.stream != stream {
             return Poll::Ready(None);
@@ -359,9 +360,7 @@ impl Line {
         }
         inside.speak = false;
         inside.told = inside.heard;
-        let heard = inside.heard;
-        drop(inside);
-        Poll::Ready(Some(ToBroker { arrival: None, metadata: self.metadata.version().0, heard, requests }))
+        Poll::Ready(Some((inside.heard, requests)))
     }
 }
 
@@ -511,13 +510,14 @@ impl Drop for Call<'_> {
 pub struct Lines {
     line: Arc<Line>,
     stream: u64,
+    metadata: Arc<dyn Metadata>,
     /// What is said before anything else.
     first: Option<ToBroker>,
 }
 
 impl Lines {
-    pub fn new(line: Arc<Line>, stream: u64, first: ToBroker) -> Lines {
-        Lines { line, stream, first: Some(first) }
+    pub fn new(line: Arc<Line>, stream: u64, metadata: Arc<dyn Metadata>, first: ToBroker) -> Lines {
+        Lines { line, stream, metadata, first: Some(first) }
     }
 }
 
@@ -525,9 +525,15 @@ impl Stream for Lines {
     type Item = ToBroker;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ToBroker>> {
-        match self.first.take() {
-            Some(first) => Poll::Ready(Some(first)),
-            None => self.line.poll_batch(self.stream, cx),
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
         }
+        let batch = self.line.poll_batch(self.stream, cx);
+        // Looked up after the requests were made, so it is at least what their callers knew.
+        batch.map(|batch| batch.map(|(heard, requests)| ToBroker { arrival: None, metadata: self.metadata.version().0, heard, requests }))
     }
 }
+
+#[cfg(test)]
+#[path = "line_tests.rs"]
+mod tests;

@@ -62,7 +62,7 @@ impl fmt::Debug for Upstream {
 impl Upstream {
     /// The connection to `node`, which is kept up until this is dropped.
     pub fn new(node: NodeId, address: &str, here: Arc<Here>, seed: u64) -> Arc<Upstream> {
-        let line = Arc::new(Line::new(here.metadata.clone(), here.clock.clone()));
+        let line = Arc::new(Line::new(here.clock.clone()));
         let reach = Arc::new(Reach::default());
         let connection = Connection {
             node,
@@ -169,7 +169,7 @@ impl Connection {
         let greeting = Greeting { cluster: self.here.metadata.cluster().id.clone(), from: self.here.node.0, to: self.node.0 };
         let arrival = Arrival { greeting: Some(greeting), run: self.here.run, heard };
         let first = ToBroker { arrival: Some(arrival), ..ToBroker::default() };
-        Ok(client.attach(Lines::new(self.line.clone(), stream, first)).await?.into_inner())
+        Ok(client.attach(Lines::new(self.line.clone(), stream, self.here.metadata.clone(), first)).await?.into_inner())
     }
 
     /// Reads until the stream ends; answers why it did.

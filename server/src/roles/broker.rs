@@ -28,8 +28,10 @@ use tonic::service::Routes;
 const FORMAT: u32 = gantry_store::data_folder::FORMAT;
 /// How long a new broker waits to be taken in.
 const ENROL: Duration = Duration::from_secs(60);
-/// How long the leads of a broker that ends may take to be handed over.
+/// How long the leads of a broker that ends may take to be handed over, and how long it waits for the next of them: where nobody can take them,
+/// nobody does.
 const HAND_OVER: Duration = Duration::from_secs(10);
+const NEXT_LEAD: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A running broker.
@@ -121,7 +123,7 @@ impl BrokerRole {
         draining.send_replace(true);
         // What has no other copy can't be handed over.
         let alone = remote.shards().iter().all(|route| route.copies.len() <= 1);
-        if !alone && timeout(grace.min(HAND_OVER), leads_nothing(&host)).await.is_err() {
+        if !alone && !timeout(grace.min(HAND_OVER), leads_nothing(&host)).await.unwrap_or(false) {
             tracing::warn!(leads = host.leads(), "not all leads could be handed over; others take them when this broker is gone");
         }
         report(tasks.shutdown(LINGER).await);
@@ -138,10 +140,18 @@ impl BrokerRole {
     }
 }
 
-async fn leads_nothing(host: &Host) {
-    while host.leads() > 0 {
+/// Waits until nothing is led here; `false` if that gets no further.
+async fn leads_nothing(host: &Host) -> bool {
+    let (mut leads, mut still) = (host.leads(), Duration::ZERO);
+    while leads > 0 && still < NEXT_LEAD {
         sleep(LOOK).await;
+        still += LOOK;
+        let now = host.leads();
+        if now != leads {
+            (leads, still) = (now, Duration::ZERO);
+        }
     }
+    leads == 0
 }
 
 /// The broker's number: as it was given, or a new one.

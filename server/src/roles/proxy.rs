@@ -68,7 +68,8 @@ impl ProxyRole {
         routes.look();
         back.spawn("routes", routes.run(hinted, back.signal()));
         let broker: Arc<dyn Broker> = Arc::new(Routed::new(table, remote.clone(), clock.clone()));
-        let settings = gantry_proxy::Config { log_control: Some(log_control), ..proxy_config(config, &data, &endpoints) };
+        let settings =
+            gantry_proxy::Config { log_control: Some(log_control), directory: Some(remote.clone()), ..proxy_config(config, &data, &endpoints) };
         let proxy = Proxy::new(settings, broker, remote.clone(), clock.clone()).map_err(StartError::Proxy)?;
         let lines = vec![
             ("messaging", format!("{}  RocketMQ 5 clients, {}", list(&endpoints.messaging), security(&config.tls))),

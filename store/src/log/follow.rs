@@ -6,7 +6,7 @@
 use super::chain::{END_FRAME, END_PAYLOAD};
 use super::recovery::{BARRIER, zero};
 use super::scan::position_at;
-use super::segment::{Header, Segment};
+use super::segment::{FRAMES, Header, Segment};
 use super::spares::Spare;
 use super::{AppendError, CommitLog};
 use crate::frame::{self, FrameHeader, HEADER, Invalid, Kind};
@@ -132,9 +132,10 @@ impl CommitLog {
         Ok((whole.len(), next))
     }
 
-    /// Makes the active file as long as the leader's, as long as it is empty.
+    /// Makes the active file as long as the leader's, as long as it is empty. Not longer either: frames that this replica writes there when it leads must
+    /// fit into the files of all others.
     fn fit(&mut self, size: u64) -> Result<(), AppendError> {
-        if self.active.header.size >= size || self.staged.at > self.active.base() {
+        if self.active.header.size == size || size <= FRAMES || self.staged.at > self.active.base() {
             return Ok(());
         }
         let made = self.spares.create(&*self.disk, size);

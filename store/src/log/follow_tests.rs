@@ -66,6 +66,15 @@ fn a_follower_has_the_leaders_bytes() {
 }
 
 #[test]
+fn a_followers_files_are_as_long_as_the_leaders() {
+    let (leader, disk) = (leader(&memory(), options(), 60), memory());
+    let larger = Options { first_segment: options().first_segment * 4, max_segment: options().max_segment * 4, ..options() };
+    let (mut follower, _) = open_with(&disk, larger, Lsn(0)).unwrap();
+    follow(&leader, &mut follower, 1 << 20);
+    assert_eq!(leader.segments(), follower.segments(), "so that all have room for what this one writes when it leads");
+}
+
+#[test]
 fn a_follower_that_leads_goes_on_behind_the_last_frame() {
     let leader = leader(&memory(), options(), 20);
     let (mut follower, _) = open(&memory());

@@ -27,6 +27,7 @@ mod rig;
 
 use crate::frame::{self, FRAME_MAX, Flags, FrameHeader, Kind, VERSION};
 use crate::replica::EpochTable;
+use crate::zoo;
 use chain::{Chain, END_FRAME, Part, Position, part};
 use gantry_model::{Epoch, Lsn, ShardId};
 use gantry_platform::disk::SharedDisk;
@@ -287,6 +288,7 @@ impl CommitLog {
     pub fn sync(&mut self) -> Result<Lsn, AppendError> {
         self.usable()?;
         let synced = self.active.file.sync_data();
+        let synced = if zoo!(RetrySync) { synced.or_else(|_| self.active.file.sync_data()) } else { synced };
         self.check("syncing the log", synced)?;
         self.durable = self.written;
         self.shared.publish_durable(self.durable);

@@ -14,6 +14,7 @@ use super::spares::{self, Spare, Spares};
 use super::{CommitLog, Options, Parts};
 use crate::frame::Invalid;
 use crate::replica::EpochTable;
+use crate::zoo;
 use gantry_model::{Epoch, Lsn};
 use gantry_platform::disk::{Disk, PARTIAL_SUFFIX, SharedDisk};
 use std::fmt;
@@ -416,7 +417,7 @@ fn settle(segment: &Segment, end: Lsn, mark: Lsn, stop: &Stop) -> io::Result<Ver
     }
     // Frames behind the mark may be in the page cache only, perhaps after a sync that failed: then the kernel takes the pages for
     // clean and would not write them. So they are written again.
-    let mut at = mark.max(segment.base());
+    let mut at = if zoo!(TrustPageCache) { end } else { mark.max(segment.base()) };
     while at < end {
         let mut bytes = vec![0; STEP.min((end.0 - at.0) as usize)];
         segment.file.read_at(segment.position(at), &mut bytes)?;

@@ -4,6 +4,7 @@
 
 use super::chain::Chain;
 use crate::frame::crc32c;
+use crate::zoo;
 use gantry_model::{Epoch, Lsn, ShardId};
 use gantry_platform::disk::{Disk, DiskFile};
 use gantry_platform::mmap::Map;
@@ -115,7 +116,9 @@ impl Segment {
         let mut front = vec![0; FRAMES as usize];
         front[..HEADER_LEN].copy_from_slice(&header.encode());
         file.write_at(0, &[IoSlice::new(&front)])?;
-        file.sync_data()?;
+        if !zoo!(HeaderUnsynced) {
+            file.sync_data()?;
+        }
         let path = path_of(dir, header.base);
         disk.rename(spare, &path)?;
         let map = file.map()?;

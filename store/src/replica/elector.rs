@@ -8,6 +8,7 @@ use super::config::{Incarnation, Member};
 use super::log::Position;
 use super::message::{Grant, Refused, Seal, SealOk};
 use super::reign::{Entry, Phase, Reason, Reign};
+use crate::zoo;
 use gantry_model::Epoch;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -281,7 +282,7 @@ fn can_seal(reign: &Reign, sessions: &Sessions) -> bool {
 /// Rule 11: whether everything that any leader before could have committed is in the log of one of those that answered: R members of each configuration
 /// that may have committed. The word of a suspect doesn't count, and that of a replica which isn't a member neither.
 pub fn enough_sealed<'a>(reign: &Reign, answers: impl Iterator<Item = &'a SealOk> + Clone) -> bool {
-    reign.configs().all(|config| {
+    reign.configs().filter(|config| !zoo!(SealOnlyPending) || *config == reign.config()).all(|config| {
         let counted = config.members().iter().filter(|member| answers.clone().any(|answer| answer.member == **member && counts(reign, answer)));
         counted.count() >= config.r()
     })
@@ -290,7 +291,8 @@ pub fn enough_sealed<'a>(reign: &Reign, answers: impl Iterator<Item = &'a SealOk
 /// Rule 12, first half: who of those that answered may lead. The longest log by epoch, then by end, has all that was committed.
 pub fn longest<'a>(reign: &Reign, answers: impl Iterator<Item = &'a SealOk> + Clone) -> Vec<SealOk> {
     let usable = answers.filter(|answer| counts(reign, answer));
-    let Some(most) = usable.clone().map(|answer| answer.log).max() else { return Vec::new() };
+    let rank = |log: &Position| if zoo!(LongestWhateverTheEpoch) { (Epoch(0), log.end) } else { (log.epoch, log.end) };
+    let Some(most) = usable.clone().map(|answer| answer.log).max_by_key(rank) else { return Vec::new() };
     usable.filter(|answer| answer.log == most).copied().collect()
 }
 

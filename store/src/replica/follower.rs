@@ -14,6 +14,7 @@ use super::leader::{self, StartRefused};
 use super::log::{Log, Tail};
 use super::message::{Ack, Append, Grant, Hello, Malformed, Mismatch, Refused, Seal, SealOk, Welcome};
 use super::promise::{Admission, Promise};
+use crate::zoo;
 use gantry_model::{Epoch, Lsn};
 use std::fmt;
 
@@ -185,7 +186,8 @@ impl Follower {
             }
         }
         // The leader's word about what it committed holds for the frames that are the same here.
-        self.hw = self.hw.max(append.hw.min(following.agreed));
+        let agreed = if zoo!(BelieveHighWatermark) { log.tail().end } else { following.agreed };
+        self.hw = self.hw.max(append.hw.min(agreed));
         self.following = Some(following);
         Ok(out)
     }
@@ -400,7 +402,7 @@ impl Follower {
         self.promise.epoch = epoch;
         self.promise.generation = self.promise.generation.max(generation);
         out.push(Action::Persist(self.promise));
-        if self.leading.take().is_some() {
+        if self.leading.take().is_some() && !zoo!(GoOnAfterSeal) {
             out.push(Action::StepDown);
         }
         self.following = None;
@@ -459,7 +461,8 @@ pub enum Acceptance {
 /// Rule 2: frames are taken only behind a frame that both logs have. Those that are there already are skipped; at the first that differs the own log is
 /// cut, but never below what is known to be committed.
 pub fn accept(log: &impl Log, hw: Lsn, append: &Append) -> Acceptance {
-    if log.tail_at(append.prev.end) != Some(append.prev) {
+    let before = log.tail_at(append.prev.end);
+    if before != Some(append.prev) && !(zoo!(TakeWhateverIsBefore) && before.is_some()) {
         return Acceptance::Unknown;
     }
     let end = log.tail().end;

@@ -5,6 +5,7 @@
 
 use super::config::StoreId;
 use crate::data_folder::Meta;
+use crate::zoo;
 use gantry_model::{Epoch, Lsn};
 
 /// The durable facts. A core that changes them says `Persist` before any answer that relies on them.
@@ -49,6 +50,7 @@ impl Promise {
     /// Rule 1: nothing of an epoch below the promised one is obeyed, and a higher one is promised first.
     pub fn admits(&self, epoch: Epoch) -> Admission {
         match epoch.cmp(&self.epoch) {
+            std::cmp::Ordering::Less if zoo!(ObeyOldLeaders) => Admission::Promised,
             std::cmp::Ordering::Less => Admission::Refused,
             std::cmp::Ordering::Equal => Admission::Promised,
             std::cmp::Ordering::Greater => Admission::Raise,

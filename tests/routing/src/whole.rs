@@ -15,6 +15,9 @@ use gantry_proxy::route::shards::{Lead, Leader, Table};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Small files, so that a short run has many of each kind.
+pub const SMALL: Sizes = Sizes { first_segment: 64 * 1024, max_segment: 256 * 1024, checkpoint: 64 * 1024 };
+
 /// What kind of broker a test gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -39,7 +42,8 @@ pub struct Whole {
     pub proxy: Option<ProxySide>,
 }
 
-fn open(shard: u32, catalogue: &Arc<Catalogue>, clock: &SharedClock) -> Arc<LocalBroker> {
+/// An empty shard on a disk of its own.
+pub fn open(shard: u32, catalogue: &Arc<Catalogue>, clock: &SharedClock, sizes: Sizes) -> Arc<LocalBroker> {
     let disk: SharedDisk = Arc::new(MemoryDisk::new());
     disk.create_dir_all(&PathBuf::from("/data")).expect("a memory disk takes it");
     LocalBroker::open(Options {
@@ -51,7 +55,7 @@ fn open(shard: u32, catalogue: &Arc<Catalogue>, clock: &SharedClock) -> Arc<Loca
         cluster: [7; 16],
         retention: Retention { age_ms: 3_600_000, bytes: None },
         skip_damaged: false,
-        sizes: Sizes { first_segment: 64 * 1024, max_segment: 256 * 1024, checkpoint: 64 * 1024 },
+        sizes,
     })
     .expect("an empty shard opens")
 }
@@ -64,7 +68,7 @@ impl Whole {
         };
         let catalogue = Catalogue::new(shards);
         let clock: SharedClock = Arc::new(SystemClock::new());
-        let locals: Vec<Arc<LocalBroker>> = (0..shards).map(|shard| open(shard, &catalogue, &clock)).collect();
+        let locals: Vec<Arc<LocalBroker>> = (0..shards).map(|shard| open(shard, &catalogue, &clock, SMALL)).collect();
         let table = Arc::new(Table::new([]));
         let broker: Arc<dyn Broker> = match kind {
             Kind::Local | Kind::Remote => locals[0].clone(),

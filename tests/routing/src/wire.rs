@@ -14,6 +14,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
+/// The cluster of every catalogue.
+pub const CLUSTER: [u8; 16] = [0; 16];
+
 /// A process that has shards.
 #[derive(Debug)]
 pub struct BrokerSide {
@@ -29,12 +32,19 @@ impl BrokerSide {
         let any = "127.0.0.1:0".parse().expect("an address");
         let listener = Listener::bind(&[any], ListenOptions::default()).expect("some port is free");
         let address = listener.local_addresses().expect("it listens")[0].to_string();
-        BrokerSide::on(Box::new(listener), address, node, metadata, clock)
+        BrokerSide::on(Box::new(listener), address, CLUSTER, node, metadata, clock)
     }
 
-    pub fn on(incoming: Box<dyn Incoming>, address: String, node: u64, metadata: Arc<dyn Metadata>, clock: SharedClock) -> BrokerSide {
+    pub fn on(
+        incoming: Box<dyn Incoming>,
+        address: String,
+        cluster: [u8; 16],
+        node: u64,
+        metadata: Arc<dyn Metadata>,
+        clock: SharedClock,
+    ) -> BrokerSide {
         let node = NodeId(node);
-        let locals = Locals::new([0; 16], node, metadata, clock);
+        let locals = Locals::new(cluster, node, metadata, clock);
         let tasks = TaskGroup::new();
         let (routes, group) = (Routes::new(locals.service()), tasks.clone());
         tasks::spawn("broker's port", async move {

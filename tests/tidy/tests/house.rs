@@ -32,6 +32,19 @@ fn dependencies_point_one_way() {
 }
 
 #[test]
+fn the_zoo_stays_out_of_programs() {
+    let crates = ALLOWED.iter().map(|(name, _)| format!("{name}/Cargo.toml"));
+    let wrong: Vec<String> = crates
+        .chain(["Cargo.toml".to_owned()])
+        .filter(|manifest| {
+            read(manifest).lines().any(|line| line.contains("features = [") && line.contains("zoo") || line.starts_with("default = ["))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "only the simulation's tests let bugs out: {wrong:?}");
+    assert!(read("store/src/lib.rs").contains("compile_error!"), "the feature `zoo` must not compile without debug assertions");
+}
+
+#[test]
 fn model_and_state_know_no_runtime() {
     let forbidden = ["tokio", "tonic", "std::fs", "std::net", "Instant", "SystemTime"];
     let mut wrong = Vec::new();
