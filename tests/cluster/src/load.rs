@@ -126,6 +126,21 @@ fn longest(spans: impl Iterator<Item = (u64, u64)>, (from, to): (u64, u64)) -> u
     spans.filter(within).map(|(begin, end)| end - begin).max().unwrap_or(0)
 }
 
+impl Outcome {
+    /// One line about what the load did.
+    pub fn summary(&self) -> String {
+        let number = |path: &str| self.ended.number(path);
+        format!(
+            "{} sends acknowledged, {} unknown, {} refused; {} deliveries acknowledged, {} repeated; no promise broken",
+            number("/sends/ok"),
+            number("/sends/unknown"),
+            number("/sends/refused"),
+            number("/acknowledged"),
+            number("/repeated")
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
