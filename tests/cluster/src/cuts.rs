@@ -11,21 +11,28 @@ use std::time::Duration;
 const CUT: Duration = Duration::from_secs(8);
 const CALM: Duration = Duration::from_secs(2);
 
-/// Cuts one thing after the other. The load reaches everybody all the time.
+/// The broker that leads most is cut off from everybody but clients of ours, who reach all.
+pub async fn leader(cluster: &Cluster, load: &mut Load, direction: Cut) {
+    let all = names();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let leader = cluster.busiest_broker().await;
+    one(cluster, load, &leader, &all, direction).await;
+}
+
+/// Cuts one thing after the other.
 pub async fn cut(cluster: &mut Cluster, load: &mut Load) {
     let all = names();
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     let controllers: Vec<&str> = all.iter().filter(|name| name.starts_with("controller")).copied().collect();
     let brokers: Vec<&str> = all.iter().filter(|name| name.starts_with("broker")).copied().collect();
     for direction in [Cut::Both, Cut::Out, Cut::In] {
-        let leader = cluster.busiest_broker().await;
-        one(cluster, load, &leader, &all, direction).await;
+        leader(cluster, load, direction).await;
     }
-    let leader = cluster.busiest_broker().await;
-    one(cluster, load, &leader, &controllers, Cut::Both).await;
-    let leader = cluster.busiest_broker().await;
-    one(cluster, load, &leader, &brokers, Cut::Both).await;
-    one(cluster, load, "proxy-1", &[&leader], Cut::Both).await;
+    let busiest = cluster.busiest_broker().await;
+    one(cluster, load, &busiest, &controllers, Cut::Both).await;
+    let busiest = cluster.busiest_broker().await;
+    one(cluster, load, &busiest, &brokers, Cut::Both).await;
+    one(cluster, load, "proxy-1", &[&busiest], Cut::Both).await;
     let controller = cluster.controller_leader().await.expect("a whole cluster has a controller that leads");
     one(cluster, load, &controller, &controllers, Cut::Both).await;
     one(cluster, load, "proxy-1", &controllers, Cut::Both).await;

@@ -2,6 +2,7 @@
 
 use gantry_cluster::cluster::{Cluster, Shape};
 use gantry_cluster::load::Load;
+use gantry_cluster::network::Cut;
 use gantry_cluster::{cuts, network};
 
 const OPTIONS: &str = "--rate 150/s";
@@ -15,7 +16,9 @@ async fn a_cluster_keeps_its_promises_whatever_is_cut() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut cluster = Cluster::start(folder.path(), &Shape { namespaces: true, ..Shape::default() }).await;
     let mut load = Load::start(&cluster, OPTIONS).await;
-    cuts::cut(&mut cluster, &mut load).await;
+    for direction in [Cut::Both, Cut::In] {
+        cuts::leader(&cluster, &mut load, direction).await;
+    }
     let whole = cuts::wrong_side(&mut cluster, &mut load).await;
     let outcome = load.end().await;
     println!("{:#?}\nwhole after {whole:?}\n{}", outcome.seen, outcome.summary());
