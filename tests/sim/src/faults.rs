@@ -172,7 +172,7 @@ impl World {
                 .is_some_and(|machine| machine.member == Some(*member) && !machine.rotten && !machine.given_up && machine.disk.failed_syncs() == 0)
         };
         let others = config.members().iter().filter(|member| member.node.0 != node);
-        config.w() > 1 && self.members_are_there() && others.into_iter().all(|member| whole(member))
+        config.w() > 1 && self.members_are_there() && others.into_iter().all(whole)
     }
 
     /// Whether the members are not about to change, and no copy is lost.
