@@ -33,6 +33,7 @@ use gantry_store::frame::{Flags, Kind};
 use gantry_store::index::{self, Due, Index, LookupError, Timer};
 use gantry_store::log::{AppendError, CommitLog, LogReader};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -62,6 +63,29 @@ pub(super) enum Waiter {
     OpenTransactions { reply: ReplyTo<Vec<Listed>>, topic: TopicId },
     Ask(ReplyTo<Told>),
     SyncLite(ReplyTo<Result<(), LiteError>>),
+}
+
+/// Who waits, by their tokens. Those who still do when a leader ends are told in an order that a simulation can repeat.
+pub(super) type Waiters = HashMap<Token, Waiter, BuildHasherDefault<TokenHasher>>;
+
+/// Spreads tokens, which count up, over a table. They come from ourselves, so nobody can choose them to collide.
+#[derive(Default)]
+pub(super) struct TokenHasher(u64);
+
+impl Hasher for TokenHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, token: u64) {
+        // The high bits of the product are the mixed ones; the table looks at the low and the highest.
+        let mixed = (self.0 ^ token).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// What a shard's thread has in any role.
@@ -106,7 +130,7 @@ pub struct Driver {
     pub(super) reach: Reach,
     /// The segment that the index is being filled for.
     pub(super) indexed: Lsn,
-    pub(super) waiters: HashMap<Token, Waiter>,
+    pub(super) waiters: Waiters,
     /// What waits to be committed.
     pub(super) rounds: Rounds,
     /// The other copies of the shard, if it is to have any.
@@ -201,7 +225,7 @@ impl Driver {
             alive,
             reach,
             indexed,
-            waiters: HashMap::new(),
+            waiters: Waiters::default(),
             rounds: Rounds::default(),
             leading: None,
             mail: Mail::default(),

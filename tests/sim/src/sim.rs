@@ -258,7 +258,7 @@ impl Inside {
     }
 
     /// The next event with its time.
-    pub fn pop(&mut self) -> Option<(Duration, Event)> {
+    pub fn take_next(&mut self) -> Option<(Duration, Event)> {
         let ((time, _), event) = self.events.pop_first()?;
         Some((time, event))
     }

@@ -150,7 +150,7 @@ impl World {
             if reached {
                 return true;
             }
-            let next = self.sim.inside().pop();
+            let next = self.sim.inside().take_next();
             let Some((time, event)) = next else { return matches!(until, Until::Time(_)) };
             if time > limit {
                 // It happens later.
