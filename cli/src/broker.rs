@@ -20,11 +20,13 @@ pub enum BrokerCommand {
     #[command(after_help = CORDON_EXAMPLES)]
     Cordon(One),
     /// Put copies and leads on a broker again
+    #[command(after_help = RESUME_EXAMPLES)]
     Resume(One),
     /// Cordon a broker, and bring its copies to others: before it is taken away
     #[command(after_help = DRAIN_EXAMPLES)]
     Drain(One),
     /// Take a broker that holds nothing any more out of the cluster
+    #[command(after_help = REMOVE_EXAMPLES)]
     Remove(One),
 }
 
@@ -36,6 +38,12 @@ const CORDON_EXAMPLES: &str = "\
 Examples:
   gantry broker cordon 5      # its leads go to others within a second
   gantry broker resume 5      # when it is back";
+const RESUME_EXAMPLES: &str = "\
+Examples:
+  gantry broker resume 5";
+const REMOVE_EXAMPLES: &str = "\
+Examples:
+  gantry broker remove 5      # its number is never given to another";
 const DRAIN_EXAMPLES: &str = "\
 Examples:
   gantry broker drain 5

@@ -24,6 +24,8 @@ pub struct Times {
     pub begin: Duration,
     /// For a leader that was there before the elector was, to be heard of.
     pub fresh: Duration,
+    /// For such a leader, if so many members have a session that others can be chosen and none of them hears it.
+    pub unheard: Duration,
     /// For a leader that its followers hear and the controller doesn't.
     pub heard_by_others: Duration,
     /// For a leader that has a session and does not serve (rule 9), to hear from its followers again.
@@ -37,6 +39,7 @@ impl Default for Times {
             better: Duration::from_millis(20),
             begin: Duration::from_secs(1),
             fresh: Duration::from_secs(4),
+            unheard: Duration::from_secs(1),
             heard_by_others: Duration::from_secs(30),
             idle: Duration::from_secs(1),
         }
@@ -97,6 +100,7 @@ pub struct Elector {
     begin_by: Duration,
     started: bool,
     lost_since: Option<Duration>,
+    unheard_since: Option<Duration>,
     idle_since: Option<Duration>,
     /// A leader that was given up. It is not chosen again while others can be.
     avoid: Option<Member>,
@@ -117,6 +121,7 @@ impl Elector {
             begin_by: Duration::ZERO,
             started: false,
             lost_since: None,
+            unheard_since: None,
             idle_since: None,
             avoid: None,
             send_at: Duration::ZERO,
@@ -239,14 +244,23 @@ impl Elector {
     /// Whether a leader without a session is to be replaced: at once, unless W members say that it does its work.
     fn given_up(&mut self, now: Duration, reign: &Reign, sessions: &Sessions, grant: &Grant) -> bool {
         let since = *self.lost_since.get_or_insert(now);
-        // After a change of the raft leader all sessions begin anew.
-        let fresh = !self.started && now < self.begin_by;
-        !fresh && can_seal(reign, sessions) && (!self.heard_by_others(reign, sessions, grant) || now >= since + self.times.heard_by_others)
+        let heard = self.heard_by_others(reign, sessions, grant);
+        if heard || !can_seal(reign, sessions) {
+            self.unheard_since = None;
+        }
+        if !can_seal(reign, sessions) {
+            return false;
+        }
+        let unheard_since = if heard { None } else { Some(*self.unheard_since.get_or_insert(now)) };
+        // After a change of the raft leader all sessions begin anew. If the leader died with it, the others have missed it since.
+        let missed = unheard_since.is_some_and(|since| now >= since + self.times.unheard);
+        let fresh = !self.started && now < self.begin_by && !missed;
+        !fresh && (!heard || now >= since + self.times.heard_by_others)
     }
 
     /// Whether a leader with a session has not served for too long: it is cut off from its followers only, or its replica has failed.
     fn idles(&mut self, now: Duration, reign: &Reign, sessions: &Sessions, standing: &Standing) -> bool {
-        self.lost_since = None;
+        (self.lost_since, self.unheard_since) = (None, None);
         if !self.started || standing.serves == Some(reign.epoch()) {
             self.idle_since = None;
             return false;

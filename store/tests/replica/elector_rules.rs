@@ -272,6 +272,24 @@ fn a_new_elector_goes_on_where_the_old_one_was() {
 }
 
 #[test]
+fn a_leader_that_died_with_the_elector_is_missed_as_soon_as_nobody_hears_it() {
+    let (reign, _) = led();
+    let times = Times::default();
+    let ended = |actions: Vec<Action>| actions.iter().any(|action| matches!(action, Action::Propose(Entry::BeginEpoch { .. })));
+    let mut elector = Elector::new(times);
+    let mut hear = sessions(&[1, 2]);
+    hear.values_mut().for_each(|standing| standing.hears = Some(Epoch(1)));
+    let beat = times.unheard / 2;
+    assert!(!ended(elector.step(NOW, &reign, &sessions(&[1, 2]), Event::Tick)));
+    assert!(!ended(elector.step(NOW + beat, &reign, &hear, Event::Tick)), "it lives, and its session has to come first");
+    assert!(!ended(elector.step(NOW + beat * 2, &reign, &sessions(&[1, 2]), Event::Tick)), "not heard for no time yet");
+    assert!(!ended(elector.step(NOW + beat * 3, &reign, &sessions(&[1]), Event::Tick)), "too few to choose another");
+    assert!(!ended(elector.step(NOW + beat * 4, &reign, &sessions(&[1, 2]), Event::Tick)));
+    assert!(!ended(elector.step(NOW + beat * 5, &reign, &sessions(&[1, 2]), Event::Tick)));
+    assert!(ended(elector.step(NOW + beat * 6, &reign, &sessions(&[1, 2]), Event::Tick)));
+}
+
+#[test]
 fn a_change_ends_when_the_leader_has_begun_and_a_leader_that_left_is_replaced() {
     let (mut reign, mut elector) = led();
     reign.apply(&begin(1, Some(config(2, &[1, 2, 3])))).expect("the first change");
