@@ -142,8 +142,14 @@ impl World {
 
     /// Waits for a leader that serves, and names it.
     pub async fn leader(&self) -> u64 {
-        self.until("a leader", |world| world.serving().is_some()).await;
-        self.serving().unwrap()
+        // It may lead no longer by the time it is named.
+        let mut leader = None;
+        self.until("a leader", |world| {
+            leader = world.serving();
+            leader.is_some()
+        })
+        .await;
+        leader.unwrap()
     }
 
     fn serving(&self) -> Option<u64> {
