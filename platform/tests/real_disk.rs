@@ -37,16 +37,6 @@ fn a_zeroed_file_is_allocated_and_complete() {
 }
 
 #[test]
-fn an_impossible_length_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = RealDisk::new(folder.path());
-    let more_than_there_is = disk.space().unwrap().total * 2;
-    let error = disk.create_zeroed(Path::new("segment"), more_than_there_is).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::FileTooLarge), "{error}");
-    assert!(disk.list(Path::new("")).unwrap().is_empty());
-}
-
-#[test]
 fn many_buffers_are_written_as_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = RealDisk::new(folder.path()).create(Path::new("f")).unwrap();

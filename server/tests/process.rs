@@ -98,7 +98,9 @@ fn a_wrong_configuration_is_refused_with_the_nearest_key() {
     let output = gantry(folder.path()).env("GANTRY_LOG_LEVEL", "loud").output().unwrap();
     check_refused(output, 2, "GANTRY_LOG_LEVEL: key `log.level`: `loud` is none of the levels");
     let output = gantry(folder.path()).args(["--role", "broker"]).output().unwrap();
-    check_refused(output, 2, "this version runs every role in one process");
+    check_refused(output, 2, "a broker must know the controllers: say `host:port` of each");
+    let output = gantry(folder.path()).args(["--role", "queen"]).output().unwrap();
+    check_refused(output, 2, "key `role`: `queen` is none of `all`, `controller`, `broker`, `proxy`");
     assert!(!folder.path().join("data").exists(), "nothing was made");
 }
 

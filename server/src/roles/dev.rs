@@ -201,14 +201,17 @@ async fn start_again(args: &StartArgs) -> Result<ExitCode, DevError> {
     })?;
     let flags: Vec<String> = flags.lines().map(str::to_owned).collect();
     let failed = |error| DevError::Process { name: args.name.clone(), error };
-    let mut child = Command::new(program()?).args(&flags).spawn().map_err(failed)?;
+    // A group of its own, so that it is told once, and by us.
+    let mut child = Command::new(program()?).args(&flags).process_group(0).spawn().map_err(failed)?;
     let id = child.id().unwrap_or_default();
     write_file(&data.join(&args.name), "pid", &format!("{id}\n"))?;
     let mut signals = Signals::new().map_err(DevError::System)?;
     tokio::select! {
         ended = child.wait() => { ended.map_err(failed)?; }
-        // The terminal told the child as well.
-        _ = signals.next() => { child.wait().await.map_err(failed)?; }
+        _ = signals.next() => {
+            Command::new("kill").arg(id.to_string()).status().await.map_err(failed)?;
+            child.wait().await.map_err(failed)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
