@@ -77,8 +77,6 @@ mod cages {
         ForgetLeases,
         /// A new leader doesn't know what was acknowledged (rmq-1440, rmq-210, rmq-4771).
         ForgetAcks,
-        /// A leader that nobody hears any more is not told of the next one. Found here.
-        DeafLeader,
         /// A commit after a rollback is answered with OK (rmq-8158).
         CommitAfterRollback,
         /// Delayed messages come early (rmq-6984).

@@ -269,9 +269,6 @@ impl Replica {
             }
             PeerEvent::Leader { outlet } => {
                 // A leader that nobody listens to any more learns from the answer that there is another one.
-                if matches!(self.role, Role::Leads(_)) && zoo!(DeafLeader) {
-                    return Ok(());
-                }
                 outlet.send(Message::Hello(self.follower.hello(self.role.log()?)));
                 if let Role::Follows(follows) = &mut self.role {
                     follows.leader = Some(outlet);

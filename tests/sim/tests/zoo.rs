@@ -20,7 +20,6 @@ fn kinds(bug: Bug) -> &'static [Kind] {
         Bug::LongestWhateverTheEpoch | Bug::GoOnAfterSeal | Bug::KeepUncommittedState => &[Isolate, OneWay, Partial, Kill],
         Bug::CheckpointUncommitted | Bug::BelieveHighWatermark | Bug::TakeWhateverIsBefore => &[Isolate, OneWay, Partial, Pause],
         Bug::ForgetPromise | Bug::LeadUnchecked | Bug::ObeyOldLeaders => &[Isolate, Partial, Kill, Power, Pause],
-        Bug::DeafLeader => &[Kill, Power, Pause],
         _ => &[],
     }
 }
@@ -82,7 +81,6 @@ catches! {
     forget_ids: ForgetIds,
     forget_leases: ForgetLeases,
     forget_acks: ForgetAcks,
-    deaf_leader: DeafLeader,
     commit_after_rollback: CommitAfterRollback,
     early_timers: EarlyTimers,
     delete_when_full: DeleteWhenFull,
