@@ -128,6 +128,14 @@ pub fn load_newest(disk: &dyn Disk, dir: &Path) -> io::Result<Option<Checkpoint>
     Ok(None)
 }
 
+/// The newest checkpoint that can be read, and nothing is changed: for a reader beside the one that writes.
+pub fn peek_newest(disk: &dyn Disk, dir: &Path) -> io::Result<Option<Checkpoint>> {
+    if !disk.exists(dir)? {
+        return Ok(None);
+    }
+    Ok(list(disk, dir)?.into_iter().rev().find_map(|lsn| load(disk, dir, lsn).ok()))
+}
+
 fn load(disk: &dyn Disk, dir: &Path, lsn: Lsn) -> io::Result<Checkpoint> {
     let manifest = read_manifest(disk, dir, lsn)?;
     let mut files = BTreeMap::new();

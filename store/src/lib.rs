@@ -14,6 +14,7 @@ pub mod record;
 pub mod log;
 pub mod index;
 pub mod checkpoint;
+pub mod install;
 pub mod data_folder;
 pub mod replica;
 mod twin;

@@ -6,6 +6,7 @@
 
 mod chain;
 mod follow;
+mod origin;
 pub mod reader;
 pub mod recovery;
 mod repair;
@@ -40,6 +41,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use follow::{TakeError, links, own_links};
+pub use origin::Origin;
 pub use reader::{Frames, LogReader, Raw, ReadError};
 pub use recovery::{Known, OpenError, Recovery, Verdict};
 pub use segment::HeaderError;

@@ -27,7 +27,7 @@ pub enum Action {
     StepDown,
     /// Cut the log so that this is its last frame. State that was applied beyond goes back to a checkpoint before.
     Cut(Tail),
-    /// Remove the log: the leader's state and its segments come in its place, then tell `installed`.
+    /// Give up the log: the leader's state and its log come in its place, and the replica begins anew with them.
     GiveUp,
     /// Write the frames of this append from this one on, then tell `written`.
     Write {
@@ -100,8 +100,6 @@ pub struct Follower {
     hw: Lsn,
     written: Lsn,
     durable: Lsn,
-    /// Where damaged frames begin that wait for their repair. What lies behind them is as good as not there.
-    damaged: Option<Lsn>,
     applied: Lsn,
     /// How often the log was cut, so that a sync that began before says nothing about what came after.
     cuts: u64,
@@ -123,7 +121,6 @@ impl Follower {
             hw: committed,
             written: end,
             durable: end,
-            damaged: None,
             applied: committed,
             cuts: 0,
             following: None,
@@ -147,7 +144,7 @@ impl Follower {
             epoch: seal.epoch,
             log: log.tail().position(),
             hw: self.hw,
-            durable: self.sound(),
+            durable: self.durable,
             suspect: self.promise.suspect,
         })));
         Ok(out)
@@ -170,10 +167,6 @@ impl Follower {
         let mut following = Following { epoch: append.epoch, agreed, leader_time: append.leader_time, target };
         match accept(log, self.hw, append) {
             Acceptance::Unknown => out.push(self.mismatch(log, append.epoch)),
-            // Frames that can't be read differ from any others. They are repaired, not cut.
-            Acceptance::Fatal(Fatal::CutsCommitted { at, .. }) if self.damaged.is_some_and(|from| at >= from) => {
-                out.push(self.mismatch(log, append.epoch))
-            }
             Acceptance::Fatal(fatal) => return self.stop(fatal),
             Acceptance::Present => following.agreed = agreed.max(append.end().end),
             Acceptance::Write { cut, first } => {
@@ -251,12 +244,12 @@ impl Follower {
     pub fn ack(&self) -> Option<Ack> {
         let Following { epoch, agreed, .. } = self.following?;
         let Follower { member, session, written, applied, .. } = *self;
-        Some(Ack { member, session, epoch, received: written.min(agreed), durable: self.sound().min(agreed), applied })
+        Some(Ack { member, session, epoch, received: written.min(agreed), durable: self.durable.min(agreed), applied })
     }
 
     /// Rule 4: nothing is applied before it is committed, nor before it is durable here.
     pub fn may_apply(&self) -> Lsn {
-        self.hw.min(self.sound())
+        self.hw.min(self.durable)
     }
 
     /// Takes the lead of an epoch, or says why not. The driver then appends `EpochStart` and tells the leader.
@@ -305,22 +298,8 @@ impl Follower {
         out
     }
 
-    /// Frames below the durable mark can't be read, the first of them at `from`. They stay where they are until a peer's have taken their place.
-    pub fn damaged(&mut self, from: Lsn) -> Vec<Action> {
-        self.damaged = Some(self.damaged.map_or(from, |known| known.min(from)));
-        self.suspect()
-    }
-
-    /// All damaged frames were repaired, durably.
-    pub fn repaired(&mut self) -> Vec<Action> {
-        self.damaged = None;
-        let mut out = Vec::new();
-        self.clear_suspicion(&mut out);
-        out
-    }
-
-    /// A leader offers its state at `state` and the log behind it, because what this replica lacks is gone from the leader's log. The own log is given up
-    /// for it, by a suspect only: until it is there again, what it acknowledged is not.
+    /// A leader's state at `state` is here, because what this replica lacks is gone from the leader's log. The own log is given up for it, by a suspect
+    /// only: until it is there again, what it acknowledged is not. The replica begins anew, with another incarnation and a log that is empty.
     pub fn offered(&mut self, epoch: Epoch, state: Lsn) -> Result<Vec<Action>, Fatal> {
         self.usable()?;
         let mut out = Vec::new();
@@ -336,16 +315,6 @@ impl Follower {
             out.push(Action::GiveUp);
         }
         Ok(out)
-    }
-
-    /// An install replaced the log by one that is durable up to `end` and applied up to `state`. The stream begins anew with `hello`.
-    pub fn installed(&mut self, end: Lsn, state: Lsn) {
-        assert!(self.promise.suspect, "a log is given up by a suspect only, whose word does not count until it has everything again");
-        assert!(state <= end && state >= self.hw, "an install brings at least what was known to be committed");
-        (self.written, self.durable, self.applied, self.hw) = (end, end, state, state);
-        self.damaged = None;
-        self.cuts += 1;
-        self.following = None;
     }
 
     pub fn member(&self) -> Member {
@@ -369,11 +338,6 @@ impl Follower {
     /// Synced up to here.
     pub fn durable(&self) -> Lsn {
         self.durable
-    }
-
-    /// Synced up to here, and nothing before is damaged.
-    pub fn sound(&self) -> Lsn {
-        self.damaged.map_or(self.durable, |from| self.durable.min(from))
     }
 
     /// The epoch that is led, if any.
@@ -420,14 +384,13 @@ impl Follower {
         assert!(tail.end >= self.hw, "`accept` refuses to cut what is committed");
         self.written = tail.end;
         self.durable = self.durable.min(tail.end);
-        self.damaged = self.damaged.filter(|from| *from < tail.end);
         self.cuts += 1;
     }
 
     /// 4.6: a suspect that has durably all its leader had when it said `Hello` lacks nothing that it acknowledged before.
     fn clear_suspicion(&mut self, out: &mut Vec<Action>) {
         let Some(Following { agreed, target: Some(target), .. }) = self.following else { return };
-        if self.promise.suspect && has_target(target, self.sound().min(agreed)) {
+        if self.promise.suspect && has_target(target, self.durable.min(agreed)) {
             self.promise.suspect = false;
             out.push(Action::Persist(self.promise));
         }

@@ -51,8 +51,7 @@ pub trait Log {
     fn tail(&self) -> Tail;
 
     /// The tail that this log had, or would have, if it ended at `lsn`. `None` before its start, behind its end, inside a frame, and where
-    /// frames are damaged. (The checksum is in
-    /// the frame that follows, the epoch in the epoch table.)
+    /// frames are damaged. (The checksum is in the frame that follows, the epoch in the epoch table.)
     fn tail_at(&self, lsn: Lsn) -> Option<Tail>;
 
     /// Where the epochs begin.

@@ -140,16 +140,16 @@ impl Broker {
         self.perform(actions, None, To::Replica(from))
     }
 
-    /// A leader sends its state and what lies behind it.
+    /// A leader sends its state. The replica begins anew with it, and with a log that begins where the leader's does and is empty.
     pub fn installed(&mut self, from: Member, epoch: Epoch, log: &Chain, state: Lsn) -> Result<(), Fatal> {
         let actions = self.follower.offered(epoch, state)?;
         let accepted = actions.contains(&Action::GiveUp);
         self.perform(actions, None, To::Replica(from))?;
         if accepted {
-            (self.log, self.disk.log) = (log.clone(), log.clone());
-            self.follower.installed(log.tail().end, state);
-            self.syncing = None;
-            self.greeted = None;
+            let mut begun = log.clone();
+            begun.cut(log.start());
+            let disk = Disk { log: begun, ..self.disk.clone() };
+            *self = Broker::start(self.member, Incarnation(self.incarnation.0 + 1), self.durability, disk, std::mem::take(&mut self.memory));
         }
         Ok(())
     }

@@ -222,45 +222,13 @@ fn a_suspect_is_believed_when_it_has_all_its_leader_had_when_it_came() {
 }
 
 #[test]
-fn what_lies_behind_damaged_frames_counts_when_they_are_repaired() {
-    let own = chain(&[1, 1, 1]);
-    let mut follower = follower(&own, 1);
-    follower.append(&own, &append(1, &own, Lsn(0), Lsn(120))).expect("nothing is wrong");
-    assert!(matches!(follower.damaged(Lsn(80))[..], [Action::Persist(Promise { suspect: true, .. })]));
-    assert_eq!(follower.damaged(Lsn(40)), [], "it is known to be a suspect");
-    let hello = follower.hello(&own);
-    follower.welcome(&Welcome { epoch: Epoch(1), session: hello.session, target: Lsn(120) }).expect("nothing is wrong");
-    follower.append(&own, &append(1, &own, Lsn(120), Lsn(120))).expect("nothing is wrong");
-    let durable = |follower: &Follower| follower.ack().map(|ack| ack.durable).expect("a leader is followed");
-    assert_eq!((durable(&follower), follower.may_apply(), follower.promise().suspect), (Lsn(40), Lsn(40), true));
-    let sync = follower.syncing();
-    assert_eq!(follower.synced(sync), [], "a sync repairs nothing");
-    assert!(matches!(follower.repaired()[..], [Action::Persist(Promise { suspect: false, .. })]));
-    assert_eq!((durable(&follower), follower.may_apply()), (Lsn(120), Lsn(120)));
-}
-
-#[test]
-fn frames_that_cannot_be_read_are_not_a_leader_that_lacks_them() {
-    let (leader, mut own) = (chain(&[1, 1, 1]), chain(&[1]));
-    own.append(Epoch(1), 40, 99);
-    own.append(Epoch(1), 40, 2);
-    let mut follower = follower(&own, 1);
-    follower.append(&own, &append(1, &own, Lsn(0), Lsn(120))).expect("nothing is wrong");
-    let again = append(1, &leader, Lsn(40), Lsn(120));
-    assert!(follower.clone().append(&own, &again).is_err(), "frames that can be read, and differ");
-    follower.damaged(Lsn(40));
-    let actions = follower.append(&own, &again).expect("the replica goes on");
-    assert!(matches!(actions[..], [Action::Answer(Answer::Mismatch(_))]), "{actions:?}");
-}
-
-#[test]
 fn a_log_is_given_up_by_a_suspect_only() {
     let own = chain(&[1]);
     let mut follower = follower(&own, 1);
     let actions = follower.offered(Epoch(1), Lsn(400)).expect("nothing is wrong");
     assert!(matches!(actions[..], [Action::Persist(Promise { suspect: true, .. }), Action::GiveUp]), "{actions:?}");
-    follower.installed(Lsn(480), Lsn(400));
-    assert_eq!((follower.hw(), follower.durable(), follower.may_apply()), (Lsn(400), Lsn(480), Lsn(400)));
-    assert_eq!(follower.offered(Epoch(1), Lsn(399)), Ok(vec![]), "an offer that came late");
+    assert_eq!(follower.offered(Epoch(1), Lsn(400)), Ok(vec![Action::GiveUp]), "it is known to be a suspect");
+    follower.append(&own, &append(1, &own, Lsn(0), Lsn(40))).expect("nothing is wrong");
+    assert_eq!((follower.hw(), follower.offered(Epoch(1), Lsn(39))), (Lsn(40), Ok(vec![])), "an offer that came late");
     assert_eq!(follower.offered(Epoch(0), Lsn(999)), Ok(vec![refused(1)]));
 }
