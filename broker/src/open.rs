@@ -8,7 +8,7 @@ use crate::post::PostOffice;
 use crate::read::Messages;
 use crate::record::Forget;
 use crate::recover::{OpenError, Options, Recovered, recover};
-use crate::replica::{self, Identity, Replica};
+use crate::replica::{self, Ended, Identity, Replica};
 use crate::shard::clock::ShardClock;
 use crate::shard::core::{Core, Limits};
 use crate::shard::halves::Question;
@@ -82,9 +82,18 @@ impl LocalBroker {
     }
 
     /// Recovers a copy of a shard and starts its thread, which follows or leads as the controller says. Only while it leads, requests are answered.
-    pub fn open_replica(options: Options, identity: Identity) -> Result<(Arc<LocalBroker>, replica::Handle), OpenError> {
+    /// `ended` is told when the thread has ended by itself.
+    pub fn open_replica(
+        options: Options,
+        identity: Identity,
+        ended: impl FnOnce(Ended) + Send + 'static,
+    ) -> Result<(Arc<LocalBroker>, replica::Handle), OpenError> {
         let (replica, handle, wires, known) = LocalBroker::replica(&options, identity, Arc::new(Threads))?;
-        let thread = thread_of(&options, move || replica.run())?;
+        let thread = thread_of(&options, move || {
+            let how = replica.run();
+            ended(how);
+            how == Ended::Clean
+        })?;
         Ok((LocalBroker::begin(options, wires, known, Some(thread)), handle))
     }
 
@@ -97,10 +106,10 @@ impl LocalBroker {
     fn replica(options: &Options, identity: Identity, workers: SharedWorkers) -> Result<(Replica, replica::Handle, Wires, Known), OpenError> {
         let recovered = recover(options)?;
         let known = Known::of(&recovered.applied.state);
-        let Recovered { log, applied, checkpoint, seals, .. } = recovered;
+        let Recovered { log, applied, checkpoint, seals, waits, .. } = recovered;
         let (parts, wires) = connect(options, log, checkpoint, workers)?;
         seals.into_iter().for_each(|job| parts.upkeep.give(Job::Seal(job)));
-        let (replica, handle) = Replica::new(options.clone(), identity, parts, applied);
+        let (replica, handle) = Replica::new(options.clone(), identity, parts, applied, waits);
         Ok((replica, handle, wires, known))
     }
 

@@ -11,6 +11,7 @@ use gantry_platform::clock::SharedClock;
 use gantry_platform::disk::SharedDisk;
 use gantry_store::checkpoint;
 use gantry_store::index::{Index, SealJob};
+use gantry_store::install::Install;
 use gantry_store::log::{self, CommitLog, Verdict};
 use std::fmt;
 use std::path::PathBuf;
@@ -73,6 +74,8 @@ pub struct Recovered {
     pub torn: bool,
     /// Index runs that were missing and have to be written.
     pub seals: Vec<gantry_store::index::SealJob>,
+    /// In the middle of an install: the state of this address waits until the log has got so far, and `applied` has nothing.
+    pub waits: Option<Lsn>,
 }
 
 impl Recovered {
@@ -87,6 +90,14 @@ impl Recovered {
 /// Reads a shard's files, and mends what a crash left half done.
 pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
     let disk = &options.disk;
+    let Sizes { first_segment, max_segment, .. } = options.sizes;
+    let settings =
+        log::Options { first_segment, max_segment, skip_damaged: options.skip_damaged, ..log::Options::new(options.shard, options.cluster) };
+    if let Some(install) = Install::resume(&**disk, &options.dir, &settings).map_err(OpenError::of)?
+        && let Some(waiting) = go_on_installing(options, &settings, install)?
+    {
+        return Ok(waiting);
+    }
     let loaded = checkpoint::load_newest(&**disk, &options.dir.join("state")).map_err(OpenError::of)?;
     let written = loaded.is_some();
     let restored = loaded.and_then(restore);
@@ -94,16 +105,31 @@ pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
         tracing::warn!("the newest checkpoint is of another version; the state is computed from the log");
     }
     let known = restored.as_ref().map_or_else(log::Known::default, |restored| log::Known { until: restored.at, epochs: restored.epochs.clone() });
-    let Sizes { first_segment, max_segment, .. } = options.sizes;
-    let settings =
-        log::Options { first_segment, max_segment, skip_damaged: options.skip_damaged, ..log::Options::new(options.shard, options.cluster) };
     let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings, known).map_err(OpenError::of)?;
     for (from, to) in &recovery.set_aside {
         tracing::error!(%from, %to, "a damaged range of the log was set aside in `bad/`; what was in it is lost");
     }
     let (applied, seals) = applied_at(options, &log, restored.filter(|restored| restored.at <= log.end()))?;
     let checkpoint = applied.at();
-    Ok(Recovered { log, applied, checkpoint, last_time: recovery.last_time, torn: recovery.verdict != Verdict::Clean, seals })
+    Ok(Recovered { log, applied, checkpoint, last_time: recovery.last_time, torn: recovery.verdict != Verdict::Clean, seals, waits: None })
+}
+
+/// A replica whose log has not got as far as its leader's state, which it took over. Without anything if it has: then it is as any other.
+fn go_on_installing(options: &Options, settings: &log::Options, install: Install) -> Result<Option<Recovered>, OpenError> {
+    let disk = &options.disk;
+    let restored = install.checkpoint(&**disk).map_err(OpenError::of)?.and_then(restore);
+    let known = log::Known { until: install.origin.start, epochs: restored.map(|restored| restored.epochs).unwrap_or_default() };
+    let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings.clone(), known).map_err(OpenError::of)?;
+    if log.end() >= install.state {
+        drop(log);
+        install.finish(&**disk, &options.dir).map_err(OpenError::of)?;
+        return Ok(None);
+    }
+    let start = log.start();
+    let index = Index::open(&**disk, &options.dir.join("idx"), &[], start, None).map_err(OpenError::of)?.index;
+    let applied = Applied::new(State::default(), index, start, start);
+    let torn = recovery.verdict != Verdict::Clean;
+    Ok(Some(Recovered { log, applied, checkpoint: start, last_time: recovery.last_time, torn, seals: Vec::new(), waits: Some(install.state) }))
 }
 
 /// State and index as of the newest checkpoint, of a shard whose log is open.
@@ -128,7 +154,15 @@ fn applied_at(options: &Options, log: &CommitLog, restored: Option<Restored>) ->
     let mut seals = Vec::new();
     for base in index.missing() {
         let end = sealed.iter().copied().find(|next| *next > base).unwrap_or(segment);
-        seals.extend(index.replayed(table_of(&reader, base, end).map_err(OpenError::of)?));
+        let Some(job) = index.replayed(table_of(&reader, base, end).map_err(OpenError::of)?) else { continue };
+        // Written at once: a replica that was installed lacks all of them, and they would not fit into memory together.
+        match job.write(&*options.disk) {
+            Ok(run) => index.sealed(run),
+            Err(error) => {
+                tracing::warn!(%error, "an index run could not be written; it is tried again");
+                seals.push(job);
+            }
+        }
     }
     Ok((Applied::new(state, index, at, segment), seals))
 }

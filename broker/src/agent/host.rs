@@ -3,7 +3,7 @@
 use crate::LocalBroker;
 use crate::recover::{Options, Sizes};
 use crate::replica::streams::Copies;
-use crate::replica::{Handle, Identity};
+use crate::replica::{Ended, Handle, Identity};
 use crate::shard::upkeep::Retention;
 use gantry_model::contract::directory::{Copy, ShardRoute};
 use gantry_model::contract::{Directory, Metadata};
@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
 /// A copy that could not be opened is tried again after this long.
@@ -49,6 +50,11 @@ pub struct Host {
     failed: Mutex<BTreeMap<ShardId, Failed>>,
     /// Changes whenever `open` does.
     changed: watch::Sender<u64>,
+    /// How often each copy was opened.
+    opened: Mutex<BTreeMap<ShardId, u32>>,
+    /// Copies whose threads ended by themselves.
+    ended: UnboundedSender<(ShardId, Ended)>,
+    endings: tokio::sync::Mutex<UnboundedReceiver<(ShardId, Ended)>>,
 }
 
 /// A copy that runs.
@@ -76,7 +82,17 @@ impl fmt::Debug for Host {
 impl Host {
     pub fn new(settings: HostSettings) -> Arc<Host> {
         let copies = Copies::new(settings.cluster, settings.node);
-        Arc::new(Host { settings, copies, open: RwLock::default(), failed: Mutex::default(), changed: watch::Sender::new(0) })
+        let (ended, endings) = unbounded_channel();
+        Arc::new(Host {
+            settings,
+            copies,
+            open: RwLock::default(),
+            failed: Mutex::default(),
+            changed: watch::Sender::new(0),
+            opened: Mutex::default(),
+            ended,
+            endings: tokio::sync::Mutex::new(endings),
+        })
     }
 
     pub fn node(&self) -> NodeId {
@@ -114,12 +130,14 @@ impl Host {
     /// Opens and closes copies as the directory says, until it is told to stop.
     pub async fn run(self: Arc<Host>, directory: Arc<dyn Directory>, stop: Stop) {
         let sweep = tasks::spawn("removal of old copies", self.clone().sweep());
+        let mut endings = self.endings.lock().await;
         while !stop.is_stopped() {
             let version = directory.version();
             self.look(&*directory).await;
             tokio::select! {
                 biased;
                 () = stop.stopped() => break,
+                Some((shard, how)) = endings.recv() => self.ended(shard, how).await,
                 _ = timeout(RETRY, directory.changed(version)) => {}
             }
         }
@@ -142,6 +160,16 @@ impl Host {
             if self.get(shard).is_none() && !self.failed_lately(shard, copy.store) {
                 self.open_copy(shard, copy.store).await;
             }
+        }
+    }
+
+    /// A copy's thread ended by itself. It is opened again: at once if its files are others now, after a while if the disk failed.
+    async fn ended(self: &Arc<Host>, shard: ShardId, how: Ended) {
+        let Some(opened) = self.get(shard).filter(|_| how != Ended::Clean) else { return };
+        let failed = Failed { store: opened.store, why: opened.handle.view().failed.unwrap_or_default(), at: self.settings.clock.mono() };
+        self.close(shard, false).await;
+        if how == Ended::Failed {
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, failed);
         }
     }
 
@@ -180,8 +208,16 @@ impl Host {
         let of_shard = folder.open_copy(shard, store).map_err(|error| error.to_string())?;
         let dir = of_shard.dir().to_owned();
         let options = Options { disk, dir, clock, metadata, shard, cluster, retention, skip_damaged, sizes };
-        let identity = Identity { node, folder: of_shard, incarnation: Incarnation(folder.incarnation), durability: Durability::Disk };
-        let (broker, handle) = LocalBroker::open_replica(options, identity).map_err(|error| error.to_string())?;
+        let opened_before = {
+            let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = opened.entry(shard).or_default();
+            std::mem::replace(count, *count + 1)
+        };
+        let incarnation = Incarnation(folder.incarnation);
+        let identity = Identity { node, folder: of_shard, incarnation, durability: Durability::Disk, opened_before };
+        let ended = self.ended.clone();
+        let tell = move |how| drop(ended.send((shard, how)));
+        let (broker, handle) = LocalBroker::open_replica(options, identity, tell).map_err(|error| error.to_string())?;
         Ok(Opened { store, broker, handle })
     }
 

@@ -34,11 +34,22 @@ pub(super) struct Follows {
     /// Whether it spoke in this round, and so waits for an answer.
     heard: bool,
     unsynced: bool,
+    /// An install: the state is here, and the log has to get as far as it before the two belong together. Nothing is applied until then.
+    waits: Option<Lsn>,
 }
 
 impl Follows {
     pub fn new(parts: Parts, applied: Applied) -> Follows {
-        Follows { parts, applied, leader: None, heard_at: None, heard: false, unsynced: false }
+        Follows { parts, applied, leader: None, heard_at: None, heard: false, unsynced: false, waits: None }
+    }
+
+    /// One in the middle of an install, with the address of the state that waits.
+    pub fn waiting(self, waits: Option<Lsn>) -> Follows {
+        Follows { waits, ..self }
+    }
+
+    pub fn waits(&self) -> Option<Lsn> {
+        self.waits
     }
 
     /// The leader spoke, in a way that the rules believe.
@@ -112,7 +123,7 @@ impl Follows {
             leader.send(Message::Ack(ack));
         }
         let to = follower.may_apply();
-        if to > self.applied.at() {
+        if to > self.applied.at() && self.waits.is_none() {
             let Passed { seals, trims } = self.applied.advance(&self.parts.log, to)?;
             seals.into_iter().for_each(|job| self.parts.upkeep.give(Job::Seal(job)));
             for trim in trims {
@@ -128,7 +139,9 @@ impl Follows {
         let (now, at) = (self.parts.clock.wall_ms(), self.applied.at());
         let Parts { upkeep, log, status, .. } = &mut self.parts;
         let Applied { state, index, .. } = &mut self.applied;
-        if let Some(frozen) = upkeep.checkpoint_if_due(now, state, index, log, at) {
+        if self.waits.is_none()
+            && let Some(frozen) = upkeep.checkpoint_if_due(now, state, index, log, at)
+        {
             upkeep.give(Job::Checkpoint(frozen));
         }
         if upkeep.is_due(now) {
@@ -150,6 +163,11 @@ impl Follows {
         driver.begin_with(seals, trims);
         driver.lead(grant, shift, durability, hw)?;
         Ok(driver)
+    }
+
+    /// Ends without a trace: the files are about to be others.
+    pub fn abandon(mut self) {
+        self.parts.upkeep.end();
     }
 
     pub fn close(mut self) -> bool {

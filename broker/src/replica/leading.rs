@@ -3,18 +3,21 @@
 //! It runs on the shard's thread. What was just written is sent from memory; what a follower lacks from further back is read by a worker, so
 //! that a replica that catches up never holds up the others.
 
+use super::install::{self, Offers, Packed};
 use super::message::{Frames, Message, Outlet};
 use bytes::Bytes;
 use gantry_model::{Epoch, Lsn};
 use gantry_platform::clock::SharedClock;
+use gantry_platform::disk::SharedDisk;
 use gantry_platform::workers::Worker;
-use gantry_store::log::{CommitLog, LogReader, Raw, ReadError, own_links};
+use gantry_store::log::{CommitLog, LogReader, Origin, Raw, ReadError, own_links};
 use gantry_store::replica::leader::{Greeting, HEARTBEAT, Leader, Next, Pace};
 use gantry_store::replica::log::{Link, Tail};
 use gantry_store::replica::message::Grant;
 use gantry_store::replica::{Member, leader};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,22 +30,24 @@ pub const LOOK: Duration = Duration::from_millis(HEARTBEAT.as_millis() as u64 / 
 
 /// What was read for a follower.
 #[derive(Debug)]
-pub struct CaughtUp {
-    epoch: Epoch,
-    member: Member,
-    prev: Tail,
-    raw: Result<Raw, ReadError>,
+pub enum CaughtUp {
+    Frames { epoch: Epoch, member: Member, prev: Tail, raw: Result<Raw, ReadError> },
+    /// The newest state, for one that needs an install.
+    State { epoch: Epoch, member: Member, packed: Result<Option<Packed>, String> },
 }
 
 /// Who reads for followers that catch up, and takes what was read to where [`Leading::caught_up`] is told.
 pub struct CatchUp {
     worker: Worker,
+    disk: SharedDisk,
+    /// The shard's folder.
+    dir: PathBuf,
     done: Arc<dyn Fn(CaughtUp) + Send + Sync>,
 }
 
 impl CatchUp {
-    pub fn new(worker: Worker, done: impl Fn(CaughtUp) + Send + Sync + 'static) -> CatchUp {
-        CatchUp { worker, done: Arc::new(done) }
+    pub fn new(worker: Worker, disk: SharedDisk, dir: PathBuf, done: impl Fn(CaughtUp) + Send + Sync + 'static) -> CatchUp {
+        CatchUp { worker, disk, dir, done: Arc::new(done) }
     }
 
     fn read(&self, reader: LogReader, epoch: Epoch, member: Member, prev: Tail, bytes: usize) {
@@ -50,8 +55,16 @@ impl CatchUp {
         self.worker.give(Box::new(move || {
             let raw = reader.raw(prev.end, bytes);
             let len = raw.as_ref().map_or(0, |raw| raw.bytes.len() as u64);
-            done(CaughtUp { epoch, member, prev, raw });
+            done(CaughtUp::Frames { epoch, member, prev, raw });
             Duration::from_micros(len * 1_000_000 / CATCH_UP_PER_S)
+        }));
+    }
+
+    fn read_state(&self, origin: Origin, epoch: Epoch, member: Member) {
+        let (disk, dir, done) = (self.disk.clone(), self.dir.clone(), self.done.clone());
+        self.worker.give(Box::new(move || {
+            done(CaughtUp::State { epoch, member, packed: install::pack(&disk, &dir, origin) });
+            Duration::ZERO
         }));
     }
 }
@@ -71,6 +84,7 @@ pub struct Leading {
     /// Followers for which something is being read.
     reading: BTreeSet<Member>,
     catch_up: CatchUp,
+    offers: Offers,
 }
 
 /// Another replica promised a later epoch.
@@ -81,7 +95,7 @@ impl Leading {
     /// The reign that begins with the `EpochStart` that was written at `start`.
     pub fn begin(grant: Grant, start: &Link, durability: leader::Durability, hw: Lsn, clock: SharedClock, catch_up: CatchUp) -> Leading {
         let leader = Leader::begin(grant, start, durability, hw);
-        Leading { leader, outlets: BTreeMap::new(), learners: BTreeSet::new(), clock, reading: BTreeSet::new(), catch_up }
+        Leading { leader, outlets: BTreeMap::new(), learners: BTreeSet::new(), clock, reading: BTreeSet::new(), catch_up, offers: Offers::default() }
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -117,6 +131,7 @@ impl Leading {
         for gone in self.learners.difference(&learners) {
             self.leader.dismiss(*gone);
             self.outlets.remove(gone);
+            self.offers.drop_for(*gone);
         }
         learners.iter().for_each(|learner| self.leader.teach(*learner));
         self.learners = learners;
@@ -149,10 +164,7 @@ impl Leading {
             let now = self.clock.mono();
             match self.leader.next(log, member, now) {
                 Next::Wait => return,
-                Next::Install => {
-                    tracing::warn!(%member, "a replica lacks what is no longer in the log; it has to be made anew");
-                    return;
-                }
+                Next::Install => return self.offer(log, member, now),
                 Next::Heartbeat { prev } => return self.send(member, prev, Bytes::new(), 0, time),
                 Next::Frames { prev, bytes, pace: Pace::Live } => match log.reader().raw(prev.end, bytes.min(APPEND_BYTES) as usize) {
                     Ok(raw) => self.send(member, prev, raw.bytes, raw.file, time),
@@ -168,15 +180,31 @@ impl Leading {
 
     /// What was read for a follower is sent, if it is still what it lacks.
     pub fn caught_up(&mut self, log: &CommitLog, read: CaughtUp, time: u64) {
-        if read.epoch != self.epoch() {
-            return;
+        match read {
+            CaughtUp::Frames { epoch, member, prev, raw } if epoch == self.epoch() => {
+                self.reading.remove(&member);
+                match raw {
+                    Ok(raw) => self.send(member, prev, raw.bytes, raw.file, time),
+                    Err(error) => return tracing::error!(%error, %member, "the log can't be read for a replica"),
+                }
+                self.send_to(log, member, time);
+            }
+            CaughtUp::State { epoch, member, packed } if epoch == self.epoch() => {
+                self.offers.have(member, packed, self.clock.mono());
+                self.send_to(log, member, time);
+            }
+            // Read for an epoch that is over.
+            CaughtUp::Frames { .. } | CaughtUp::State { .. } => {}
         }
-        self.reading.remove(&read.member);
-        match read.raw {
-            Ok(raw) => self.send(read.member, read.prev, raw.bytes, raw.file, time),
-            Err(error) => return tracing::error!(%error, member = %read.member, "the log can't be read for a replica"),
+    }
+
+    /// Offers the newest state to a replica that can't go on without.
+    fn offer(&mut self, log: &CommitLog, member: Member, now: Duration) {
+        let epoch = self.epoch();
+        let Some(outlet) = self.outlets.get(&member) else { return };
+        if self.offers.need(member, &**outlet, epoch, now) {
+            self.catch_up.read_state(log.origin(), epoch, member);
         }
-        self.send_to(log, read.member, time);
     }
 
     fn send(&mut self, member: Member, prev: Tail, bytes: Bytes, file: u64, time: u64) {
@@ -194,16 +222,22 @@ impl Leading {
                 Greeting::Welcome(welcome) => {
                     self.outlets.insert(hello.member, back.clone());
                     self.reading.remove(&hello.member);
+                    self.offers.again(hello.member);
                     back.send(Message::Welcome(welcome));
                 }
                 Greeting::Deposed(epoch) => return Err(Deposed(epoch)),
                 Greeting::Stranger => tracing::warn!(member = %hello.member, "a replica that is no member wants to follow; it is not answered"),
                 Greeting::Superseded => {}
             },
-            Message::Ack(ack) => drop(self.leader.acked(&ack, now)),
+            Message::Ack(ack) => {
+                // Whoever acknowledges frames of this leader follows it.
+                self.offers.drop_for(ack.member);
+                self.leader.acked(&ack, now);
+            }
             Message::Mismatch(mismatch) => self.leader.mismatch(log, &mismatch, now),
             Message::Refused(refused) if leader::must_step_down(self.epoch(), refused.promised) => return Err(Deposed(refused.promised)),
-            Message::Refused(_) | Message::Welcome(_) | Message::Frames(_) => {}
+            Message::Fetch(fetch) if fetch.epoch == self.epoch() => self.offers.fetch(&fetch, &**back, now),
+            Message::Refused(_) | Message::Welcome(_) | Message::Frames(_) | Message::Offer(_) | Message::Fetch(_) | Message::Piece(_) => {}
         }
         self.send_all(log, time);
         Ok(())

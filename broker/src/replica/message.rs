@@ -18,6 +18,9 @@ pub enum Message {
     Ack(Ack),
     Mismatch(Mismatch),
     Refused(Refused),
+    Offer(Offer),
+    Fetch(Fetch),
+    Piece(Piece),
 }
 
 /// Frames as they stand in the leader's log, or none as a heartbeat.
@@ -32,6 +35,32 @@ pub struct Frames {
     pub bytes: Bytes,
     /// Length of the file that they are in.
     pub file: u64,
+}
+
+/// A leader to a replica that lacks what is gone from the log: its state at one address, in so many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub epoch: Epoch,
+    pub state: Lsn,
+    pub bytes: u64,
+}
+
+/// A replica to the leader that made the offer: the bytes from here on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    pub member: Member,
+    pub epoch: Epoch,
+    pub state: Lsn,
+    pub from: u64,
+}
+
+/// A part of a state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub epoch: Epoch,
+    pub state: Lsn,
+    pub from: u64,
+    pub bytes: Bytes,
 }
 
 /// A way to one other replica. What is sent may be lost, but arrives in order.

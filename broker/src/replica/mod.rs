@@ -7,6 +7,7 @@
 pub mod message;
 pub mod leading;
 mod follows;
+mod install;
 pub mod wire;
 pub mod streams;
 
@@ -14,11 +15,12 @@ use crate::recover::{Options, reload};
 use crate::shard::inbox::{Inbox, Request, Status, next_request};
 use crate::shard::replay::Applied;
 use crate::shard::thread::{Driver, Parts};
-use crate::shard::upkeep::Job;
+use crate::shard::upkeep::{Job, restore};
 use follows::{Follows, IDLE};
 use gantry_model::{Epoch, Lsn};
 use gantry_platform::clock::SharedClock;
 use gantry_store::data_folder::ShardFolder;
+use gantry_store::install::Image;
 use gantry_store::log::{CommitLog, links};
 use gantry_store::replica::follower::{self, Action, Follower};
 use gantry_store::replica::leader::{Durability, SILENCE};
@@ -26,7 +28,8 @@ use gantry_store::replica::message::{Append, Grant, Refused};
 use gantry_store::replica::promise::Promise;
 use gantry_store::replica::{Incarnation, Member, NodeId};
 use gantry_store::zoo;
-use message::{Frames, Message, Outlet, PeerEvent};
+use install::Fetching;
+use message::{Frames, Message, Offer, Outlet, PeerEvent, Piece};
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +44,8 @@ pub struct Identity {
     /// The number of this run of the process.
     pub incarnation: Incarnation,
     pub durability: Durability,
+    /// How often this process opened the copy before: its peers tell the openings apart.
+    pub opened_before: u32,
 }
 
 /// What a replica looks like from outside.
@@ -55,11 +60,15 @@ pub struct View {
     /// The epoch of the leader that it hears, and when it heard it last.
     pub follows: Option<Epoch>,
     pub heard: Option<Duration>,
+    /// The oldest frame.
+    pub start: Lsn,
     pub end: Lsn,
     pub durable: Lsn,
     pub hw: Lsn,
     pub applied: Lsn,
     pub suspect: bool,
+    /// In the middle of an install: the log has to get this far before the state that waits counts.
+    pub installs: Option<Lsn>,
     /// Learners that have all but a little of the log that it leads.
     pub learnt: Vec<Member>,
     /// Why it stopped for good.
@@ -126,6 +135,17 @@ pub enum Turn {
     Stopped,
     /// It can't go on; its view says why.
     Failed,
+    /// Its files are others now, or are about to be: it is to be opened anew.
+    Anew,
+}
+
+/// How a replica's thread ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Clean,
+    Failed,
+    /// It is to be opened anew.
+    Anew,
 }
 
 /// A replica, and all that its thread owns. A simulation takes its rounds one by one instead.
@@ -135,33 +155,41 @@ pub struct Replica {
     follower: Follower,
     durability: Durability,
     role: Role,
+    /// A leader's state that is on its way here.
+    fetching: Option<Fetching>,
+    /// The log was given up for it.
+    anew: bool,
     status: Arc<Status>,
     view: Arc<Mutex<View>>,
 }
 
 impl Replica {
     /// A replica that was recovered from its files. It follows until it is told otherwise.
-    pub fn new(options: Options, identity: Identity, parts: Parts, applied: Applied) -> (Replica, Handle) {
-        let Identity { node, folder, incarnation, durability } = identity;
+    pub fn new(options: Options, identity: Identity, parts: Parts, applied: Applied, waits: Option<Lsn>) -> (Replica, Handle) {
+        let Identity { node, folder, incarnation, durability, opened_before } = identity;
         let promise = Promise::of(&folder.meta());
         let member = Member { node, store: promise.store };
-        let follower = Follower::new(member, incarnation, promise, parts.log.end(), applied.at());
+        let follower = Follower::new(member, incarnation, promise, parts.log.end(), applied.at()).opened_before(opened_before);
         let (inbox, clock, status) = (parts.inbox.clone(), parts.clock.clone(), parts.status.clone());
-        let role = Role::Follows(Box::new(Follows::new(parts, applied)));
+        let role = Role::Follows(Box::new(Follows::new(parts, applied).waiting(waits)));
         let view = Arc::<Mutex<View>>::default();
-        let replica = Replica { options, folder, follower, durability, role, status, view: view.clone() };
+        let replica = Replica { options, folder, follower, durability, role, fetching: None, anew: false, status, view: view.clone() };
         replica.show();
         (replica, Handle { member, incarnation, inbox, clock, view })
     }
 
-    /// Works until it is told to stop. `false` if it failed.
-    pub fn run(mut self) -> bool {
+    /// Works until it is told to stop, fails, or is to be opened anew.
+    pub fn run(mut self) -> Ended {
         loop {
             let patience = self.patience();
             match self.turn(patience) {
                 Turn::GoesOn => {}
-                Turn::Stopped => return self.close(),
-                Turn::Failed => return false,
+                Turn::Stopped => return if self.close() { Ended::Clean } else { Ended::Failed },
+                Turn::Failed => return Ended::Failed,
+                Turn::Anew => {
+                    self.abandon();
+                    return Ended::Anew;
+                }
             }
         }
     }
@@ -178,6 +206,7 @@ impl Replica {
     /// One round, with what is there or comes so soon.
     pub fn turn(&mut self, patience: Duration) -> Turn {
         match self.round(patience) {
+            Ok(true) if self.anew => Turn::Anew,
             Ok(true) => {
                 self.show();
                 Turn::GoesOn
@@ -194,6 +223,13 @@ impl Replica {
     /// The log in the present role; `None` after a failure between two roles.
     pub fn log(&self) -> Option<&CommitLog> {
         self.role.log().ok()
+    }
+
+    /// The end before it is opened anew.
+    pub fn abandon(self) {
+        if let Role::Follows(follows) = self.role {
+            follows.abandon();
+        }
     }
 
     /// The end of a clean run. `false` if the disk failed.
@@ -244,6 +280,12 @@ impl Replica {
             let actions = follows.finish_round(&mut self.follower)?;
             self.perform(actions, None)?;
         }
+        if let Role::Follows(follows) = &self.role
+            && follows.waits().is_some_and(|state| self.follower.durable() >= state)
+        {
+            tracing::info!(shard = self.options.shard.0, "the log has got as far as the state that was installed");
+            self.anew = true;
+        }
         Ok(true)
     }
 
@@ -280,8 +322,10 @@ impl Replica {
                 let answer = self.perform(actions, None)?;
                 reply(answer, &*back);
             }
+            PeerEvent::Said { message: Message::Offer(offer), back } => self.hear_offer(&offer, &*back),
+            PeerEvent::Said { message: Message::Piece(piece), back } => self.hear_piece(&piece, &*back)?,
             PeerEvent::Said { message: Message::Refused(_), .. } => {}
-            PeerEvent::Said { message: Message::Hello(_) | Message::Ack(_) | Message::Mismatch(_), back } => {
+            PeerEvent::Said { message: Message::Hello(_) | Message::Ack(_) | Message::Mismatch(_) | Message::Fetch(_), back } => {
                 // Said to a leader, which this replica is no longer.
                 back.send(Message::Refused(Refused { member: self.follower.member(), promised: self.follower.promise().epoch }));
             }
@@ -309,6 +353,47 @@ impl Replica {
         Ok(())
     }
 
+    /// A leader has a state for this replica, which lacks what is gone from its log.
+    fn hear_offer(&mut self, offer: &Offer, back: &dyn Outlet) {
+        let (promised, member) = (self.follower.promise().epoch, self.follower.member());
+        if offer.epoch < promised {
+            return back.send(Message::Refused(Refused { member, promised }));
+        }
+        // One that comes late has nothing new.
+        let waits = match &self.role {
+            Role::Follows(follows) => follows.waits(),
+            Role::Leads(_) | Role::Nothing => return,
+        };
+        if offer.state >= self.follower.hw() && waits.is_none_or(|waits| offer.state > waits) {
+            back.send(Message::Fetch(Fetching::begin(&mut self.fetching, offer, member)));
+        }
+    }
+
+    /// A part of it. When it is here and whole, the log is given up for it.
+    fn hear_piece(&mut self, piece: &Piece, back: &dyn Outlet) -> Result<(), Stopped> {
+        let member = self.follower.member();
+        let Some(taken) = self.fetching.as_mut().and_then(|fetching| fetching.take(piece, member)) else { return Ok(()) };
+        let whole = match taken {
+            Ok(whole) => whole,
+            Err(next) => {
+                back.send(Message::Fetch(next));
+                return Ok(());
+            }
+        };
+        self.fetching = None;
+        let Some(image) = Image::decode(&whole).filter(|image| restore(image.state.clone()).is_some()) else {
+            tracing::warn!(shard = self.options.shard.0, "a leader's state can't be read by this version; this replica goes on without it");
+            return Ok(());
+        };
+        image.stage(&*self.options.disk, &self.options.dir)?;
+        let actions = self.follower.offered(piece.epoch, piece.state)?;
+        if actions.contains(&Action::GiveUp) {
+            tracing::info!(shard = self.options.shard.0, state = %piece.state, log = %image.origin.start, "this replica begins anew with its leader's state");
+        }
+        reply(self.perform(actions, None)?, back);
+        Ok(())
+    }
+
     /// Does what the rules say, in their order. Answers what is to be said to who asked.
     fn perform(&mut self, actions: Vec<Action>, frames: Option<(&Frames, &Append)>) -> Result<Option<follower::Answer>, Stopped> {
         let mut said = None;
@@ -328,8 +413,10 @@ impl Replica {
                     let end = self.follows()?.write(&frames.bytes[skipped..], frames.file)?;
                     self.follower.written(end);
                 }
-                // Nobody is offered an install: what a replica would need one for is reported by its leader, and the replica is made anew.
-                Action::GiveUp => return Err(Stopped("the log is to be given up, and nothing is there to take its place".to_owned())),
+                Action::GiveUp => {
+                    gantry_store::install::begin(&*self.options.disk, &self.options.dir)?;
+                    self.anew = true;
+                }
                 Action::Answer(answer) => said = Some(answer),
                 Action::HangUp(why) => tracing::warn!(%why, "a leader sent frames that don't follow each other; they are ignored"),
             }
@@ -386,6 +473,10 @@ impl Replica {
             }
             Role::Nothing => return,
         };
+        let installs = match &self.role {
+            Role::Follows(follows) => follows.waits(),
+            Role::Leads(_) | Role::Nothing => None,
+        };
         let learnt = match &self.role {
             Role::Leads(driver) => driver.learnt(),
             Role::Follows(_) | Role::Nothing => Vec::new(),
@@ -400,11 +491,13 @@ impl Replica {
             serves,
             follows: self.follower.following().map(|(epoch, _)| epoch),
             heard,
+            start: self.role.log().map_or(Lsn(0), CommitLog::start),
             end,
             durable: self.follower.durable(),
             hw: self.follower.hw(),
             applied,
             suspect,
+            installs,
             learnt,
             failed: None,
         };

@@ -2,7 +2,7 @@
 //!
 //! Nothing that arrives is trusted: what lacks a part or has an impossible one is refused, and the stream ends.
 
-use super::message::{Frames, Message};
+use super::message::{Fetch, Frames, Message, Offer, Piece};
 use gantry_model::{Epoch, Lsn, ShardId};
 use gantry_proto::broker as wire;
 use gantry_proto::broker::{to_follower, to_leader};
@@ -37,7 +37,10 @@ pub fn to_leader(shard: ShardId, message: Message) -> Option<wire::ToLeader> {
             end: end.0,
         }),
         Message::Refused(refused) => to_leader::Body::Refused(put_refused(refused)),
-        Message::Welcome(_) | Message::Frames(_) => return None,
+        Message::Fetch(Fetch { member, epoch, state, from }) => {
+            to_leader::Body::Fetch(wire::Fetch { member: Some(put_member(member)), epoch: epoch.0, state: state.0, from })
+        }
+        Message::Welcome(_) | Message::Frames(_) | Message::Offer(_) | Message::Piece(_) => return None,
     };
     Some(wire::ToLeader { shard: shard.0, body: Some(body) })
 }
@@ -57,7 +60,11 @@ pub fn to_follower(shard: ShardId, message: Message) -> Option<wire::ToFollower>
             file,
         }),
         Message::Refused(refused) => to_follower::Body::Refused(put_refused(refused)),
-        Message::Hello(_) | Message::Ack(_) | Message::Mismatch(_) => return None,
+        Message::Offer(Offer { epoch, state, bytes }) => to_follower::Body::Offer(wire::Offer { epoch: epoch.0, state: state.0, bytes }),
+        Message::Piece(Piece { epoch, state, from, bytes }) => {
+            to_follower::Body::Piece(wire::Piece { epoch: epoch.0, state: state.0, from, bytes })
+        }
+        Message::Hello(_) | Message::Ack(_) | Message::Mismatch(_) | Message::Fetch(_) => return None,
     };
     Some(wire::ToFollower { shard: shard.0, body: Some(body) })
 }
@@ -92,6 +99,10 @@ pub fn from_follower(said: wire::ToLeader) -> Option<(ShardId, Message)> {
             end: Lsn(mismatch.end),
         }),
         to_leader::Body::Refused(it) => Message::Refused(refused(it)?),
+        to_leader::Body::Fetch(fetch) => {
+            let (member, state) = (member(fetch.member)?, Lsn(fetch.state));
+            Message::Fetch(Fetch { member, epoch: Epoch(fetch.epoch), state, from: fetch.from })
+        }
     };
     Some((ShardId(said.shard), message))
 }
@@ -114,6 +125,10 @@ pub fn from_leader(said: wire::ToFollower) -> Option<(ShardId, Message)> {
             })
         }
         to_follower::Body::Refused(it) => Message::Refused(refused(it)?),
+        to_follower::Body::Offer(offer) => Message::Offer(Offer { epoch: Epoch(offer.epoch), state: Lsn(offer.state), bytes: offer.bytes }),
+        to_follower::Body::Piece(piece) => {
+            Message::Piece(Piece { epoch: Epoch(piece.epoch), state: Lsn(piece.state), from: piece.from, bytes: piece.bytes })
+        }
     };
     Some((ShardId(said.shard), message))
 }
@@ -172,6 +187,7 @@ mod tests {
             Message::Ack(Ack { member, session, epoch: Epoch(4), received: Lsn(3), durable: Lsn(2), applied: Lsn(1) }),
             Message::Mismatch(Mismatch { member, session, epoch: Epoch(4), epochs: table(), end: Lsn(5000) }),
             Message::Refused(refused),
+            Message::Fetch(Fetch { member, epoch: Epoch(4), state: Lsn(80), from: 1 << 33 }),
         ];
         for message in up {
             let said = to_leader(ShardId(6), message.clone()).map(|said| wire::ToLeader::decode(said.encode_to_vec().as_slice()));
@@ -183,6 +199,8 @@ mod tests {
             Message::Welcome(Welcome { epoch: Epoch(4), session, target: Lsn(77) }),
             Message::Frames(Frames { epoch: Epoch(4), prev, hw: Lsn(70), leader_time: 5, bytes: vec![1, 2, 3].into(), file: 1 << 24 }),
             Message::Refused(refused),
+            Message::Offer(Offer { epoch: Epoch(4), state: Lsn(80), bytes: 1 << 33 }),
+            Message::Piece(Piece { epoch: Epoch(4), state: Lsn(80), from: 1 << 20, bytes: vec![4, 5].into() }),
         ];
         for message in down {
             let said = to_follower(ShardId(6), message.clone()).map(|said| wire::ToFollower::decode(said.encode_to_vec().as_slice()));

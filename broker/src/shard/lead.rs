@@ -65,7 +65,8 @@ impl Driver {
         let (machine, inbox) = (self.machine.clone(), self.inbox.clone());
         let read = move |read| inbox.put(Request::CaughtUp(read));
         let worker = self.workers.hire("gantry-catch-up").map_err(failed)?;
-        let mut leading = Leading::begin(grant, &start, durability, hw, machine, CatchUp::new(worker, read));
+        let (disk, dir) = self.upkeep.files();
+        let mut leading = Leading::begin(grant, &start, durability, hw, machine, CatchUp::new(worker, disk, dir, read));
         leading.written(&self.log, self.written);
         leading.synced(self.log.sync()?);
         self.leading = Some(leading);
@@ -155,7 +156,7 @@ impl Driver {
     pub(super) fn take_peer(&mut self, event: PeerEvent) -> Result<(), AppendError> {
         let Some(leading) = &mut self.leading else { return Ok(()) };
         match event {
-            PeerEvent::Said { message: message @ (Message::Hello(_) | Message::Ack(_) | Message::Mismatch(_) | Message::Refused(_)), back } => {
+            PeerEvent::Said { message: message @ (Message::Hello(_) | Message::Ack(_) | Message::Mismatch(_) | Message::Refused(_) | Message::Fetch(_)), back } => {
                 if let Err(Deposed(epoch)) = leading.hear(&self.log, message, &back, self.written) {
                     self.mail.deposed = self.mail.deposed.max(Some(epoch));
                 }

@@ -147,6 +147,11 @@ impl Upkeep {
         })
     }
 
+    /// The disk, and the shard's folder on it.
+    pub fn files(&self) -> (SharedDisk, PathBuf) {
+        (self.place.disk.clone(), self.place.dir.clone())
+    }
+
     pub fn give(&self, job: Job) {
         let Some(worker) = &self.worker else { return };
         let (place, inbox) = (self.place.clone(), self.inbox.clone());
@@ -211,6 +216,11 @@ impl Upkeep {
         {
             self.give(Job::Checkpoint(frozen));
         }
+        self.end();
+    }
+
+    /// Waits for the work under way, after which nothing is written any more.
+    pub fn end(&mut self) {
         if let Some(worker) = self.worker.take() {
             worker.finish();
         }

@@ -10,7 +10,7 @@ use gantry_model::contract::Broker;
 use gantry_model::contract::broker::*;
 use gantry_model::{ClientId, Filter, Lsn, Message, MessageKind, ReceiptHandle};
 use gantry_platform::MemoryDisk;
-use gantry_platform::clock::{sleep, timeout};
+use gantry_platform::clock::{Clock, SystemClock, sleep, timeout};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -256,4 +256,49 @@ async fn one_of_three_may_be_away_and_catches_up() {
     let next = world.leader().await;
     assert_eq!(receive_all(&world, next).await.len(), 300);
     world.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_lacks_what_is_gone_takes_over_its_leaders_state() {
+    let mut world = World::over_streams_keeping(3, Some(128 * 1024)).await;
+    send_surely(&world, "first").await;
+    let leader = world.leader().await;
+    let away = leader % 3 + 1;
+    world.until("all copies level", World::is_level).await;
+    let lacks = world.view(away).end;
+    world.kill(away);
+    let mut number = 0;
+    while world.view(world.leader().await).start <= lacks {
+        for _ in 0..50 {
+            send_surely(&world, &format!("m-{number}")).await;
+            number += 1;
+        }
+        assert!(number < 20_000, "nothing is ever trimmed");
+    }
+    world.start(away);
+    let (mut opened, clock) = (0, SystemClock::new());
+    while !world.is_level() || world.view(away).suspect {
+        assert!(clock.mono() < Duration::from_secs(30), "{opened} times opened: {:?}", world.view(away));
+        opened += world.open_again();
+        sleep(Duration::from_millis(5)).await;
+        assert!(opened <= 2, "once with the state, and once when the log has got as far");
+    }
+    assert_eq!((opened, world.view(away).installs), (2, None));
+    assert!(world.view(away).start > lacks);
+    // From now on it is as any other: it leads when the others may not.
+    send_surely(&world, "later").await;
+    world.until("all copies level", World::is_level).await;
+    let other = world.nodes().into_iter().find(|node| *node != away && *node != world.serving().unwrap_or(away)).unwrap();
+    world.transfer(away).await;
+    world.until("the transfer", |world| world.view(away).serves).await;
+    world.kill(other);
+    send_surely(&world, "last").await;
+    let got = receive_all(&world, away).await;
+    assert!(got.contains("later") && got.contains("last"), "{got:?}");
+    let (catalogue, kept) = (world.catalogue.clone(), world.view(away).start);
+    let nodes = world.nodes();
+    let disks = world.stop();
+    let logs = nodes.iter().zip(&disks).filter(|(node, _)| **node != other).map(|(_, disk)| frames(disk, &catalogue));
+    let logs: Vec<Vec<_>> = logs.map(|log| log.into_iter().filter(|(lsn, _)| *lsn >= kept).collect()).collect();
+    assert!(logs[0].len() > 50 && logs[0] == logs[1], "the logs are equal");
 }

@@ -4,7 +4,7 @@ use crate::catalogue::Catalogue;
 use gantry_broker::recover::Sizes;
 use gantry_broker::replica::message::{Answer, Message, Outlet, PeerEvent};
 use gantry_broker::replica::streams::{Copies, Upstream};
-use gantry_broker::replica::{Handle, Identity, View};
+use gantry_broker::replica::{Ended, Handle, Identity, View};
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::{Epoch, ShardId};
 use gantry_platform::clock::{Clock, SystemClock, sleep};
@@ -32,11 +32,16 @@ struct Running {
     handle: Handle,
     /// Held, so that nobody else opens it.
     folder: DataFolder,
+    /// How the copy's thread ended, if it ended by itself.
+    ended: Arc<Mutex<Option<Ended>>>,
+    opened_before: u32,
 }
 
 /// One machine with its disk.
 struct Machine {
     disk: MemoryDisk,
+    /// Bytes of log that are kept.
+    keep: Option<u64>,
     running: Option<Running>,
 }
 
@@ -90,11 +95,16 @@ pub struct World {
 impl World {
     /// Nodes that speak over wires in memory.
     pub async fn new(nodes: u64) -> World {
-        World::over(nodes, Arc::default()).await
+        World::over(nodes, Arc::default(), None).await
     }
 
     /// Nodes that speak over real streams.
     pub async fn over_streams(nodes: u64) -> World {
+        World::over_streams_keeping(nodes, None).await
+    }
+
+    /// The same, which keep so many bytes of log.
+    pub async fn over_streams_keeping(nodes: u64, keep: Option<u64>) -> World {
         let wires = Arc::<Mutex<Wires>>::default();
         for node in 1..=nodes {
             let copies = Copies::new([7; 16], NodeId(node));
@@ -104,15 +114,15 @@ impl World {
             tasks::spawn("streams", tonic::transport::Server::builder().add_service(copies.server()).serve_with_incoming(incoming));
             wires.lock().unwrap().doors.insert(node, (copies, address));
         }
-        World::over(nodes, wires).await
+        World::over(nodes, wires, keep).await
     }
 
-    async fn over(nodes: u64, wires: Arc<Mutex<Wires>>) -> World {
+    async fn over(nodes: u64, wires: Arc<Mutex<Wires>>, keep: Option<u64>) -> World {
         let catalogue = Catalogue::new();
         let mut machines = BTreeMap::new();
         let mut members = Vec::new();
         for node in 1..=nodes {
-            let mut machine = Machine { disk: MemoryDisk::new(), running: None };
+            let mut machine = Machine { disk: MemoryDisk::new(), keep, running: None };
             let member = machine.start(node, &catalogue, &wires);
             members.push(member);
             machines.insert(node, machine);
@@ -152,7 +162,7 @@ impl World {
         leader.unwrap()
     }
 
-    fn serving(&self) -> Option<u64> {
+    pub fn serving(&self) -> Option<u64> {
         let epoch = self.reign.lock().unwrap().epoch();
         let serves = |node: &&u64| self.machines[node].running.is_some() && self.view(**node).leads == Some(epoch) && self.view(**node).serves;
         self.machines.keys().find(serves).copied()
@@ -213,6 +223,20 @@ impl World {
         self.machines.get_mut(&node).unwrap().start(node, &catalogue, &wires);
     }
 
+    /// Opens again the copies whose files are others now. Answers how many.
+    pub fn open_again(&mut self) -> usize {
+        let ended = |machine: &Machine| machine.running.as_ref().is_some_and(|running| *running.ended.lock().unwrap() == Some(Ended::Anew));
+        let nodes: Vec<u64> = self.machines.iter().filter(|(_, machine)| ended(machine)).map(|(node, _)| *node).collect();
+        for node in &nodes {
+            let (catalogue, wires) = (self.catalogue.clone(), self.wires.clone());
+            let machine = self.machines.get_mut(node).unwrap();
+            let Running { broker, folder, opened_before, .. } = machine.running.take().unwrap();
+            broker.close();
+            machine.open(*node, folder, opened_before + 1, &catalogue, &wires);
+        }
+        nodes.len()
+    }
+
     pub fn nodes(&self) -> Vec<u64> {
         self.machines.keys().copied().collect()
     }
@@ -233,18 +257,26 @@ impl World {
 impl Machine {
     fn start(&mut self, node: u64, catalogue: &Arc<Catalogue>, wires: &Arc<Mutex<Wires>>) -> Member {
         let disk: SharedDisk = Arc::new(self.disk.clone());
-        let root = Path::new("data");
-        let mut chance = SeededChance::new(node);
-        let folder = DataFolder::open(disk.clone(), root, "boot", &mut chance).unwrap();
-        let shard = folder.open_shard(&mut chance, SHARD).unwrap();
-        let options = options(disk, catalogue, shard.dir());
-        let identity = Identity { node: NodeId(node), folder: shard, incarnation: Incarnation(folder.incarnation), durability: Durability::Disk };
-        let (broker, handle) = LocalBroker::open_replica(options, identity).unwrap();
+        let folder = DataFolder::open(disk, Path::new("data"), "boot", &mut SeededChance::new(node)).unwrap();
+        self.open(node, folder, 0, catalogue, wires)
+    }
+
+    /// Opens the copy, as the process does that holds the folder.
+    fn open(&mut self, node: u64, folder: DataFolder, opened_before: u32, catalogue: &Arc<Catalogue>, wires: &Arc<Mutex<Wires>>) -> Member {
+        let disk: SharedDisk = Arc::new(self.disk.clone());
+        let shard = folder.open_shard(&mut SeededChance::new(node), SHARD).unwrap();
+        let mut options = options(disk, catalogue, shard.dir());
+        options.retention.bytes = self.keep;
+        let incarnation = Incarnation(folder.incarnation);
+        let identity = Identity { node: NodeId(node), folder: shard, incarnation, durability: Durability::Disk, opened_before };
+        let ended = Arc::<Mutex<Option<Ended>>>::default();
+        let tell = ended.clone();
+        let (broker, handle) = LocalBroker::open_replica(options, identity, move |how| *tell.lock().unwrap() = Some(how)).unwrap();
         let mut wires = wires.lock().unwrap();
         wires.handles.insert(node, handle.clone());
         wires.doors.get(&node).inspect(|(copies, _)| copies.add(SHARD, handle.clone()));
         let member = handle.member;
-        self.running = Some(Running { broker, handle, folder });
+        self.running = Some(Running { broker, handle, folder, ended, opened_before });
         member
     }
 }

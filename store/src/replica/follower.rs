@@ -129,6 +129,13 @@ impl Follower {
         }
     }
 
+    /// The same process opened this replica so often before. What it says now is later than all that it said then.
+    pub fn opened_before(mut self, times: u32) -> Follower {
+        self.session.greeting = u64::from(times) << 32;
+        self.void = self.session.greeting;
+        self
+    }
+
     /// The controller begins an epoch.
     pub fn seal(&mut self, log: &impl Log, seal: &Seal) -> Result<Vec<Action>, Fatal> {
         self.usable()?;

@@ -89,7 +89,9 @@ impl Progress {
         if self.way != Way::Silent && hello.session <= self.session {
             return false;
         }
-        if hello.session.incarnation != self.session.incarnation || hello.suspect {
+        // The same process may have opened its replica anew, and found less than it had written.
+        let lost = hello.log.end < self.reached.received;
+        if hello.session.incarnation != self.session.incarnation || hello.suspect || lost {
             *self = Progress { target: hello.suspect.then(|| log.tail().end), ..Progress::new() };
         }
         self.session = hello.session;

@@ -143,7 +143,7 @@ impl Machine {
         let shard = folder.open_shard(&mut chance, SHARD).map_err(|error| text(&error))?;
         let options = options(disk, Arc::new(clock.clone()), shard.dir(), plan, catalogue);
         let incarnation = Incarnation(folder.incarnation);
-        let identity = Identity { node: NodeId(self.node), folder: shard, incarnation, durability: Durability::Disk };
+        let identity = Identity { node: NodeId(self.node), folder: shard, incarnation, durability: Durability::Disk, opened_before: 0 };
         let crew = ByHand::new();
         let (broker, handle, replica) = LocalBroker::open_stepped(options, identity, crew.clone()).map_err(|error| text(&error))?;
         Ok(Running { process, broker, handle, replica, crew, clock: clock.clone(), _folder: folder })
