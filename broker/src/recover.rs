@@ -13,6 +13,7 @@ use gantry_store::checkpoint;
 use gantry_store::index::{Index, SealJob};
 use gantry_store::install::Install;
 use gantry_store::log::{self, CommitLog, Verdict};
+use gantry_store::zoo;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -120,7 +121,7 @@ fn go_on_installing(options: &Options, settings: &log::Options, install: Install
     let restored = install.checkpoint(&**disk).map_err(OpenError::of)?.and_then(restore);
     let known = log::Known { until: install.origin.start, epochs: restored.map(|restored| restored.epochs).unwrap_or_default() };
     let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings.clone(), known).map_err(OpenError::of)?;
-    if log.end() >= install.state {
+    if log.end() >= install.state || zoo!(InstallUnwaited) {
         drop(log);
         install.finish(&**disk, &options.dir).map_err(OpenError::of)?;
         return Ok(None);

@@ -81,6 +81,10 @@ mod cages {
         CommitAfterRollback,
         /// Delayed messages come early (rmq-6984).
         EarlyTimers,
+        /// A replica that gave up its log for an install counts as if it had everything.
+        TrustInstalled,
+        /// A replica is an ordinary one before its log has got as far as the state that was installed.
+        InstallUnwaited,
         /// A full disk deletes what nobody has consumed (rmq-4549).
         DeleteWhenFull,
         /// Messages of one message group are given out side by side.

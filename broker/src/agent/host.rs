@@ -216,7 +216,7 @@ impl Host {
         let incarnation = Incarnation(folder.incarnation);
         let identity = Identity { node, folder: of_shard, incarnation, durability: Durability::Disk, opened_before };
         let ended = self.ended.clone();
-        let tell = move |how| drop(ended.send((shard, how)));
+        let tell = move |how| _ = ended.send((shard, how));
         let (broker, handle) = LocalBroker::open_replica(options, identity, tell).map_err(|error| error.to_string())?;
         Ok(Opened { store, broker, handle })
     }

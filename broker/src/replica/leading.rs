@@ -31,9 +31,18 @@ pub const LOOK: Duration = Duration::from_millis(HEARTBEAT.as_millis() as u64 / 
 /// What was read for a follower.
 #[derive(Debug)]
 pub enum CaughtUp {
-    Frames { epoch: Epoch, member: Member, prev: Tail, raw: Result<Raw, ReadError> },
+    Frames {
+        epoch: Epoch,
+        member: Member,
+        prev: Tail,
+        raw: Result<Raw, ReadError>,
+    },
     /// The newest state, for one that needs an install.
-    State { epoch: Epoch, member: Member, packed: Result<Option<Packed>, String> },
+    State {
+        epoch: Epoch,
+        member: Member,
+        packed: Result<Option<Packed>, String>,
+    },
 }
 
 /// Who reads for followers that catch up, and takes what was read to where [`Leading::caught_up`] is told.

@@ -23,7 +23,7 @@ use gantry_store::data_folder::ShardFolder;
 use gantry_store::install::Image;
 use gantry_store::log::{CommitLog, links};
 use gantry_store::replica::follower::{self, Action, Follower};
-use gantry_store::replica::leader::{Durability, SILENCE};
+use gantry_store::replica::leader::{Durability, SILENCE, StartRefused};
 use gantry_store::replica::message::{Append, Grant, Refused};
 use gantry_store::replica::promise::Promise;
 use gantry_store::replica::{Incarnation, Member, NodeId};
@@ -433,8 +433,11 @@ impl Replica {
 
     /// Takes the lead, if the rules let it; else says why not.
     fn begin(&mut self, grant: Grant) -> Result<Result<(), String>, Stopped> {
-        if let Err(refused) = self.follower.lead(self.role.log()?, &grant) {
-            return Ok(Err(refused.to_string()));
+        match self.follower.lead(self.role.log()?, &grant) {
+            Ok(()) => {}
+            // The grant came twice.
+            Err(StartRefused::Leading) => return Ok(Ok(())),
+            Err(refused) => return Ok(Err(refused.to_string())),
         }
         let Role::Follows(follows) = std::mem::replace(&mut self.role, Role::Nothing) else {
             return Err(Stopped("only a follower begins to lead".to_owned()));

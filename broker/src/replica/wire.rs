@@ -61,9 +61,7 @@ pub fn to_follower(shard: ShardId, message: Message) -> Option<wire::ToFollower>
         }),
         Message::Refused(refused) => to_follower::Body::Refused(put_refused(refused)),
         Message::Offer(Offer { epoch, state, bytes }) => to_follower::Body::Offer(wire::Offer { epoch: epoch.0, state: state.0, bytes }),
-        Message::Piece(Piece { epoch, state, from, bytes }) => {
-            to_follower::Body::Piece(wire::Piece { epoch: epoch.0, state: state.0, from, bytes })
-        }
+        Message::Piece(Piece { epoch, state, from, bytes }) => to_follower::Body::Piece(wire::Piece { epoch: epoch.0, state: state.0, from, bytes }),
         Message::Hello(_) | Message::Ack(_) | Message::Mismatch(_) | Message::Fetch(_) => return None,
     };
     Some(wire::ToFollower { shard: shard.0, body: Some(body) })

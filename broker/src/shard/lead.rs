@@ -156,7 +156,10 @@ impl Driver {
     pub(super) fn take_peer(&mut self, event: PeerEvent) -> Result<(), AppendError> {
         let Some(leading) = &mut self.leading else { return Ok(()) };
         match event {
-            PeerEvent::Said { message: message @ (Message::Hello(_) | Message::Ack(_) | Message::Mismatch(_) | Message::Refused(_) | Message::Fetch(_)), back } => {
+            PeerEvent::Said {
+                message: message @ (Message::Hello(_) | Message::Ack(_) | Message::Mismatch(_) | Message::Refused(_) | Message::Fetch(_)),
+                back,
+            } => {
                 if let Err(Deposed(epoch)) = leading.hear(&self.log, message, &back, self.written) {
                     self.mail.deposed = self.mail.deposed.max(Some(epoch));
                 }

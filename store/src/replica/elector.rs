@@ -98,6 +98,8 @@ pub struct Elector {
     enough: Option<Duration>,
     /// When the leader has to have begun.
     begin_by: Duration,
+    /// It may not.
+    refused: bool,
     started: bool,
     lost_since: Option<Duration>,
     unheard_since: Option<Duration>,
@@ -119,6 +121,7 @@ impl Elector {
             sealed: BTreeMap::new(),
             enough: None,
             begin_by: Duration::ZERO,
+            refused: false,
             started: false,
             lost_since: None,
             unheard_since: None,
@@ -139,8 +142,7 @@ impl Elector {
             Event::SealOk(answer) => self.note_sealed(reign, answer),
             Event::Refused(refused) => self.note_refused(reign, refused, &mut out),
             Event::Started(epoch) => self.started |= epoch == reign.epoch() && reign.led_by().is_some(),
-            Event::StartRefused(epoch) if epoch == reign.epoch() && !self.started => self.begin_by = now,
-            Event::StartRefused(_) => {}
+            Event::StartRefused(epoch) => self.refused |= epoch == reign.epoch() && !self.started,
         }
         match reign.phase() {
             Phase::Electing { prefer } => self.elect(now, reign, sessions, *prefer, &mut out),
@@ -224,7 +226,12 @@ impl Elector {
             self.avoid = Some(grant.leader);
             return self.end(now, reign, Reason::LeaderLost, out);
         }
-        if !self.started && now >= self.begin_by && !self.heard_by_others(reign, sessions, grant) {
+        // While fewer than W members are there, nobody else could begin either, and whoever learns from this leader would have to begin anew with the next.
+        let members = reign.config().members().iter().filter(|member| sessions.contains_key(member)).count();
+        if members < reign.config().w() {
+            self.begin_by = now + self.times.begin;
+        }
+        if !self.started && (self.refused || now >= self.begin_by && !self.heard_by_others(reign, sessions, grant)) {
             self.avoid = Some(grant.leader);
             return self.end(now, reign, Reason::NotStarted, out);
         }

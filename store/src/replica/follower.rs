@@ -318,7 +318,9 @@ impl Follower {
         }
         // An offer that comes late may be behind what was followed since.
         if state >= self.hw {
-            out.extend(self.suspect());
+            if !zoo!(TrustInstalled) {
+                out.extend(self.suspect());
+            }
             out.push(Action::GiveUp);
         }
         Ok(out)

@@ -8,7 +8,7 @@ use gantry_model::Epoch;
 use gantry_store::replica::elector::{Action, Elector, Event, Sessions, Standing, Times};
 use gantry_store::replica::reign::{Entry, Phase, Reason, Reign};
 use gantry_store::replica::{Config, Incarnation, Member};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A broker that said nothing for so long has no session any more.
@@ -35,6 +35,8 @@ pub struct Control {
     heard: Vec<Event>,
     /// What was proposed, and when it is decided.
     proposed: Vec<(Duration, Entry)>,
+    /// The members that are to be, once those that are new have learnt the log.
+    learning: Option<Vec<Member>>,
     /// Until then there is no majority of controllers.
     pub silent_until: Duration,
     /// The configuration of each epoch that was granted.
@@ -50,6 +52,7 @@ impl Control {
             sessions: BTreeMap::new(),
             heard: Vec::new(),
             proposed: Vec::new(),
+            learning: None,
             silent_until: Duration::ZERO,
             configs: BTreeMap::new(),
         }
@@ -128,6 +131,7 @@ impl Control {
         }
         self.electors = electors;
         self.remind(sim, now);
+        self.promote(sim);
     }
 
     fn decide(&mut self, sim: &Sim, now: Duration) {
@@ -173,7 +177,8 @@ impl Control {
     fn remind(&mut self, sim: &Sim, now: Duration) {
         let Phase::Led(grant) = self.reign.phase() else { return };
         let deaf = self.sessions.iter_mut().filter(|(member, session)| **member != grant.leader && session.view.follows != Some(grant.epoch));
-        for (_, session) in deaf.filter(|(member, _)| grant.config.contains(**member)) {
+        let learns = |member: &Member| self.learning.as_ref().is_some_and(|members| members.contains(member));
+        for (_, session) in deaf.filter(|(member, _)| grant.config.contains(**member) || learns(member)) {
             if session.reminded.is_none_or(|last| now >= last + REMIND) {
                 session.reminded = Some(now);
                 sim.order(session.process, Order::Follow(grant.leader.node.0));
@@ -188,6 +193,26 @@ impl Control {
         }
     }
 
+    /// Other members as soon as those that are new have learnt the log.
+    pub fn learn(&mut self, members: Vec<Member>) {
+        self.learning = Some(members);
+    }
+
+    /// Has the leader teach who is to become a member, and makes a member of who has learnt.
+    fn promote(&mut self, sim: &Sim) {
+        let (Some(members), Phase::Led(grant)) = (&self.learning, self.reign.phase()) else { return };
+        let Some(session) = self.sessions.get(&grant.leader).filter(|session| session.view.leads == Some(grant.epoch)) else { return };
+        let learners: BTreeSet<Member> = members.iter().filter(|member| !grant.config.contains(**member)).copied().collect();
+        let ready = learners.iter().all(|learner| session.view.learnt.contains(learner));
+        if ready && self.reign.pending().is_none() {
+            let members = members.clone();
+            self.learning = None;
+            self.reconfigure(sim, members);
+        } else {
+            sim.order(session.process, Order::Teach(learners));
+        }
+    }
+
     /// Other members from now on.
     pub fn reconfigure(&mut self, sim: &Sim, members: Vec<Member>) {
         let Ok(config) = Config::new(self.reign.config().generation() + 1, members) else { return };
@@ -198,7 +223,7 @@ impl Control {
     /// Whether the members are being changed, or are about to be.
     pub fn changes(&self) -> bool {
         let about = |(_, entry): &(Duration, Entry)| matches!(entry, Entry::BeginEpoch { config: Some(_), .. });
-        self.reign.pending().is_some() || self.proposed.iter().any(about)
+        self.learning.is_some() || self.reign.pending().is_some() || self.proposed.iter().any(about)
     }
 
     /// The node that leads, if it is known to serve.

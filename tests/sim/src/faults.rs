@@ -1,6 +1,6 @@
 //! Faults: which happens when and to whom, and how each ends.
 
-use crate::machine::{Death, Doom};
+use crate::machine::{Death, Doom, Machine};
 use crate::marks::Mark;
 use crate::plan::{Kind, Plan};
 use crate::sim::{CLIENTS, CONTROLLER, Event, Process};
@@ -166,11 +166,8 @@ impl World {
     /// Whether the copy on a node may be lost for good: all others are there, and one of them is enough to have everything.
     fn may_lose(&self, node: u64) -> bool {
         let config = self.control.reign.config();
-        let whole = |member: &Member| {
-            self.machines
-                .get(&member.node.0)
-                .is_some_and(|machine| machine.member == Some(*member) && !machine.rotten && !machine.given_up && machine.disk.failed_syncs() == 0)
-        };
+        let sound = |machine: &Machine| !machine.rotten && !machine.given_up && machine.disk.failed_syncs() == 0 && machine.has_all_it_acknowledged();
+        let whole = |member: &Member| self.machines.get(&member.node.0).is_some_and(|machine| machine.member == Some(*member) && sound(machine));
         let others = config.members().iter().filter(|member| member.node.0 != node);
         config.w() > 1 && self.members_are_there() && others.into_iter().all(whole)
     }
@@ -235,7 +232,8 @@ impl World {
             return;
         }
         let sim = self.sim.clone();
-        let all: Vec<Member> = self.machines.values().filter(|machine| !machine.given_up && !machine.rotten).filter_map(|m| m.member).collect();
+        let may = |machine: &&Machine| !machine.given_up && !machine.rotten && machine.has_all_it_acknowledged();
+        let all: Vec<Member> = self.machines.values().filter(may).filter_map(|machine| machine.member).collect();
         let mut members: Vec<Member> = self.control.reign.config().members().to_vec();
         let others: Vec<Member> = all.iter().filter(|member| !members.contains(member)).copied().collect();
         if others.is_empty() || sim.in_one_of(4) {
@@ -247,7 +245,16 @@ impl World {
             members.push(others[0]);
         }
         sim.note(format_args!("members are to be {:?}", members.iter().map(|member| member.node.0).collect::<Vec<_>>()));
-        self.control.reconfigure(&sim, members);
+        self.other_members(members);
+    }
+
+    /// Changes the members, at once or when those that are new have the log: at once only where nothing of the log is ever gone.
+    fn other_members(&mut self, members: Vec<Member>) {
+        if self.plan.keep.is_some() || self.sim.in_one_of(2) {
+            self.control.learn(members);
+        } else {
+            self.control.reconfigure(&self.sim, members);
+        }
     }
 
     /// Members whose copies are lost are replaced by new copies on the same nodes.
@@ -274,7 +281,7 @@ impl World {
         if now != members {
             sim.inside().marks.add(Mark::Replacements);
             sim.note(format_args!("lost copies are replaced"));
-            self.control.reconfigure(&sim, now);
+            self.other_members(now);
         }
     }
 

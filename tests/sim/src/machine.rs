@@ -112,6 +112,11 @@ impl Machine {
         self.running.as_ref().map(|running| running.process)
     }
 
+    /// Whether nothing is missing that its copy acknowledged, as far as it knows. One that is off is taken for what it was.
+    pub fn has_all_it_acknowledged(&self) -> bool {
+        self.running.as_ref().is_none_or(|running| !running.handle.view().suspect)
+    }
+
     fn wall_ms(&self, now: Duration) -> u64 {
         (BEGIN_MS + now.as_millis() as u64).saturating_add_signed(self.wall_off)
     }

@@ -38,10 +38,12 @@ pub enum Mark {
     RolledBack,
     Questions,
     SlowDisks,
+    Installs,
+    InstallsEnded,
 }
 
 /// What the runs of every build must have seen.
-pub const EXPECTED: [Mark; 29] = [
+pub const EXPECTED: [Mark; 31] = [
     Mark::Elections,
     Mark::Kills,
     Mark::PowerLosses,
@@ -71,6 +73,8 @@ pub const EXPECTED: [Mark; 29] = [
     Mark::Committed,
     Mark::RolledBack,
     Mark::Questions,
+    Mark::Installs,
+    Mark::InstallsEnded,
 ];
 
 /// How often what was seen.

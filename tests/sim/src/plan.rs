@@ -81,12 +81,8 @@ impl Plan {
     pub fn of(seed: u64) -> Plan {
         let mut chance = SeededChance::new(seed ^ 0x5eed);
         let members = [1, 2, 3, 3, 3, 3, 3, 5][chance.below(8) as usize];
-        let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.ratio(1, 4)).collect();
-        let keep = chance.ratio(1, 6).then_some(256 * 1024);
-        if keep.is_some() {
-            // A copy that lacks what the log no longer has can't be made yet.
-            kinds.retain(|kind| !matches!(kind, Kind::Rot | Kind::LoseDisk | Kind::Reconfigure));
-        }
+        let kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.ratio(1, 4)).collect();
+        let keep = chance.ratio(1, 4).then_some([48, 128, 256][(seed % 3) as usize] * 1024);
         let small = chance.ratio(1, 2);
         Plan {
             seed,

@@ -46,6 +46,8 @@ pub enum Order {
     HandOver(Option<Member>),
     /// The leader is there.
     Follow(u64),
+    /// These are to be sent the log as well.
+    Teach(BTreeSet<Member>),
 }
 
 /// From a process to the controller.

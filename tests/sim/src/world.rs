@@ -271,8 +271,24 @@ impl World {
                 }
             }
             Turn::Stopped | Turn::Failed => self.fail(process, view.failed, leads.is_some()),
+            Turn::Anew => self.begin_anew(process, view.installs.is_some()),
         }
         self.doom(process);
+    }
+
+    /// The files of a copy are others now: it is opened anew.
+    fn begin_anew(&mut self, process: Process, ends: bool) {
+        let (sim, node) = (self.sim.clone(), process.node);
+        let Some(machine) = self.machines.get_mut(&node) else { return };
+        sim.note(format_args!("{node} begins anew"));
+        sim.inside().brokers.remove(&node);
+        sim.inside().marks.add(if ends { Mark::InstallsEnded } else { Mark::Installs });
+        if !machine.disk.has_power() {
+            return;
+        }
+        let mut chance = sim.inside().chance.fork();
+        machine.die(Death::Killed, &mut chance);
+        sim.after(sim.between_ms(1, 20), Event::Start(node));
     }
 
     /// The replica can't go on: the process ends, and is started anew.
@@ -380,6 +396,7 @@ impl World {
                 let answer = Answer::new(move |answer| to.tell(process, Word::Ready(answer)));
                 handle.tell(PeerEvent::HandOver { to: member, answer });
             }
+            Order::Teach(learners) => handle.tell(PeerEvent::Learners(learners)),
             Order::Follow(node) => {
                 let Some(leader) = self.machines.get(&node).and_then(Machine::process) else { return };
                 let number = sim.inside().new_stream();
@@ -454,23 +471,16 @@ impl World {
         self.control.reign.pending().is_none() && views.into_iter().any(|view| view.serves && view.leads == Some(epoch))
     }
 
-    /// Whether a copy lacks what its leader's log no longer has. It would have to be made anew, which brokers can't do yet.
-    pub fn lacks_what_is_gone(&self, machine: &Machine) -> bool {
-        let log = |machine: &Machine| machine.running.as_ref().and_then(|running| running.replica.log()).map(|log| (log.start(), log.end()));
-        let leads = |machine: &&Machine| machine.running.as_ref().is_some_and(|running| running.handle.view().serves);
-        let start = self.machines.values().filter(leads).filter_map(log).map(|(start, _)| start).max();
-        start.zip(log(machine)).is_some_and(|(start, (_, end))| end < start)
-    }
-
     /// Whether all members have the same, all of it committed and applied.
     pub fn is_level(&self) -> bool {
+        if self.control.changes() {
+            return false;
+        }
         let members = self.control.reign.config().members();
         let views: Vec<_> = self
             .machines
             .values()
-            .filter(|machine| {
-                machine.member.is_some_and(|member| members.contains(&member)) && !machine.given_up && !self.lacks_what_is_gone(machine)
-            })
+            .filter(|machine| machine.member.is_some_and(|member| members.contains(&member)) && !machine.given_up)
             .map(|machine| machine.running.as_ref().map(|running| running.handle.view()))
             .collect();
         let Some(Some(first)) = views.first() else { return false };

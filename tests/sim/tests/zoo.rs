@@ -16,6 +16,7 @@ fn kinds(bug: Bug) -> &'static [Kind] {
         Bug::RetrySync | Bug::TrustPageCache => &[FailSync, PowerOfAll],
         Bug::SealOnlyPending => &[Reconfigure, Isolate, Partial, Pause],
         Bug::HeaderUnsynced | Bug::AckBeforeSync => &[PowerOfAll],
+        Bug::TrustInstalled | Bug::InstallUnwaited => &[Kill, Power, LoseDisk],
         Bug::DeleteWhenFull => &[FullDisk],
         Bug::LongestWhateverTheEpoch | Bug::GoOnAfterSeal | Bug::KeepUncommittedState => &[Isolate, OneWay, Partial, Kill],
         Bug::CheckpointUncommitted | Bug::BelieveHighWatermark | Bug::TakeWhateverIsBefore => &[Isolate, OneWay, Partial, Pause],
@@ -83,6 +84,8 @@ catches! {
     forget_acks: ForgetAcks,
     commit_after_rollback: CommitAfterRollback,
     early_timers: EarlyTimers,
+    trust_installed: TrustInstalled,
+    install_unwaited: InstallUnwaited,
     delete_when_full: DeleteWhenFull,
     no_lanes: NoLanes,
 }
