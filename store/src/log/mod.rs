@@ -6,6 +6,7 @@
 
 mod chain;
 mod follow;
+mod mend;
 mod origin;
 pub mod reader;
 pub mod recovery;
@@ -24,6 +25,8 @@ mod damage_tests;
 #[cfg(test)]
 mod follow_tests;
 #[cfg(test)]
+mod mend_tests;
+#[cfg(test)]
 mod rig;
 
 use crate::frame::{self, FRAME_MAX, Flags, FrameHeader, Kind, VERSION};
@@ -41,6 +44,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use follow::{TakeError, links, own_links};
+pub use mend::{MendError, Scrub, damaged_until, mend};
 pub use origin::Origin;
 pub use reader::{Frames, LogReader, Raw, ReadError};
 pub use recovery::{Known, OpenError, Recovery, Verdict};

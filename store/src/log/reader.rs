@@ -152,7 +152,7 @@ impl std::error::Error for ReadError {}
 /// A cheap handle to read a log with.
 #[derive(Clone, Debug)]
 pub struct LogReader {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// Frames as they stand in the log.

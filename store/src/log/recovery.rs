@@ -370,7 +370,7 @@ fn reason(stop: &Stop) -> String {
 }
 
 /// The chain right before `at`, inside a batch too.
-fn chain_before(segment: &Segment, at: Lsn) -> Chain {
+pub(super) fn chain_before(segment: &Segment, at: Lsn) -> Chain {
     let mut window = Window::new(segment);
     let mut position = Position::begin(segment.base(), segment.header.before);
     while position.at < at {
