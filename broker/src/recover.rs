@@ -12,6 +12,7 @@ use gantry_platform::disk::SharedDisk;
 use gantry_store::checkpoint;
 use gantry_store::index::{Index, SealJob};
 use gantry_store::install::Install;
+pub use gantry_store::log::Damage;
 use gantry_store::log::{self, CommitLog, Verdict};
 use gantry_store::zoo;
 use std::fmt;
@@ -53,11 +54,15 @@ impl Default for Sizes {
 
 /// Why a shard could not be opened. Nothing was changed.
 #[derive(Debug)]
-pub struct OpenError(pub String);
+pub struct OpenError {
+    why: String,
+    /// What is damaged, where another copy can help.
+    pub damage: Option<Damage>,
+}
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
@@ -106,9 +111,17 @@ pub fn recover(options: &Options) -> Result<Recovered, OpenError> {
         tracing::warn!("the newest checkpoint is of another version; the state is computed from the log");
     }
     let known = restored.as_ref().map_or_else(log::Known::default, |restored| log::Known { until: restored.at, epochs: restored.epochs.clone() });
-    let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings, known).map_err(OpenError::of)?;
+    let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings, known).map_err(OpenError::of_log)?;
     for (from, to) in &recovery.set_aside {
         tracing::error!(%from, %to, "a damaged range of the log was set aside in `bad/`; what was in it is lost");
+    }
+    if restored.is_none() && log.start() > Lsn(0) && !options.skip_damaged {
+        let why = format!(
+            "no checkpoint can be read, and the log begins at {}: the state before is lost; restore `{}`, or start with `--skip-damaged` to go on without it",
+            log.start(),
+            options.dir.join("state").display()
+        );
+        return Err(OpenError { why, damage: Some(Damage::Whole) });
     }
     let (applied, seals) = applied_at(options, &log, restored.filter(|restored| restored.at <= log.end()))?;
     let checkpoint = applied.at();
@@ -120,7 +133,7 @@ fn go_on_installing(options: &Options, settings: &log::Options, install: Install
     let disk = &options.disk;
     let restored = install.checkpoint(&**disk).map_err(OpenError::of)?.and_then(restore);
     let known = log::Known { until: install.origin.start, epochs: restored.map(|restored| restored.epochs).unwrap_or_default() };
-    let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings.clone(), known).map_err(OpenError::of)?;
+    let (log, recovery) = CommitLog::open(disk.clone(), &options.dir, settings.clone(), known).map_err(OpenError::of_log)?;
     if log.end() >= install.state || zoo!(InstallUnwaited) {
         drop(log);
         install.finish(&**disk, &options.dir).map_err(OpenError::of)?;
@@ -169,7 +182,11 @@ fn applied_at(options: &Options, log: &CommitLog, restored: Option<Restored>) ->
 }
 
 impl OpenError {
+    fn of_log(error: log::OpenError) -> OpenError {
+        OpenError { why: error.to_string(), damage: error.damage() }
+    }
+
     pub(crate) fn of(error: impl fmt::Display) -> OpenError {
-        OpenError(error.to_string())
+        OpenError { why: error.to_string(), damage: None }
     }
 }

@@ -1,21 +1,24 @@
 //! The copies of shards in this process: opened when the directory names this broker, closed when it doesn't any more.
 
+use super::repair::Peers;
+use super::scrub;
 use crate::LocalBroker;
-use crate::recover::{Options, Sizes};
+use crate::recover::{Damage, Options, Sizes};
 use crate::replica::streams::Copies;
 use crate::replica::{Ended, Handle, Identity};
 use crate::shard::upkeep::Retention;
+use gantry_model::contract::Metadata;
 use gantry_model::contract::directory::{Copy, ShardRoute};
-use gantry_model::contract::{Directory, Metadata};
 use gantry_model::{NodeId, ShardId};
 use gantry_platform::clock::{SharedClock, sleep, timeout};
 use gantry_platform::disk::SharedDisk;
-use gantry_platform::tasks::{self, Stop};
+use gantry_platform::tasks::{self, Stop, TaskGroup};
 use gantry_store::data_folder::DataFolder;
 use gantry_store::replica::Incarnation;
 use gantry_store::replica::leader::Durability;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -23,6 +26,8 @@ use tokio::sync::watch;
 
 /// A copy that could not be opened is tried again after this long.
 const RETRY: Duration = Duration::from_secs(5);
+/// Damaged ranges of a copy that are repaired in one go.
+const REPAIRS: usize = 64;
 /// Files of copies that are needed no more are kept for this long.
 const KEEP_LEFT: Duration = Duration::from_secs(600);
 
@@ -55,6 +60,21 @@ pub struct Host {
     /// Copies whose threads ended by themselves.
     ended: UnboundedSender<(ShardId, Ended)>,
     endings: tokio::sync::Mutex<UnboundedReceiver<(ShardId, Ended)>>,
+    counts: Counts,
+}
+
+/// What was found of damage here, and done about it.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Bytes that were looked through.
+    pub scrubbed: AtomicU64,
+    /// Places that could not be read.
+    pub damaged: AtomicU64,
+    /// Ranges that were repaired with another broker's bytes, and how long they were.
+    pub mended: AtomicU64,
+    pub mended_bytes: AtomicU64,
+    /// Copies that began anew because their files could not be used.
+    pub begun_anew: AtomicU64,
 }
 
 /// A copy that runs.
@@ -71,6 +91,12 @@ pub struct Failed {
     pub store: [u8; 16],
     pub why: String,
     at: Duration,
+}
+
+/// Why a copy is not open, and what is damaged of it.
+struct NotOpened {
+    why: String,
+    damage: Option<Damage>,
 }
 
 impl fmt::Debug for Host {
@@ -92,7 +118,16 @@ impl Host {
             opened: Mutex::default(),
             ended,
             endings: tokio::sync::Mutex::new(endings),
+            counts: Counts::default(),
         })
+    }
+
+    pub(super) fn settings(&self) -> &HostSettings {
+        &self.settings
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     pub fn node(&self) -> NodeId {
@@ -127,13 +162,20 @@ impl Host {
         self.open().values().filter(|copy| copy.handle.view().leads.is_some()).count()
     }
 
-    /// Opens and closes copies as the directory says, until it is told to stop.
-    pub async fn run(self: Arc<Host>, directory: Arc<dyn Directory>, stop: Stop) {
+    /// Opens and closes copies as the directory says, and looks after those that are open.
+    pub fn start(self: Arc<Host>, peers: Peers, tasks: &TaskGroup) {
+        tasks.spawn("copies of shards", self.clone().run(peers.clone(), tasks.signal()));
+        tasks.spawn("scrub", scrub::run(self, peers, tasks.signal()));
+    }
+
+    /// Opens and closes copies until it is told to stop.
+    async fn run(self: Arc<Host>, peers: Peers, stop: Stop) {
+        let directory = peers.directory.clone();
         let sweep = tasks::spawn("removal of old copies", self.clone().sweep());
         let mut endings = self.endings.lock().await;
         while !stop.is_stopped() {
             let version = directory.version();
-            self.look(&*directory).await;
+            self.look(&peers).await;
             tokio::select! {
                 biased;
                 () = stop.stopped() => break,
@@ -144,7 +186,8 @@ impl Host {
         sweep.abort();
     }
 
-    async fn look(self: &Arc<Host>, directory: &dyn Directory) {
+    async fn look(self: &Arc<Host>, peers: &Peers) {
+        let directory = &*peers.directory;
         let wanted = |route: ShardRoute| Some((route.shard, *route.copies.iter().find(|copy| copy.node == self.settings.node)?));
         let wanted: BTreeMap<ShardId, Copy> = directory.shards().into_iter().filter_map(wanted).collect();
         // A broker that knows nothing of the cluster yet closes nothing.
@@ -158,7 +201,7 @@ impl Host {
         }
         for (shard, copy) in wanted {
             if self.get(shard).is_none() && !self.failed_lately(shard, copy.store) {
-                self.open_copy(shard, copy.store).await;
+                self.open_copy(peers, shard, copy.store).await;
             }
         }
     }
@@ -178,7 +221,32 @@ impl Host {
         self.failed().get(&shard).is_some_and(|failed| failed.store == store && now < failed.at + RETRY)
     }
 
-    async fn open_copy(self: &Arc<Host>, shard: ShardId, store: [u8; 16]) {
+    /// Opens a copy, and repairs it where it is damaged.
+    async fn open_copy(self: &Arc<Host>, peers: &Peers, shard: ShardId, store: [u8; 16]) {
+        for _ in 0..REPAIRS {
+            let why = match self.try_open(shard, store).await {
+                Ok(opened) => {
+                    tracing::info!(%shard, end = %opened.handle.view().end, "a copy is open");
+                    self.copies.add(shard, opened.handle.clone());
+                    self.open.write().unwrap_or_else(PoisonError::into_inner).insert(shard, opened);
+                    self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&shard);
+                    self.changed.send_modify(|count| *count += 1);
+                    return;
+                }
+                Err(NotOpened { why, damage: None }) => why,
+                Err(NotOpened { why, damage: Some(damage) }) => match self.repair(peers, shard, store, damage).await {
+                    Ok(()) => continue,
+                    Err(not_yet) => format!("{why} ({not_yet})"),
+                },
+            };
+            tracing::error!(%shard, %why, "a copy can't be opened; its files are kept, and it is tried again");
+            let failed = Failed { store, why, at: self.settings.clock.mono() };
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, failed);
+            return;
+        }
+    }
+
+    async fn try_open(self: &Arc<Host>, shard: ShardId, store: [u8; 16]) -> Result<Opened, NotOpened> {
         let host = self.clone();
         // Recovery reads the log; the runtime stays here because a copy starts tasks.
         let runtime = tokio::runtime::Handle::current();
@@ -186,26 +254,12 @@ impl Host {
             let _inside = runtime.enter();
             host.recover(shard, store)
         });
-        let opened = opened.await.map_err(|error| error.to_string()).and_then(|opened| opened);
-        match opened {
-            Ok(opened) => {
-                tracing::info!(%shard, end = %opened.handle.view().end, "a copy is open");
-                self.copies.add(shard, opened.handle.clone());
-                self.open.write().unwrap_or_else(PoisonError::into_inner).insert(shard, opened);
-                self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&shard);
-                self.changed.send_modify(|count| *count += 1);
-            }
-            Err(why) => {
-                tracing::error!(%shard, %why, "a copy can't be opened; its files are kept, and it is tried again");
-                let failed = Failed { store, why, at: self.settings.clock.mono() };
-                self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, failed);
-            }
-        }
+        opened.await.unwrap_or_else(|error| Err(NotOpened { why: error.to_string(), damage: None }))
     }
 
-    fn recover(&self, shard: ShardId, store: [u8; 16]) -> Result<Opened, String> {
+    fn recover(&self, shard: ShardId, store: [u8; 16]) -> Result<Opened, NotOpened> {
         let HostSettings { folder, disk, clock, metadata, node, cluster, retention, skip_damaged, sizes } = self.settings.clone();
-        let of_shard = folder.open_copy(shard, store).map_err(|error| error.to_string())?;
+        let of_shard = folder.open_copy(shard, store).map_err(|error| NotOpened { why: error.to_string(), damage: None })?;
         let dir = of_shard.dir().to_owned();
         let options = Options { disk, dir, clock, metadata, shard, cluster, retention, skip_damaged, sizes };
         let opened_before = {
@@ -217,7 +271,8 @@ impl Host {
         let identity = Identity { node, folder: of_shard, incarnation, durability: Durability::Disk, opened_before };
         let ended = self.ended.clone();
         let tell = move |how| _ = ended.send((shard, how));
-        let (broker, handle) = LocalBroker::open_replica(options, identity, tell).map_err(|error| error.to_string())?;
+        let (broker, handle) =
+            LocalBroker::open_replica(options, identity, tell).map_err(|error| NotOpened { why: error.to_string(), damage: error.damage })?;
         Ok(Opened { store, broker, handle })
     }
 

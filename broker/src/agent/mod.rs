@@ -1,14 +1,17 @@
 //! A broker as part of a cluster: which copies it holds, whom they follow, and what the controllers say to it.
 //!
-//! `host` opens and closes copies as the directory says, `following` connects each to its leader, `session` speaks with the leader of the
+//! `host` opens and closes copies as the directory says, `repair` and `scrub` mend them from others, `following` connects each to its leader, `session` speaks with the leader of the
 //! controllers, `wire` translates. None of them decides anything: the rules are in `gantry_store::replica`, and who leads is the controllers' affair.
 
 mod host;
 mod following;
+mod repair;
+mod scrub;
 mod session;
 mod wire;
 
-pub use host::{Host, HostSettings};
+pub use host::{Counts, Host, HostSettings};
+pub use repair::Peers;
 pub use session::{Forbidden, SessionSettings, Spec};
 
 use gantry_model::contract::Directory;
@@ -31,7 +34,7 @@ impl Agent {
     pub fn start(self, tasks: &TaskGroup) -> watch::Receiver<Option<Forbidden>> {
         let Agent { host, directory, channels, session } = self;
         let (tell, forbidden) = watch::channel(None);
-        tasks.spawn("copies of shards", host.clone().run(directory.clone(), tasks.signal()));
+        host.clone().start(Peers { directory: directory.clone(), channels: channels.clone() }, tasks);
         tasks.spawn("streams to leaders", following::run(host.clone(), directory, channels.clone(), tasks.signal()));
         let stop: Stop = tasks.signal();
         tasks.spawn("session with the controllers", async move {

@@ -21,7 +21,7 @@ use gantry_model::{Epoch, Lsn};
 use gantry_platform::clock::SharedClock;
 use gantry_store::data_folder::ShardFolder;
 use gantry_store::install::Image;
-use gantry_store::log::{CommitLog, links};
+use gantry_store::log::{CommitLog, LogReader, links};
 use gantry_store::replica::follower::{self, Action, Follower};
 use gantry_store::replica::leader::{Durability, SILENCE, StartRefused};
 use gantry_store::replica::message::{Append, Grant, Refused};
@@ -83,9 +83,15 @@ pub struct Handle {
     inbox: Inbox,
     clock: SharedClock,
     view: Arc<Mutex<View>>,
+    reader: LogReader,
 }
 
 impl Handle {
+    /// The log, to be read from any thread.
+    pub fn reader(&self) -> LogReader {
+        self.reader.clone()
+    }
+
     pub fn tell(&self, event: PeerEvent) {
         self.inbox.put(Request::Peer(event));
     }
@@ -171,11 +177,12 @@ impl Replica {
         let member = Member { node, store: promise.store };
         let follower = Follower::new(member, incarnation, promise, parts.log.end(), applied.at()).opened_before(opened_before);
         let (inbox, clock, status) = (parts.inbox.clone(), parts.clock.clone(), parts.status.clone());
+        let reader = parts.log.reader();
         let role = Role::Follows(Box::new(Follows::new(parts, applied).waiting(waits)));
         let view = Arc::<Mutex<View>>::default();
         let replica = Replica { options, folder, follower, durability, role, fetching: None, anew: false, status, view: view.clone() };
         replica.show();
-        (replica, Handle { member, incarnation, inbox, clock, view })
+        (replica, Handle { member, incarnation, inbox, clock, view, reader })
     }
 
     /// Works until it is told to stop, fails, or is to be opened anew.

@@ -6,10 +6,12 @@
 use super::Handle;
 use super::message::{Message, Outlet, PeerEvent};
 use super::wire;
-use gantry_model::ShardId;
+use bytes::Bytes;
+use gantry_model::{Lsn, ShardId};
 use gantry_proto::broker::replicas_client::ReplicasClient;
 use gantry_proto::broker::replicas_server::{Replicas, ReplicasServer};
-use gantry_proto::broker::{Greeting, ToFollower, ToLeader, to_leader};
+use gantry_proto::broker::{Greeting, Range, Stretch, ToFollower, ToLeader, to_leader};
+use gantry_store::log::ReadError;
 use gantry_store::replica::NodeId;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +24,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// The longest message: an append of one batch, which may be longer than appends usually are.
 const MESSAGE_MAX: usize = 24 * 1024 * 1024;
+/// Bytes that are read for a peer's repair at a time, unless one frame is longer.
+const STRETCH: usize = 4 * 1024 * 1024;
 
 /// The copies of shards that are in this process.
 #[derive(Debug)]
@@ -53,18 +57,15 @@ impl Copies {
         ReplicasServer::new(Door { copies: self.clone() }).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX)
     }
 
-    /// Why a greeting is not for this broker.
-    fn refuses(&self, greeting: &Greeting) -> Option<Status> {
+    /// Why something is not for this broker that is meant for a node of a cluster.
+    fn refuses(&self, meant: &str, node: u64) -> Option<Status> {
         let cluster = hex::encode(self.cluster);
-        if greeting.cluster != cluster {
-            let why = format!(
-                "this broker belongs to cluster `{cluster}`, not to `{}`; check the address, and that no volume was mixed up",
-                greeting.cluster
-            );
+        if meant != cluster {
+            let why = format!("this broker belongs to cluster `{cluster}`, not to `{meant}`; check the address, and that no volume was mixed up");
             return Some(Status::permission_denied(why));
         }
-        let meant = greeting.to == self.node.0;
-        (!meant).then(|| Status::not_found(format!("this is node `{}`, not `{}`: the address belongs to another broker now", self.node, greeting.to)))
+        (node != self.node.0)
+            .then(|| Status::not_found(format!("this is node `{}`, not `{node}`: the address belongs to another broker now", self.node)))
     }
 }
 
@@ -84,7 +85,7 @@ impl Replicas for Door {
         let Some(to_leader::Body::Greeting(greeting)) = first else {
             return Err(Status::invalid_argument("a stream begins with a greeting"));
         };
-        if let Some(refusal) = self.copies.refuses(&greeting) {
+        if let Some(refusal) = self.copies.refuses(&greeting.cluster, greeting.to) {
             return Err(refusal);
         }
         let (out, answers) = unbounded_channel();
@@ -102,6 +103,33 @@ impl Replicas for Door {
             }
         });
         Ok(Response::new(UnboundedReceiverStream::new(answers)))
+    }
+
+    async fn read(&self, request: Request<Range>) -> Result<Response<Stretch>, Status> {
+        let range = request.into_inner();
+        if let Some(refusal) = self.copies.refuses(&range.cluster, range.node) {
+            return Err(refusal);
+        }
+        let shard = ShardId(range.shard);
+        let copy = self.copies.get(shard).ok_or_else(|| Status::not_found(format!("no copy of shard {shard} runs here")))?;
+        let read = gantry_platform::tasks::blocking("read for a peer", move || read(&copy, &range));
+        read.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
+    }
+}
+
+/// Reads for a copy elsewhere that lost a part of its log.
+fn read(copy: &Handle, range: &Range) -> Result<Stretch, Status> {
+    let (view, from, until) = (copy.view(), Lsn(range.from), Lsn(range.until));
+    if from >= until {
+        return Ok(Stretch { frames: Bytes::new(), serves: view.serves });
+    }
+    if until > view.hw {
+        return Err(Status::out_of_range(format!("only what is before {} is known to be committed here", view.hw)));
+    }
+    match copy.reader().stretch(from, until, STRETCH) {
+        Ok(frames) => Ok(Stretch { frames, serves: view.serves }),
+        Err(error @ (ReadError::Trimmed { .. } | ReadError::Beyond { .. })) => Err(Status::out_of_range(error.to_string())),
+        Err(error) => Err(Status::data_loss(error.to_string())),
     }
 }
 

@@ -4,15 +4,19 @@
 
 #[path = "../positions/catalogue.rs"]
 mod catalogue;
+mod hosted;
 mod world;
 
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::*;
 use gantry_model::{ClientId, Filter, Lsn, Message, MessageKind, ReceiptHandle};
+use gantry_platform::Disk;
 use gantry_platform::MemoryDisk;
 use gantry_platform::clock::{Clock, SystemClock, sleep, timeout};
+use hosted::Hosted;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -301,4 +305,115 @@ async fn a_copy_that_lacks_what_is_gone_takes_over_its_leaders_state() {
     let logs = nodes.iter().zip(&disks).filter(|(node, _)| **node != other).map(|(_, disk)| frames(disk, &catalogue));
     let logs: Vec<Vec<_>> = logs.map(|log| log.into_iter().filter(|(lsn, _)| *lsn >= kept).collect()).collect();
     assert!(logs[0].len() > 50 && logs[0] == logs[1], "the logs are equal");
+}
+
+/// Three copies with the same messages, one of which is off; its files of the log, and the one that leads.
+async fn with_one_off(keep: Option<u64>, messages: usize) -> (World, u64, Vec<PathBuf>) {
+    let mut world = World::over_streams_keeping(3, keep).await;
+    for number in 0..messages {
+        send_surely(&world, &format!("m-{number}")).await;
+    }
+    world.until("all copies level", World::is_level).await;
+    let off = world.leader().await % 3 + 1;
+    world.kill(off);
+    let files = world.disk(off).list(Path::new("data/shard-0000000000/log")).unwrap();
+    let segments = files.into_iter().filter(|path| path.file_name().unwrap().to_string_lossy().starts_with('0')).collect();
+    (world, off, segments)
+}
+
+/// Turns bits over in a file.
+fn spoil(disk: &MemoryDisk, path: &Path, from: u64, bytes: usize) {
+    let file = disk.open(path).unwrap();
+    let mut there = vec![0; bytes];
+    let read = file.read_at(from, &mut there).unwrap();
+    there[..read].iter_mut().for_each(|byte| *byte ^= 0x5a);
+    file.write_at(from, &[std::io::IoSlice::new(&there[..read])]).unwrap();
+    file.sync_data().unwrap();
+}
+
+/// After the copy is whole again, it has what the others have.
+async fn is_whole(world: World, off: u64, hosted: Hosted) {
+    send_surely(&world, "later").await;
+    let view = hosted.level(&world).await;
+    hosted.stop(&world).await;
+    let (catalogue, nodes) = (world.catalogue.clone(), world.nodes());
+    let other = world.leader().await;
+    let disks = world.stop();
+    let log = |node: u64| frames(&disks[nodes.iter().position(|other| *other == node).unwrap()], &catalogue);
+    let since = |node: u64| log(node).into_iter().filter(|(lsn, _)| *lsn >= view.start).collect::<Vec<_>>();
+    let (own, leaders) = (since(off), since(other));
+    assert!(own.len() > 20 && own == leaders, "{} and {} batches", own.len(), leaders.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_ranges_are_repaired_before_a_copy_is_opened() {
+    let (world, off, segments) = with_one_off(None, 600).await;
+    // The newest checkpoint is not far from the end, and what is behind it is read.
+    spoil(&world.disk(off), segments.last().unwrap(), 8192 + 300, 40);
+    spoil(&world.disk(off), segments.last().unwrap(), 8192 + 1500, 400);
+    let disk = world.disk(off);
+    disk.remove_dir_all(Path::new("data/shard-0000000000/state")).unwrap();
+    spoil(&disk, &segments[0], 8192 + 5000, 2);
+    let hosted = Hosted::start(&world, off);
+    hosted.level(&world).await;
+    let mended = hosted.host.counts().mended.load(Ordering::Relaxed);
+    assert!(mended >= 3, "{mended} ranges");
+    is_whole(world, off, hosted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_lacks_whole_files_is_made_anew() {
+    let (world, off, segments) = with_one_off(None, 600).await;
+    assert!(segments.len() > 1);
+    world.disk(off).remove(segments.last().unwrap()).unwrap();
+    let hosted = Hosted::start(&world, off);
+    hosted.level(&world).await;
+    assert_eq!(hosted.host.counts().begun_anew.load(Ordering::Relaxed), 1);
+    is_whole(world, off, hosted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_without_its_state_takes_the_leaders() {
+    let (world, off, _) = with_one_off(Some(64 * 1024), 2_000).await;
+    world.disk(off).remove_dir_all(Path::new("data/shard-0000000000/state")).unwrap();
+    let hosted = Hosted::start(&world, off);
+    let view = hosted.level(&world).await;
+    assert!(view.start > Lsn(0), "what is gone does not come back");
+    assert_eq!(hosted.host.counts().begun_anew.load(Ordering::Relaxed), 1);
+    is_whole(world, off, hosted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_thrown_away_while_nobody_else_leads() {
+    let (mut world, off, segments) = with_one_off(None, 600).await;
+    let others: Vec<u64> = world.nodes().into_iter().filter(|node| *node != off).collect();
+    others.iter().for_each(|node| world.kill(*node));
+    let gone = segments.last().unwrap();
+    world.disk(off).remove(gone).unwrap();
+    let hosted = Hosted::start(&world, off);
+    while hosted.host.failed().is_empty() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let why = hosted.host.failed().into_values().next().unwrap().why;
+    assert!(why.contains("nobody leads the shard"), "{why}");
+    assert!(segments[..segments.len() - 1].iter().all(|path| world.disk(off).exists(path).unwrap()), "its files are as they were");
+    others.iter().for_each(|node| world.start(*node));
+    hosted.level(&world).await;
+    is_whole(world, off, hosted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_scrub_finds_what_nobody_reads_and_mends_it() {
+    let (world, off, segments) = with_one_off(None, 900).await;
+    let hosted = Hosted::start(&world, off);
+    hosted.level(&world).await;
+    assert!(segments.len() > 2);
+    spoil(&world.disk(off), &segments[1], 8192 + 2000, 30);
+    let clock = SystemClock::new();
+    while hosted.host.counts().mended.load(Ordering::Relaxed) == 0 {
+        assert!(clock.mono() < Duration::from_secs(30), "{:?}", hosted.host.counts());
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(hosted.host.counts().damaged.load(Ordering::Relaxed), 1);
+    is_whole(world, off, hosted).await;
 }

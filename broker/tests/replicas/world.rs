@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const SHARD: ShardId = ShardId(0);
+pub const SHARD: ShardId = ShardId(0);
 /// Until here everything has to have happened that is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -45,11 +45,11 @@ struct Machine {
     running: Option<Running>,
 }
 
-#[derive(Default)]
-struct Wires {
+#[derive(Debug, Default)]
+pub struct Wires {
     handles: BTreeMap<u64, Handle>,
     /// What each node has, and where it answers, if the nodes speak over real streams.
-    doors: BTreeMap<u64, (Arc<Copies>, SocketAddr)>,
+    pub doors: BTreeMap<u64, (Arc<Copies>, SocketAddr)>,
     /// Pairs between which nothing arrives; node 0 is the controller.
     cut: BTreeSet<(u64, u64)>,
 }
@@ -86,7 +86,7 @@ impl Outlet for Wire {
 /// The whole small cluster.
 pub struct World {
     machines: BTreeMap<u64, Machine>,
-    wires: Arc<Mutex<Wires>>,
+    pub wires: Arc<Mutex<Wires>>,
     pub reign: Arc<Mutex<Reign>>,
     pub catalogue: Arc<Catalogue>,
     controller: tasks::Task,
@@ -221,6 +221,24 @@ impl World {
     pub fn start(&mut self, node: u64) {
         let (catalogue, wires) = (self.catalogue.clone(), self.wires.clone());
         self.machines.get_mut(&node).unwrap().start(node, &catalogue, &wires);
+    }
+
+    /// A copy that somebody else opened takes part.
+    pub fn let_in(&self, node: u64, handle: &Handle) {
+        let mut wires = self.wires.lock().unwrap();
+        wires.handles.insert(node, handle.clone());
+        wires.doors.get(&node).inspect(|(copies, _)| copies.add(SHARD, handle.clone()));
+    }
+
+    pub fn let_out(&self, node: u64) {
+        let mut wires = self.wires.lock().unwrap();
+        wires.handles.remove(&node);
+        wires.doors.get(&node).inspect(|(copies, _)| copies.remove(SHARD));
+    }
+
+    /// Bytes of log that a node keeps.
+    pub fn keep(&self, node: u64) -> Option<u64> {
+        self.machines[&node].keep
     }
 
     /// Opens again the copies whose files are others now. Answers how many.

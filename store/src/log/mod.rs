@@ -47,7 +47,7 @@ pub use follow::{TakeError, links, own_links};
 pub use mend::{MendError, Scrub, damaged_until, mend};
 pub use origin::Origin;
 pub use reader::{Frames, LogReader, Raw, ReadError};
-pub use recovery::{Known, OpenError, Recovery, Verdict};
+pub use recovery::{Damage, Known, OpenError, Recovery, Verdict};
 pub use segment::HeaderError;
 pub use spares::SpareMaker;
 

@@ -10,11 +10,12 @@ use super::segment::Segment;
 use crate::frame::{self, Frame, HEADER, Invalid};
 use bytes::Bytes;
 use gantry_model::{Lsn, ShardId};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// How far behind the end frames are taken from the map: what was written last is in the page cache.
 const TAIL: u64 = 64 * 1024 * 1024;
@@ -32,11 +33,20 @@ pub(super) struct Shared {
     durable: AtomicU64,
     /// In order of their bases, never empty, the last one active.
     segments: RwLock<Vec<Arc<Segment>>>,
+    /// Segments in which somebody could not read a frame.
+    doubted: Mutex<BTreeSet<Lsn>>,
 }
 
 impl Shared {
     pub fn new(segments: Vec<Arc<Segment>>, shard: ShardId, end: Lsn) -> Shared {
-        Shared { shard, opened: end, end: AtomicU64::new(end.0), durable: AtomicU64::new(end.0), segments: RwLock::new(segments) }
+        Shared {
+            shard,
+            opened: end,
+            end: AtomicU64::new(end.0),
+            durable: AtomicU64::new(end.0),
+            segments: RwLock::new(segments),
+            doubted: Mutex::default(),
+        }
     }
 
     /// Lets readers see everything before `end`, which was written before this call.
@@ -92,6 +102,15 @@ impl Shared {
             };
             segments.iter().zip(ends).enumerate().map(info).collect()
         })
+    }
+
+    /// Passes on what was read, and notes where it could not be.
+    fn noted<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        if let Err(ReadError::Damaged { lsn, .. } | ReadError::Io { lsn, .. }) = &read {
+            let base = self.holding(*lsn).base();
+            self.doubted.lock().unwrap_or_else(PoisonError::into_inner).insert(base);
+        }
+        read
     }
 
     fn read<T>(&self, look: impl FnOnce(&[Arc<Segment>]) -> T) -> T {
@@ -192,8 +211,22 @@ impl LogReader {
         self.frame_of(lsn, 0)
     }
 
+    /// The segments in which a frame could not be read since this was asked last, by their bases. An address that begins no frame is such a place, too.
+    pub fn take_doubted(&self) -> BTreeSet<Lsn> {
+        std::mem::take(&mut *self.shared.doubted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All segments in order; the last one is active.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.shared.segments(self.end())
+    }
+
     /// The frame of `len` bytes at an address, checked: no more than that is read. 0 if the length is not known. May wait for the disk.
     pub fn frame_of(&self, lsn: Lsn, len: u32) -> Result<Frame, ReadError> {
+        self.shared.noted(self.read_frame(lsn, len))
+    }
+
+    fn read_frame(&self, lsn: Lsn, len: u32) -> Result<Frame, ReadError> {
         let (segment, end) = self.find(lsn)?;
         if self.is_recent(lsn) {
             return self.take_from_map(&segment, lsn, end);
@@ -215,6 +248,10 @@ impl LogReader {
     /// The frame of `len` bytes at an address, or `None` if the disk would have to be waited for. Without a known length (0) one more
     /// read may be needed.
     pub fn try_frame(&self, lsn: Lsn, len: u32) -> Result<Option<Frame>, ReadError> {
+        self.shared.noted(self.try_read_frame(lsn, len))
+    }
+
+    fn try_read_frame(&self, lsn: Lsn, len: u32) -> Result<Option<Frame>, ReadError> {
         let (segment, end) = self.find(lsn)?;
         if self.is_recent(lsn) {
             return self.take_from_map(&segment, lsn, end).map(Some);
@@ -255,6 +292,10 @@ impl LogReader {
     /// Whole batches from an address on, which begins one: as many as fit into `most` bytes, but one at least, all of one segment. May wait for the
     /// disk.
     pub fn raw(&self, from: Lsn, most: usize) -> Result<Raw, ReadError> {
+        self.shared.noted(self.read_raw(from, most))
+    }
+
+    fn read_raw(&self, from: Lsn, most: usize) -> Result<Raw, ReadError> {
         let (segment, end) = self.find(from)?;
         let mut want = most.max(HEADER);
         loop {

@@ -60,6 +60,15 @@ pub enum Verdict {
     UnorderedTail { at: Lsn },
 }
 
+/// What is lost of a log that can't be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// The frames from one address to another.
+    Range { from: Lsn, to: Lsn },
+    /// So much that it had better be made anew.
+    Whole,
+}
+
 /// Why a log can't be opened.
 #[derive(Debug)]
 pub enum OpenError {
@@ -128,6 +137,17 @@ impl fmt::Display for OpenError {
 }
 
 impl std::error::Error for OpenError {}
+
+impl OpenError {
+    /// What another replica of the log could help with.
+    pub fn damage(&self) -> Option<Damage> {
+        match self {
+            OpenError::Damaged { from, to, .. } if from < to => Some(Damage::Range { from: *from, to: *to }),
+            OpenError::Damaged { .. } | OpenError::Missing { .. } | OpenError::Header { error: HeaderError::Damaged, .. } => Some(Damage::Whole),
+            OpenError::Header { .. } | OpenError::Io { .. } | OpenError::Newer { .. } | OpenError::NoRoom { .. } => None,
+        }
+    }
+}
 
 pub(super) fn io_at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
     move |error| OpenError::Io { path: path.to_path_buf(), error }
