@@ -180,27 +180,36 @@ impl World {
         !self.control.changes() && self.control.reign.config().members().iter().all(there)
     }
 
-    /// A bit of a file turns over while the machine is off.
+    /// A bit of a file turns over while the machine is off, or a file is gone.
     fn rot(&mut self, node: u64) {
         self.kill(node, Death::Killed);
         let sim = self.sim.clone();
         let Some(machine) = self.machines.get_mut(&node) else { return };
+        let disk = machine.disk.inner();
         let mut files = Vec::new();
-        files_below(machine.disk.inner(), Path::new("data"), &mut files);
+        files_below(disk, Path::new("data"), &mut files);
         let shard = Path::new("data/shard-0000000000");
         let mut segments: Vec<PathBuf> = files.iter().filter(|path| path.to_string_lossy().contains("/log/0")).cloned().collect();
         segments.sort();
         // What was synced last has no mark yet, and a promise has no second copy: rot there can't be told from a write that never came to its end.
         let newest = segments.pop();
         files.retain(|path| path.starts_with(shard) && path.parent() != Some(shard) && Some(path) != newest.as_ref());
-        let Some(path) = files.get(sim.below(files.len().max(1) as u64) as usize) else { return };
-        let len = machine.disk.inner().open(path).and_then(|file| file.len()).unwrap_or(0);
-        if len == 0 {
-            return;
+        let of_log = sim.in_one_of(2) && !segments.is_empty();
+        let from = if of_log { &segments } else { &files };
+        let Some(path) = from.get(sim.below(from.len().max(1) as u64) as usize) else { return };
+        if of_log {
+            // Without a checkpoint all of the log is read.
+            let _ = disk.remove_dir_all(&shard.join("state"));
         }
-        let bit = sim.below(len * 8);
-        sim.note(format_args!("bit {bit} of {} rots", path.display()));
-        machine.rotten = machine.disk.inner().rot(path, bit).is_ok();
+        if of_log && sim.in_one_of(4) {
+            sim.note(format_args!("{} is gone", path.display()));
+            machine.rotten = disk.remove(path).is_ok();
+        } else {
+            let len = disk.open(path).and_then(|file| file.len()).unwrap_or(0);
+            let bit = sim.below(len.max(1) * 8);
+            sim.note(format_args!("bit {bit} of {} rots", path.display()));
+            machine.rotten = disk.rot(path, bit).is_ok();
+        }
         sim.inside().marks.add(Mark::Rot);
         sim.after(sim.between_ms(3_000, 5_000), Event::Mend(Mend::Replace));
     }

@@ -3,17 +3,19 @@
 use crate::catalogue::Catalogue;
 use crate::plan::Plan;
 use crate::sim::{Process, Sim};
-use gantry_broker::recover::Sizes;
+use gantry_broker::recover::{Damage, Sizes};
 use gantry_broker::replica::{Handle, Identity, Replica};
 use gantry_broker::{LocalBroker, Options, Retention};
-use gantry_model::ShardId;
+use gantry_model::{Lsn, ShardId};
 use gantry_platform::clock::{Clock, ManualClock};
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::workers::ByHand;
 use gantry_platform::{FragileDisk, MemoryDisk, SeededChance};
 use gantry_store::data_folder::DataFolder;
 use gantry_store::replica::leader::Durability;
+use gantry_store::replica::promise::Promise;
 use gantry_store::replica::{Incarnation, Member, NodeId};
+use gantry_store::{install, log};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +27,7 @@ pub const BEGIN_MS: u64 = 1_700_000_000_000;
 /// Longer than any clock is ever wrong.
 const KEEP_MS: u64 = 30 * 24 * 3_600_000;
 const ROOT: &str = "data";
+const CLUSTER: [u8; 16] = [7; 16];
 
 /// A process of a broker.
 pub struct Running {
@@ -59,8 +62,8 @@ pub enum Doom {
 pub enum NotStarted {
     /// The power failed meanwhile, or the disk is full: later.
     Later,
-    /// Its files are damaged.
-    Refused(String),
+    /// Its files are damaged, in a way that another copy can help with or not.
+    Refused(String, Option<Damage>),
 }
 
 pub struct Machine {
@@ -135,14 +138,14 @@ impl Machine {
                 Ok(process)
             }
             Err(_) if !self.disk.has_power() || self.disk.failed_syncs() > 0 || self.full => Err(NotStarted::Later),
-            Err(why) => Err(NotStarted::Refused(why)),
+            Err((why, damage)) => Err(NotStarted::Refused(why, damage)),
         }
     }
 
-    fn open(&self, process: Process, clock: &ManualClock, plan: &Plan, catalogue: &Arc<Catalogue>) -> Result<Running, String> {
+    fn open(&self, process: Process, clock: &ManualClock, plan: &Plan, catalogue: &Arc<Catalogue>) -> Result<Running, (String, Option<Damage>)> {
         let disk: SharedDisk = Arc::new(self.disk.clone());
         let mut chance = SeededChance::new(self.node * 1_000 + self.boots);
-        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let text = |error: &dyn std::fmt::Display| (error.to_string(), None);
         let boot = format!("boot-{}", self.boots);
         let folder = DataFolder::open(disk.clone(), Path::new(ROOT), &boot, &mut chance).map_err(|error| text(&error))?;
         let shard = folder.open_shard(&mut chance, SHARD).map_err(|error| text(&error))?;
@@ -150,7 +153,8 @@ impl Machine {
         let incarnation = Incarnation(folder.incarnation);
         let identity = Identity { node: NodeId(self.node), folder: shard, incarnation, durability: Durability::Disk, opened_before: 0 };
         let crew = ByHand::new();
-        let (broker, handle, replica) = LocalBroker::open_stepped(options, identity, crew.clone()).map_err(|error| text(&error))?;
+        let (broker, handle, replica) =
+            LocalBroker::open_stepped(options, identity, crew.clone()).map_err(|error| (error.to_string(), error.damage))?;
         Ok(Running { process, broker, handle, replica, crew, clock: clock.clone(), _folder: folder })
     }
 
@@ -178,6 +182,24 @@ impl Machine {
         self.disk = FragileDisk::new(MemoryDisk::new());
         self.boots += 1;
         (self.member, self.rotten, self.given_up) = (None, false, false);
+    }
+
+    /// While it is off: puts a sound copy's bytes where its own are damaged. `false` if they don't fit.
+    pub fn mend(&self, from: Lsn, bytes: &[u8]) -> bool {
+        let options = log::Options::new(SHARD, CLUSTER);
+        log::mend(&self.disk, &Path::new(ROOT).join("shard-0000000000"), &options, from, bytes).is_ok()
+    }
+
+    /// While it is off: its copy has nothing any more, and knows that it had something.
+    pub fn begin_anew(&self) -> Result<(), String> {
+        let disk: SharedDisk = Arc::new(self.disk.clone());
+        let mut chance = SeededChance::new(self.node);
+        let boot = format!("boot-{}", self.boots);
+        let folder = DataFolder::open(disk.clone(), Path::new(ROOT), &boot, &mut chance).map_err(|error| error.to_string())?;
+        let mut shard = folder.open_shard(&mut chance, SHARD).map_err(|error| error.to_string())?;
+        let promise = Promise { suspect: true, ..Promise::of(&shard.meta()) };
+        shard.set_meta(promise.stored_in(shard.meta())).map_err(|error| error.to_string())?;
+        install::stage_nothing(&*disk, shard.dir()).and_then(|()| install::begin(&*disk, shard.dir())).map_err(|error| error.to_string())
     }
 
     /// Time passes on its clock.
@@ -214,7 +236,7 @@ pub fn options(disk: SharedDisk, clock: Arc<dyn Clock>, dir: &Path, plan: &Plan,
         clock,
         metadata: catalogue.clone(),
         shard: SHARD,
-        cluster: [7; 16],
+        cluster: CLUSTER,
         retention: Retention { age_ms: KEEP_MS, bytes: plan.keep },
         skip_damaged: false,
         sizes: Sizes { first_segment: plan.first_segment, max_segment: plan.max_segment, checkpoint: plan.checkpoint },

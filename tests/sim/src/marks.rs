@@ -40,10 +40,12 @@ pub enum Mark {
     SlowDisks,
     Installs,
     InstallsEnded,
+    Mended,
+    MadeAnew,
 }
 
 /// What the runs of every build must have seen.
-pub const EXPECTED: [Mark; 31] = [
+pub const EXPECTED: [Mark; 33] = [
     Mark::Elections,
     Mark::Kills,
     Mark::PowerLosses,
@@ -75,6 +77,8 @@ pub const EXPECTED: [Mark; 31] = [
     Mark::Questions,
     Mark::Installs,
     Mark::InstallsEnded,
+    Mark::Mended,
+    Mark::MadeAnew,
 ];
 
 /// How often what was seen.

@@ -11,6 +11,7 @@ use crate::marks::{Mark, Marks};
 use crate::plan::{Kind, Plan};
 use crate::sim::{Event, Order, Process, Sim, Stream, Word};
 use crate::trace::Trace;
+use gantry_broker::recover::Damage;
 use gantry_broker::replica::Turn;
 use gantry_broker::replica::message::{Answer, Message, Outlet, PeerEvent};
 use gantry_model::contract::Broker;
@@ -439,13 +440,40 @@ impl World {
                 machine.die(death, &mut chance);
                 sim.after(sim.between_ms(100, 400), Event::Start(node));
             }
-            Err(NotStarted::Refused(why)) if machine.rotten => {
+            Err(NotStarted::Refused(why, damage)) if machine.rotten => {
                 sim.note(format_args!("{node} refuses to start: {why}"));
                 sim.inside().marks.add(Mark::DamageRefused);
-                machine.given_up = true;
+                match damage {
+                    None => machine.given_up = true,
+                    Some(damage) => {
+                        let repaired = self.repair(node, damage);
+                        let again = if repaired { sim.between_ms(1, 20) } else { sim.between_ms(200, 600) };
+                        sim.after(again, Event::Start(node));
+                    }
+                }
             }
-            Err(NotStarted::Refused(why)) => sim.broken(format!("R1: node {node} can't open what it wrote: {why}")),
+            Err(NotStarted::Refused(why, _)) => sim.broken(format!("R1: node {node} can't open what it wrote: {why}")),
         }
+    }
+
+    /// Repairs the copy of a machine that is off, as a broker does: a range with what the leader has, or the whole copy begins anew if somebody leads.
+    fn repair(&self, node: u64, damage: Damage) -> bool {
+        let serves = |machine: &&Machine| machine.node != node && machine.running.as_ref().is_some_and(|running| running.handle.view().serves);
+        let Some(leader) = self.machines.values().find(serves).and_then(|machine| machine.running.as_ref()) else { return false };
+        let Some(machine) = self.machines.get(&node) else { return false };
+        let committed = leader.handle.view().hw;
+        if let Damage::Range { from, to } = damage
+            && to <= committed
+            && let Ok(bytes) = leader.handle.reader().stretch(from, to, usize::MAX)
+            && machine.mend(from, &bytes)
+        {
+            self.sim.note(format_args!("{node} is mended from {from} to {to}"));
+            self.sim.inside().marks.add(Mark::Mended);
+            return true;
+        }
+        self.sim.note(format_args!("{node} is to begin anew"));
+        self.sim.inside().marks.add(Mark::MadeAnew);
+        machine.begin_anew().is_ok()
     }
 
     /// Compares what a replica has now with what was committed.
