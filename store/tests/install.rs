@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use gantry_model::{Lsn, ShardId};
 use gantry_platform::disk::crash::CrashStates;
-use gantry_platform::disk::{Disk, SharedDisk};
+use gantry_platform::disk::SharedDisk;
 use gantry_platform::{MemoryDisk, RecordingDisk};
 use gantry_store::checkpoint::{self, Checkpoint};
 use gantry_store::frame::{Flags, Kind};

@@ -265,6 +265,18 @@ impl Probe for Health {
         for (shard, view) in &views {
             text.push_str(&format!("gantry_replica_high_watermark_bytes{{shard=\"{shard}\"}} {}\n", view.hw.0));
         }
+        let counts = host.counts();
+        let totals = [
+            ("gantry_scrub_bytes_total", "Bytes of copies that were looked through for damage.", &counts.scrubbed),
+            ("gantry_damage_found_total", "Places of running copies that could not be read.", &counts.damaged),
+            ("gantry_repaired_ranges_total", "Damaged ranges that were repaired with another broker's bytes.", &counts.mended),
+            ("gantry_repaired_bytes_total", "Bytes of those ranges.", &counts.mended_bytes),
+            ("gantry_copies_begun_anew_total", "Copies that began anew because their files could not be used.", &counts.begun_anew),
+        ];
+        for (name, help, count) in totals {
+            let count = count.load(std::sync::atomic::Ordering::Relaxed);
+            text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {count}\n"));
+        }
         text
     }
 }
