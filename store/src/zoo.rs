@@ -41,8 +41,6 @@ mod cages {
         SealOnlyPending,
         /// The longest log leads, whatever its last epoch.
         LongestWhateverTheEpoch,
-        /// A grant is taken although the log changed or the process was started anew since.
-        LeadUnchecked,
         /// A leader of an epoch below the promised one is obeyed.
         ObeyOldLeaders,
         /// A leader goes on after it promised a later epoch.

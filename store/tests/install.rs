@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use gantry_model::{Lsn, ShardId};
-use gantry_platform::disk::crash::CrashStates;
 use gantry_platform::disk::SharedDisk;
+use gantry_platform::disk::crash::CrashStates;
 use gantry_platform::{MemoryDisk, RecordingDisk};
 use gantry_store::checkpoint::{self, Checkpoint};
 use gantry_store::frame::{Flags, Kind};

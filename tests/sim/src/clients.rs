@@ -78,9 +78,9 @@ impl Belief {
         Belief { node: 1 + sim.below(nodes), nodes }
     }
 
-    /// It is not there.
+    /// It is not there: the next one, so that no leader is missed for long.
     async fn is_wrong(&mut self, sim: &Sim) {
-        self.node = 1 + sim.below(self.nodes);
+        self.node = self.node % self.nodes + 1;
         sim.sleep(sim.between_ms(2, 40)).await;
     }
 }

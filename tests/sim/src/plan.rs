@@ -110,6 +110,11 @@ impl Plan {
         Plan { kinds: kinds.to_vec(), ..self }
     }
 
+    /// The same with many faults, one right behind the other, and three members at least.
+    pub fn restless(self) -> Plan {
+        Plan { members: self.members.max(3), faults_ms: 40_000, pause_ms: 60, way_us: self.way_us.min(20_000), ..self }
+    }
+
     pub fn has(&self, kind: Kind) -> bool {
         self.kinds.contains(&kind)
     }

@@ -20,15 +20,21 @@ fn kinds(bug: Bug) -> &'static [Kind] {
         Bug::DeleteWhenFull => &[FullDisk],
         Bug::LongestWhateverTheEpoch | Bug::GoOnAfterSeal | Bug::KeepUncommittedState => &[Isolate, OneWay, Partial, Kill],
         Bug::CheckpointUncommitted | Bug::BelieveHighWatermark | Bug::TakeWhateverIsBefore => &[Isolate, OneWay, Partial, Pause],
-        Bug::ForgetPromise | Bug::LeadUnchecked | Bug::ObeyOldLeaders => &[Isolate, Partial, Kill, Power, Pause],
+        Bug::PromiseFromThePageCache => &[FailSync, Power, Kill],
+        Bug::ForgetPromise | Bug::ObeyOldLeaders => &[Isolate, Partial, Kill, Power, Pause],
         _ => &[],
     }
+}
+
+/// Whether it takes many elections in a row, or one fault right behind another.
+fn is_rare(bug: Bug) -> bool {
+    matches!(bug, Bug::LongestWhateverTheEpoch | Bug::PromiseFromThePageCache)
 }
 
 /// Where to begin: one that was found by chance needs a rare course of things, and begins shortly before one.
 fn first(bug: Bug) -> u64 {
     match bug {
-        Bug::PromiseFromThePageCache => 480,
+        Bug::TrustInstalled => 80,
         _ => 0,
     }
 }
@@ -38,6 +44,7 @@ fn caught(bug: Bug) -> Option<(u64, String)> {
     (first(bug)..first(bug) + RUNS).find_map(|seed| {
         let plan = Plan::of(seed);
         let plan = if kinds(bug).is_empty() { plan } else { plan.with_only(kinds(bug)) };
+        let plan = if is_rare(bug) { plan.restless() } else { plan };
         release(Some(bug));
         let played = gantry_sim::play_with(plan, Trace::default());
         release(None);
@@ -64,7 +71,6 @@ catches! {
     one_copy_less: OneCopyLess,
     seal_only_pending: SealOnlyPending,
     longest_whatever_the_epoch: LongestWhateverTheEpoch,
-    lead_unchecked: LeadUnchecked,
     obey_old_leaders: ObeyOldLeaders,
     go_on_after_seal: GoOnAfterSeal,
     take_whatever_is_before: TakeWhateverIsBefore,
