@@ -24,7 +24,7 @@ use gantry_store::replica::follower::{self, Action, Follower};
 use gantry_store::replica::leader::{Durability, SILENCE};
 use gantry_store::replica::message::{Append, Grant, Refused};
 use gantry_store::replica::promise::Promise;
-use gantry_store::replica::{Incarnation, Member, NodeId};
+use gantry_store::replica::{Incarnation, Log, Member, NodeId};
 use gantry_store::zoo;
 use message::{Frames, Message, Outlet, PeerEvent};
 use std::fmt;
@@ -56,6 +56,9 @@ pub struct View {
     pub follows: Option<Epoch>,
     pub heard: Option<Duration>,
     pub end: Lsn,
+    /// Of the last frame: its epoch, and when it was first written.
+    pub last_epoch: Epoch,
+    pub last_time_ms: u64,
     pub durable: Lsn,
     pub hw: Lsn,
     pub applied: Lsn,
@@ -346,13 +349,20 @@ impl Replica {
 
     /// Takes the lead, if the rules let it; else says why not.
     fn begin(&mut self, grant: Grant) -> Result<Result<(), String>, Stopped> {
-        if let Err(refused) = self.follower.lead(self.role.log()?, &grant) {
-            return Ok(Err(refused.to_string()));
+        match self.follower.lead(self.role.log()?, &grant) {
+            Ok(actions) => drop(self.perform(actions, None)?),
+            Err(refused) => return Ok(Err(refused.to_string())),
         }
         let Role::Follows(follows) = std::mem::replace(&mut self.role, Role::Nothing) else {
             return Err(Stopped("only a follower begins to lead".to_owned()));
         };
-        tracing::info!(shard = self.options.shard.0, epoch = %grant.epoch, "this replica leads");
+        let (shard, epoch) = (self.options.shard.0, grant.epoch);
+        match grant.unclean {
+            true => {
+                tracing::warn!(shard, %epoch, end = %grant.log.end, "this replica leads by an operator's order; what was acknowledged and is not here is lost")
+            }
+            false => tracing::info!(shard, %epoch, "this replica leads"),
+        }
         let driver = follows.lead(&self.options, grant, self.durability, self.follower.hw())?;
         self.role = Role::Leads(Box::new(driver));
         Ok(Ok(()))
@@ -386,6 +396,7 @@ impl Replica {
             }
             Role::Nothing => return,
         };
+        let (last_epoch, last_time_ms) = self.role.log().map_or((Epoch(0), 0), |log| (log.tail().epoch, log.last_time()));
         let learnt = match &self.role {
             Role::Leads(driver) => driver.learnt(),
             Role::Follows(_) | Role::Nothing => Vec::new(),
@@ -401,6 +412,8 @@ impl Replica {
             follows: self.follower.following().map(|(epoch, _)| epoch),
             heard,
             end,
+            last_epoch,
+            last_time_ms,
             durable: self.follower.durable(),
             hw: self.follower.hw(),
             applied,

@@ -5,6 +5,7 @@
 
 use super::facts;
 use super::orders::{Orders, Reply};
+use super::recovery;
 use super::sessions::{Outlet, Sessions};
 use crate::placement::{Held, Picture};
 use crate::state::State;
@@ -67,6 +68,8 @@ struct Watched {
 pub struct Overseer {
     policy: Policy,
     times: Times,
+    /// When it began to lead.
+    since: Duration,
     sessions: Sessions,
     shards: BTreeMap<ShardId, Watched>,
     orders: Orders,
@@ -83,6 +86,7 @@ impl Overseer {
         Overseer {
             policy,
             times: Times::default(),
+            since: now,
             sessions: Sessions::default(),
             shards: BTreeMap::new(),
             orders: Orders::default(),
@@ -252,6 +256,11 @@ impl Overseer {
             }
         }
         electing
+    }
+
+    /// What an operator is shown of a shard, and may order about it, when copies are lost.
+    pub fn recovery<'a>(&'a self, now: Duration, state: &'a State) -> recovery::View<'a> {
+        recovery::View { state, sessions: &self.sessions, led_for: now.saturating_sub(self.since) }
     }
 
     /// Has another copy lead a shard; `None` leaves it to the leader to whom.
