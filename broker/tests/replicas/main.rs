@@ -6,11 +6,14 @@
 mod catalogue;
 mod world;
 
+use gantry_broker::record::Record;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::*;
-use gantry_model::{ClientId, Filter, Lsn, Message, MessageKind, ReceiptHandle};
+use gantry_model::{ClientId, Epoch, Filter, Lsn, Message, MessageKind, ReceiptHandle};
 use gantry_platform::MemoryDisk;
 use gantry_platform::clock::{sleep, timeout};
+use gantry_store::replica::Config;
+use gantry_store::replica::reign::{Entry, Rejected};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -256,4 +259,82 @@ async fn one_of_three_may_be_away_and_catches_up() {
     let next = world.leader().await;
     assert_eq!(receive_all(&world, next).await.len(), 300);
     world.stop();
+}
+
+/// The epochs that begin in a log, and which of them are unclean.
+fn epochs(disk: &MemoryDisk, catalogue: &Arc<catalogue::Catalogue>) -> Vec<(u32, bool)> {
+    let options = world::options(Arc::new(disk.clone()), catalogue, Path::new("data/shard-0000000000"));
+    let shard = gantry_broker::recover::recover(&options).unwrap();
+    let reader = shard.log.reader();
+    let starts = reader.frames(shard.log.start(), shard.log.end()).filter_map(|frame| {
+        let (_, frame) = frame.unwrap();
+        match Record::decode(frame.header.kind, &frame.payload) {
+            Ok(Some(Record::EpochStart(start))) => Some((start.epoch, start.unclean)),
+            _ => None,
+        }
+    });
+    starts.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_of_three_has_goes_on_by_order_when_the_others_are_lost() {
+    let mut world = World::new(3).await;
+    let mut kept = BTreeSet::new();
+    for number in 0..40 {
+        let id = format!("m-{number}");
+        send_surely(&world, &id).await;
+        kept.insert(id);
+    }
+    world.until("all copies level", World::is_level).await;
+    let leader = world.leader().await;
+    let (left, old) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    world.isolate(left);
+    send_surely(&world, "only in the others").await;
+    // A moment before they are lost, these two had committed more than the third ever heard of.
+    world.kill(leader);
+    world.lose_disk(leader);
+    world.kill(old);
+    world.heal();
+    sleep(Duration::from_millis(1_500)).await;
+    assert!(!world.view(left).serves, "one of three can't know what is committed");
+    order(&world, left);
+    assert_eq!(world.leader().await, left);
+    assert_eq!(receive_all(&world, left).await, kept);
+    send_surely(&world, "after").await;
+    // One that was given up comes back with what it had. It is nobody, and stays as it is.
+    world.start(old);
+    let before = world.view(old).end;
+    send_surely(&world, "beside").await;
+    sleep(Duration::from_millis(300)).await;
+    let stranger = world.view(old);
+    assert_eq!((stranger.end, stranger.failed, stranger.leads), (before, None, None));
+    world.kill(old);
+    // As new ones, both are members again.
+    world.lose_disk(old);
+    let joining = BTreeSet::from([world.start(leader), world.start(old)]);
+    world.admit(joining).await;
+    send_surely(&world, "three again").await;
+    world.until("all copies level", World::is_level).await;
+    assert_eq!(world.reign.lock().unwrap().stable().members().len(), 3);
+    let leads = world.leader().await;
+    world.kill(leads);
+    let next = world.leader().await;
+    assert_eq!(receive_all(&world, next).await, ["after", "beside", "three again"].map(str::to_owned).into());
+    world.start(leads);
+    world.until("all copies level", World::is_level).await;
+    let catalogue = world.catalogue.clone();
+    for disk in world.stop() {
+        let unclean: Vec<(u32, bool)> = epochs(&disk, &catalogue).into_iter().filter(|(_, unclean)| *unclean).collect();
+        assert_eq!(unclean.len(), 1, "the log says which epoch began unclean");
+    }
+}
+
+/// Has the copy of a node go on alone; an order for another epoch is refused.
+fn order(world: &World, node: u64) {
+    let mut reign = world.reign.lock().unwrap();
+    let survivors = Config::new(reign.config().generation() + 1, [world.member(node)]).unwrap();
+    let (epoch, late) = (reign.epoch(), Epoch(reign.epoch().0 - 1));
+    let refused = reign.apply(&Entry::BeginUnclean { expect: late, survivors: survivors.clone() });
+    assert_eq!(refused, Err(Rejected::Epoch(epoch)));
+    reign.apply(&Entry::BeginUnclean { expect: epoch, survivors }).unwrap();
 }

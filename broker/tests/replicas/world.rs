@@ -37,6 +37,8 @@ struct Running {
 /// One machine with its disk.
 struct Machine {
     disk: MemoryDisk,
+    /// Disks that were lost before this one.
+    lost: u64,
     running: Option<Running>,
 }
 
@@ -112,7 +114,7 @@ impl World {
         let mut machines = BTreeMap::new();
         let mut members = Vec::new();
         for node in 1..=nodes {
-            let mut machine = Machine { disk: MemoryDisk::new(), running: None };
+            let mut machine = Machine { disk: MemoryDisk::new(), lost: 0, running: None };
             let member = machine.start(node, &catalogue, &wires);
             members.push(member);
             machines.insert(node, machine);
@@ -208,9 +210,33 @@ impl World {
         drop(running.folder);
     }
 
-    pub fn start(&mut self, node: u64) {
+    pub fn start(&mut self, node: u64) -> Member {
         let (catalogue, wires) = (self.catalogue.clone(), self.wires.clone());
-        self.machines.get_mut(&node).unwrap().start(node, &catalogue, &wires);
+        self.machines.get_mut(&node).unwrap().start(node, &catalogue, &wires)
+    }
+
+    /// A node that does not run gets an empty disk.
+    pub fn lose_disk(&mut self, node: u64) {
+        let machine = self.machines.get_mut(&node).unwrap();
+        (machine.disk, machine.lost) = (MemoryDisk::new(), machine.lost + 1);
+    }
+
+    /// The member on a node, as it is now or was last.
+    pub fn member(&self, node: u64) -> Member {
+        self.machines[&node].running.as_ref().unwrap().handle.member
+    }
+
+    /// Sends the log of the leader to these replicas, and makes them members when they have it.
+    pub async fn admit(&self, joining: BTreeSet<Member>) {
+        let leader = self.leader().await;
+        let machine = &self.machines[&leader];
+        machine.running.as_ref().unwrap().handle.tell(PeerEvent::Learners(joining.clone()));
+        self.until("the learners", |world| world.view(leader).learnt.len() == joining.len()).await;
+        let mut reign = self.reign.lock().unwrap();
+        let members = reign.stable().members().iter().copied().chain(joining);
+        let config = Config::new(reign.config().generation() + 1, members).unwrap();
+        let expect = reign.epoch();
+        reign.apply(&Entry::BeginEpoch { expect, reason: Reason::Reconfigure, prefer: None, config: Some(config) }).unwrap();
     }
 
     pub fn nodes(&self) -> Vec<u64> {
@@ -234,7 +260,7 @@ impl Machine {
     fn start(&mut self, node: u64, catalogue: &Arc<Catalogue>, wires: &Arc<Mutex<Wires>>) -> Member {
         let disk: SharedDisk = Arc::new(self.disk.clone());
         let root = Path::new("data");
-        let mut chance = SeededChance::new(node);
+        let mut chance = SeededChance::new(node + 100 * self.lost);
         let folder = DataFolder::open(disk.clone(), root, "boot", &mut chance).unwrap();
         let shard = folder.open_shard(&mut chance, SHARD).unwrap();
         let options = options(disk, catalogue, shard.dir());
