@@ -1,6 +1,7 @@
 //! What brokers and the controllers' leader say to each other, as the rules of replication want it: `cluster.proto`.
 
 use crate::agent::host::{Failed, Opened};
+use crate::replica::View;
 use gantry_model::{Epoch, Lsn, NodeId, ShardId};
 use gantry_proto::controller as pb;
 use gantry_store::replica::log::Position;
@@ -19,7 +20,8 @@ pub fn read_replica(replica: &pb::Replica) -> Option<Member> {
 pub fn standing(shard: ShardId, copy: &Opened) -> pb::Standing {
     let view = copy.handle.view();
     // A log that somebody leads grows all the time: to tell its end would be a report each time.
-    let still = (!view.serves && view.follows.is_none()).then(|| view.clone()).unwrap_or_default();
+    let grows = view.serves || view.follows.is_some();
+    let still = if grows { View::default() } else { view.clone() };
     pb::Standing {
         shard: shard.0,
         store: copy.store.to_vec().into(),

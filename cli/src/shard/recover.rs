@@ -63,7 +63,7 @@ fn plan(view: &View, best: u64) -> String {
     format!(
         "Kept: what the copy on node {best} has; {newest}.\n\
          Lost for ever: every message and every progress of a group that was acknowledged, and is only in the copies on nodes {}. How much that is \
-         can't be known without them.\n\
+         can't be known without them. Be sure that their brokers have ended: if they are only cut off, they may still be serving clients.\n\
          Files of those copies are put aside when their brokers come back, and removed 10 minutes later. There is no way back.",
         others.join(", ")
     )

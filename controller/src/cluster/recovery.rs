@@ -43,8 +43,15 @@ struct Known {
 enum Away {
     /// Nothing is to be expected of it.
     Lost(String),
-    /// It may be there soon.
+    /// It may be of use soon.
     Wait(String),
+}
+
+impl Away {
+    fn why(self) -> String {
+        let (Away::Lost(why) | Away::Wait(why)) = self;
+        why
+    }
 }
 
 impl View<'_> {
@@ -55,7 +62,7 @@ impl View<'_> {
         let known: Vec<Known> = reign.members().into_iter().map(|member| self.know(shard, member)).collect();
         let best = self.best(shard, &reign, &known);
         let copies = known.into_iter().map(|known| {
-            let log = known.log.map_err(|(Away::Lost(why) | Away::Wait(why))| why);
+            let log = known.log.map_err(Away::why);
             Surveyed { copy: Copy { node: known.member.node, store: known.member.store.0 }, suspect: known.suspect, log }
         });
         Ok(Survey { shard: id, epoch: shard.epoch, copies: copies.collect(), best })
@@ -85,28 +92,21 @@ impl View<'_> {
     fn know(&self, shard: &Shard, member: Member) -> Known {
         let copy = self.sessions.copy(shard.id, member);
         let suspect = copy.is_some_and(|copy| copy.suspect);
-        Known { member, suspect, log: self.log_end(shard, member, copy) }
+        Known { member, suspect, log: self.log_end(member.node, copy) }
     }
 
-    fn log_end(&self, shard: &Shard, member: Member, copy: Option<&pb::Standing>) -> Result<LogEnd, Away> {
-        let node = member.node;
+    fn log_end(&self, node: NodeId, copy: Option<&pb::Standing>) -> Result<LogEnd, Away> {
         match copy {
             Some(copy) if !copy.failed.is_empty() => Err(Away::Lost(format!("it failed: {}", copy.failed))),
             // Frames may still come to it, so its end is not the end.
-            Some(copy) if copy.hears > 0 => {
-                Err(Away::Wait(format!("node {node} hears a leader of epoch {} that the controllers can't reach; end that broker first", copy.hears)))
-            }
-            Some(copy) if copy.serves => Err(Away::Wait(format!("node {node} serves epoch {}", copy.leads))),
+            Some(copy) if copy.hears > 0 => Err(Away::Wait(format!("it hears the leader of epoch {}", copy.hears))),
+            Some(copy) if copy.serves => Err(Away::Wait(format!("it leads epoch {}", copy.leads))),
             Some(copy) => {
                 Ok(LogEnd { last_epoch: Epoch(copy.last_epoch), end: Lsn(copy.end), hw: Lsn(copy.high_watermark), last_time_ms: copy.last_time_ms })
             }
-            None if self.sessions.spec(node).is_some() => {
-                Err(Away::Wait(format!("node {node} is there, and its copy of shard {} is not open yet; wait for it", shard.id)))
-            }
+            None if self.sessions.spec(node).is_some() => Err(Away::Wait("its broker is there, and it is not open yet".to_owned())),
             None => match self.state.nodes().get(node) {
-                Some(known) if known.health == Health::Up => {
-                    Err(Away::Wait(format!("node {node} was heard of a moment ago; wait until `gantry broker list` shows it as down")))
-                }
+                Some(known) if known.health == Health::Up => Err(Away::Wait("its broker was heard of a moment ago".to_owned())),
                 Some(_) => Err(Away::Lost("its broker is down".to_owned())),
                 None => Err(Away::Lost("its broker was removed".to_owned())),
             },
@@ -136,8 +136,10 @@ impl View<'_> {
                 "this controller leads since a moment ago and does not know yet which brokers are there; ask again in some seconds".to_owned()
             );
         }
-        if let Some(why) = known.iter().find_map(|known| if let Err(Away::Wait(why)) = &known.log { Some(why) } else { None }) {
-            return Err(why.clone());
+        for Known { member, log, .. } in known {
+            if let Err(Away::Wait(why)) = log {
+                return Err(format!("the copy on node {} may be needed: {why}; wait, and look again", member.node));
+            }
         }
         let sound: BTreeSet<Member> = known.iter().filter(|known| known.log.is_ok() && !known.suspect).map(|known| known.member).collect();
         let clean: elector::Sessions = sessions.into_iter().filter(|(member, _)| sound.contains(member)).collect();

@@ -119,12 +119,8 @@ impl Box {
         }
     }
 
-    /// A broker opens its copies, obeys, and reports.
-    fn work(&mut self, node: u64) {
-        let mut said = Vec::new();
-        let heard: BTreeMap<u32, (u32, u64)> =
-            self.state.shards_placed().iter().filter_map(|shard| Some((shard.id.0, (shard.epoch.0, shard.leader()?.node.0)))).collect();
-        let alive: Vec<u64> = self.brokers.keys().copied().collect();
+    /// A broker holds the copies that the state names, and no others.
+    fn open_copies(&mut self, node: u64) {
         let broker = self.brokers.get_mut(&node).unwrap();
         for shard in self.state.shards_placed().iter() {
             let joining = shard.moving.iter().filter_map(|moving| moving.joining.as_ref());
@@ -138,6 +134,16 @@ impl Box {
             }
         }
         broker.copies.retain(|shard, _| self.state.shards_placed().get(ShardId(*shard)).is_some_and(|shard| shard.is_on(NodeId(node))));
+    }
+
+    /// A broker opens its copies, obeys, and reports.
+    fn work(&mut self, node: u64) {
+        let mut said = Vec::new();
+        let heard: BTreeMap<u32, (u32, u64)> =
+            self.state.shards_placed().iter().filter_map(|shard| Some((shard.id.0, (shard.epoch.0, shard.leader()?.node.0)))).collect();
+        let alive: Vec<u64> = self.brokers.keys().copied().collect();
+        self.open_copies(node);
+        let broker = self.brokers.get_mut(&node).unwrap();
         while let Ok(order) = broker.orders.try_recv() {
             match order {
                 Body::Seal(seal) => {

@@ -8,11 +8,21 @@ fn shard(all: &Box) -> Arc<Shard> {
     all.state.shards_placed().get(ShardId(0)).unwrap().clone()
 }
 
-/// A shard of which only the copy of the node that is answered is left: one that followed, or the one that led.
-fn with_one_left(led: bool) -> (Box, u64, Vec<(u64, BTreeMap<u32, Held>)>) {
+/// Which copy is left of three.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Leader,
+    Follower,
+}
+
+/// Nodes that were lost, with what they had.
+type Lost = Vec<(u64, BTreeMap<u32, Held>)>;
+
+/// A shard of which only the copy of the node that is answered is left.
+fn with_one_left(which: Left) -> (Box, u64, Lost) {
     let mut all = Box::of_three(1);
     let leader = all.leaders()[0].unwrap();
-    let left = if led { leader } else { *all.brokers.keys().find(|node| **node != leader).unwrap() };
+    let left = *all.brokers.keys().find(|node| (**node == leader) == (which == Left::Leader)).unwrap();
     let lost: Vec<u64> = all.brokers.keys().copied().filter(|node| *node != left).collect();
     let lost = lost.into_iter().map(|node| (node, all.kill(node))).collect();
     (all, left, lost)
@@ -45,7 +55,7 @@ fn nothing_is_given_up_while_something_better_can_be_had() {
     all.kill(others[1]);
     all.pass(3_000);
     let now = order(&all, others[0]);
-    check_refused(&mut all, &now, "was heard of a moment ago");
+    check_refused(&mut all, &now, "its broker was heard of a moment ago; wait, and look again");
     all.pass(4_000);
     assert_eq!(all.survey().best, Ok(NodeId(others[0])));
     all.kill(others[0]);
@@ -55,7 +65,7 @@ fn nothing_is_given_up_while_something_better_can_be_had() {
 
 #[test]
 fn a_controller_that_has_just_begun_does_not_know_who_is_lost() {
-    let (mut all, left, _) = with_one_left(true);
+    let (mut all, left, _) = with_one_left(Left::Leader);
     all.pass(2_000);
     let now = order(&all, left);
     check_refused(&mut all, &now, "leads since a moment ago");
@@ -87,7 +97,7 @@ fn enough_copies_that_are_no_suspects_are_an_election_and_suspects_are_none() {
 
 #[test]
 fn an_order_says_what_the_operator_saw_and_means() {
-    let (mut all, left, _) = with_one_left(false);
+    let (mut all, left, _) = with_one_left(Left::Follower);
     all.pass(8_000);
     let good = order(&all, left);
     let check = |all: &mut Box, change: fn(&mut Recover), expected| {
@@ -105,8 +115,8 @@ fn an_order_says_what_the_operator_saw_and_means() {
 
 #[test]
 fn one_copy_goes_on_alone_and_gets_others_again() {
-    for led in [false, true] {
-        let (mut all, left, lost) = with_one_left(led);
+    for which in [Left::Follower, Left::Leader] {
+        let (mut all, left, lost) = with_one_left(which);
         all.pass(8_000);
         let before = shard(&all);
         assert!(all.survey().copies.iter().filter(|surveyed| surveyed.log.is_err()).count() == 2);
