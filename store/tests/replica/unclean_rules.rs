@@ -209,6 +209,8 @@ impl World {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn in_any_history_an_epoch_is_granted_once_and_unclean_by_order_only(history in histories()) {
         let reign = Reign::new(config(1, &[0, 1, 2]), Epoch(3));
