@@ -15,9 +15,9 @@ use crate::twin::Twin;
 use bytes::Bytes;
 use gantry_model::{Epoch, Lsn, ShardId};
 use gantry_platform::chance::Chance;
-use gantry_platform::disk::{Disk, Lock, SharedDisk};
+use gantry_platform::disk::{Disk, Lock, SharedDisk, write_whole};
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -241,14 +241,8 @@ fn new_node(disk: &dyn Disk, chance: &mut dyn Chance, root: &Path) -> Result<Nod
         id
     };
     let node = Node { id: draw(), cluster: draw(), format: FORMAT };
-    let (temporary, path) = (root.join("node.tmp"), root.join("node"));
-    let write = || {
-        let file = disk.create(&temporary)?;
-        file.write_at(0, &[IoSlice::new(node_text(&node).as_bytes())])?;
-        file.sync_data()?;
-        disk.rename(&temporary, &path)
-    };
-    write().map_err(at(&path))?;
+    let path = root.join("node");
+    write_whole(disk, &path, node_text(&node).as_bytes()).map_err(at(&path))?;
     Ok(node)
 }
 
@@ -391,6 +385,7 @@ mod tests {
     use super::*;
     use gantry_platform::disk::crash::CrashStates;
     use gantry_platform::{MemoryDisk, RecordingDisk, SeededChance};
+    use std::io::IoSlice;
     use std::sync::Arc;
 
     const ROOT: &str = "gantry-data";

@@ -11,8 +11,8 @@
 use super::{DataFolder, FolderError, Meta, ShardFolder, at, crc32c, hex, read_text, unhex};
 use crate::twin::Twin;
 use gantry_model::{Epoch, Lsn, NodeId, ShardId};
-use gantry_platform::disk::Disk;
-use std::io::{self, IoSlice};
+use gantry_platform::disk::{Disk, write_whole};
+use std::io;
 use std::path::{Path, PathBuf};
 
 const ENROLMENT: &str = "enrolment";
@@ -41,7 +41,8 @@ impl DataFolder {
     pub fn enrol(&self, enrolment: Enrolment) -> Result<(), FolderError> {
         let body = format!("node {}\ncluster {}\n", enrolment.node.0, hex(&enrolment.cluster));
         let crc = crc32c(&[body.as_bytes()]);
-        write_whole(&*self.disk, &self.root.join(ENROLMENT), format!("{body}crc {crc:08x}\n").as_bytes())
+        let path = self.root.join(ENROLMENT);
+        write_whole(&*self.disk, &path, format!("{body}crc {crc:08x}\n").as_bytes()).map_err(at(&path))
     }
 
     /// Opens the folder of a copy, which is made if it never was. A folder of another copy of the shard is put aside first.
@@ -70,7 +71,7 @@ impl DataFolder {
         if !known {
             made.push_str(&name);
             made.push('\n');
-            write_whole(disk, &list, made.as_bytes())?;
+            write_whole(disk, &list, made.as_bytes()).map_err(at(&list))?;
         }
         Ok(folder)
     }
@@ -97,17 +98,6 @@ impl DataFolder {
     pub fn remove_left(&self, path: &Path) -> Result<(), FolderError> {
         self.disk.remove_dir_all(path).map_err(at(path))
     }
-}
-
-fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
-    let temporary = path.with_extension("tmp");
-    let write = || {
-        let file = disk.create(&temporary)?;
-        file.write_at(0, &[IoSlice::new(bytes)])?;
-        file.sync_data()?;
-        disk.rename(&temporary, path)
-    };
-    write().map_err(at(path))
 }
 
 fn read_long(disk: &dyn Disk, path: &Path) -> io::Result<String> {
@@ -153,6 +143,7 @@ mod tests {
     use super::*;
     use gantry_platform::disk::SharedDisk;
     use gantry_platform::{MemoryDisk, SeededChance};
+    use std::io::IoSlice;
     use std::sync::Arc;
 
     const SHARD: ShardId = ShardId(3);
