@@ -286,7 +286,7 @@ fn token(data: &Path) -> Result<String, DevError> {
     }
     let mut drawn = [0; 16];
     SystemChance.fill(&mut drawn);
-    let token: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = hex::encode(drawn);
     write_file(data, TOKEN, &token)?;
     Ok(token)
 }

@@ -8,7 +8,7 @@
 //! ```
 //! A copy that was made and whose folder is gone has forgotten its promise, so it is never made again under its name.
 
-use super::{DataFolder, FolderError, Meta, ShardFolder, at, crc32c, hex, read_text, unhex};
+use super::{DataFolder, FolderError, Meta, ShardFolder, at, crc32c, read_id, read_text};
 use crate::twin::Twin;
 use gantry_model::{Epoch, Lsn, NodeId, ShardId};
 use gantry_platform::disk::{Disk, write_whole};
@@ -39,7 +39,7 @@ impl DataFolder {
 
     /// Keeps what the cluster gave, durably.
     pub fn enrol(&self, enrolment: Enrolment) -> Result<(), FolderError> {
-        let body = format!("node {}\ncluster {}\n", enrolment.node.0, hex(&enrolment.cluster));
+        let body = format!("node {}\ncluster {}\n", enrolment.node.0, hex::encode(enrolment.cluster));
         let crc = crc32c(&[body.as_bytes()]);
         let path = self.root.join(ENROLMENT);
         write_whole(&*self.disk, &path, format!("{body}crc {crc:08x}\n").as_bytes()).map_err(at(&path))
@@ -56,7 +56,7 @@ impl DataFolder {
             true => read_long(disk, &list).map_err(at(&list))?,
             false => String::new(),
         };
-        let name = hex(&store);
+        let name = hex::encode(store);
         let known = made.lines().any(|line| line == name);
         if found != Some(store) {
             if known {
@@ -115,7 +115,7 @@ fn parse(text: &str) -> Option<Enrolment> {
     }
     let mut lines = body.lines();
     let node = lines.next()?.strip_prefix("node ")?.parse().ok()?;
-    let cluster = unhex(lines.next()?.strip_prefix("cluster ")?)?;
+    let cluster = read_id(lines.next()?.strip_prefix("cluster ")?)?;
     Some(Enrolment { node: NodeId(node), cluster })
 }
 
