@@ -229,14 +229,16 @@ impl Overseer {
 
     /// Has the rules look at every shard. Answers whether somebody is being elected.
     fn lead_shards(&mut self, now: Duration, state: &State, events: &mut Vec<Event>) -> bool {
-        let mut leads = Picture::of(state).leads();
+        // What nodes lead, once somebody asks: in most steps nobody does.
+        let mut leads: Option<BTreeMap<NodeId, u32>> = None;
         let mut electing = false;
         for (id, watched) in &mut self.shards {
             let Watched { elector, reign, events: noted, sessions, seen, .. } = watched;
             let nobody = reign.led_by().is_none();
             // What a node leads matters only while somebody is chosen.
             if nobody || *seen != Some(self.sessions.changes()) {
-                *sessions = self.sessions.of(*id, reign, state, &leads);
+                let leads = leads.get_or_insert_with(|| Picture::of(state).leads());
+                *sessions = self.sessions.of(*id, reign, state, leads);
                 *seen = Some(self.sessions.changes());
             }
             let leader = reign.led_by().and_then(|grant| self.sessions.copy(*id, grant.leader));
@@ -249,6 +251,7 @@ impl Overseer {
                 for action in elector.step(now, reign, sessions, event) {
                     if let Action::Propose(Entry::Grant(grant)) = &action {
                         // The next shard of this step knows.
+                        let leads = leads.get_or_insert_with(|| Picture::of(state).leads());
                         *leads.entry(grant.leader.node).or_default() += 1;
                     }
                     perform(*id, reign, &self.sessions, action, events);
