@@ -9,7 +9,7 @@ mod world;
 use gantry_broker::record::Record;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::*;
-use gantry_model::{ClientId, Epoch, Filter, Lsn, Message, MessageKind, ReceiptHandle};
+use gantry_model::{ClientId, Epoch, Filter, GroupId, Lsn, Message, MessageKind, ReceiptHandle, TopicId};
 use gantry_platform::MemoryDisk;
 use gantry_platform::clock::{sleep, timeout};
 use gantry_store::replica::Config;
@@ -31,7 +31,7 @@ async fn send(world: &World, node: u64, id: &str) -> Option<Sent> {
 /// `None` if no answer comes.
 async fn try_send(world: &World, node: u64, id: &str) -> Option<Result<Sent, SendError>> {
     let message = Message { id: id.to_owned(), kind: MessageKind::Normal, body: format!("body of {id}").into(), ..Message::default() };
-    let request = SendRequest { topic: world.catalogue.topic(1), messages: vec![message], client: ClientId::new("p"), wait: ANSWER };
+    let request = SendRequest { topic: world.catalogue.the_topic(TopicId(1)), messages: vec![message], client: ClientId::new("p"), wait: ANSWER };
     timeout(ANSWER, world.broker(node).send(request)).await.ok()?.into_iter().next()
 }
 
@@ -49,8 +49,8 @@ async fn send_surely(world: &World, id: &str) -> Sent {
 
 async fn receive(world: &World, node: u64, max: u32) -> Vec<(String, ReceiptHandle, u32)> {
     let request = ReceiveRequest {
-        group: world.catalogue.group(1),
-        topic: world.catalogue.topic(1),
+        group: world.catalogue.the_group(GroupId(1)),
+        topic: world.catalogue.the_topic(TopicId(1)),
         filter: Arc::new(Filter::All),
         client: ClientId::new("c"),
         max,
@@ -208,7 +208,7 @@ async fn a_follower_says_that_it_does_not_lead() {
     let leader = world.leader().await;
     let follower = leader % 3 + 1;
     assert_eq!(try_send(&world, follower, "second").await, Some(Err(SendError::NoLeader)));
-    let (group, topic) = (world.catalogue.group(1), world.catalogue.topic(1));
+    let (group, topic) = (world.catalogue.the_group(GroupId(1)), world.catalogue.the_topic(TopicId(1)));
     let broker = world.broker(follower);
     assert_eq!(broker.queues(&topic).await, Err(LookupError::NoLeader));
     assert_eq!(broker.find(&topic, Query::MessageId("first".into()), 1).await.unwrap_err(), LookupError::NoLeader);
@@ -226,7 +226,7 @@ async fn deliveries_go_on_where_they_were_after_a_transfer_and_after_a_death() {
     }
     let first = world.leader().await;
     let got = receive(&world, first, 6).await;
-    let group = world.catalogue.group(1);
+    let group = world.catalogue.the_group(GroupId(1));
     let handles = |range: std::ops::Range<usize>| got[range].iter().map(|(_, handle, _)| *handle).collect::<Vec<_>>();
     assert_eq!(world.broker(first).ack(&group, handles(0..2)).await, [Ok(()), Ok(())]);
     let second = first % 3 + 1;

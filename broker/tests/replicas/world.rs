@@ -1,6 +1,6 @@
 //! Three brokers with a copy of one shard each, the wires between them, and a controller that elects. All in one process, on disks in memory.
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{self, Catalogue};
 use gantry_broker::recover::Sizes;
 use gantry_broker::replica::message::{Answer, Message, Outlet, PeerEvent};
 use gantry_broker::replica::streams::{Copies, Upstream};
@@ -110,7 +110,7 @@ impl World {
     }
 
     async fn over(nodes: u64, wires: Arc<Mutex<Wires>>) -> World {
-        let catalogue = Catalogue::new();
+        let catalogue = catalogue::new();
         let mut machines = BTreeMap::new();
         let mut members = Vec::new();
         for node in 1..=nodes {
