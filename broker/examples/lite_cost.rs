@@ -5,7 +5,7 @@
 #[path = "../tests/lite/catalogue.rs"]
 mod catalogue;
 
-use catalogue::Fixed;
+use catalogue::{Catalogue, GROUP, TOPIC};
 use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::contract::Broker;
@@ -25,7 +25,7 @@ const TOGETHER: usize = 64;
 
 struct Run {
     clock: SystemClock,
-    catalogue: Arc<Fixed>,
+    catalogue: Arc<Catalogue>,
     broker: Arc<LocalBroker>,
 }
 
@@ -38,7 +38,7 @@ fn main() {
 }
 
 async fn measure(folder: &Path, count: usize) {
-    let catalogue = Fixed::exclusive();
+    let catalogue = catalogue::exclusive();
     let run = Run { clock: SystemClock::new(), broker: open(folder, &catalogue), catalogue };
     let names: Vec<String> = (0..count).map(|number| format!("session-{number:08}")).collect();
     let base = memory();
@@ -58,7 +58,7 @@ async fn measure(folder: &Path, count: usize) {
     println!("closed in {:.0?}, opened again in {:.0?}", opened - closed, run.clock.mono() - opened);
 }
 
-fn open(folder: &Path, catalogue: &Arc<Fixed>) -> Arc<LocalBroker> {
+fn open(folder: &Path, catalogue: &Arc<Catalogue>) -> Arc<LocalBroker> {
     let options = Options {
         disk: Arc::new(RealDisk::new(folder)),
         dir: PathBuf::from("shard-0"),
@@ -92,7 +92,7 @@ impl Run {
         let parts: Vec<Vec<String>> = names.chunks(EACH).map(<[String]>::to_vec).collect();
         async move {
             for (client, names) in parts.into_iter().enumerate() {
-                let (group, topic) = (catalogue.group.clone(), catalogue.topic.clone());
+                let (group, topic) = (catalogue.the_group(GROUP), catalogue.the_topic(TOPIC));
                 let sync = LiteSync {
                     group,
                     topic,
@@ -109,7 +109,7 @@ impl Run {
 
     /// One message for each; messages are made only when they are sent, so that they don't count as memory of the shard.
     fn send(&self, names: &[String], ids: u64) -> impl Future<Output = ()> + 'static {
-        let (broker, topic, names) = (self.broker.clone(), self.catalogue.topic.clone(), names.to_vec());
+        let (broker, topic, names) = (self.broker.clone(), self.catalogue.the_topic(TOPIC), names.to_vec());
         async move {
             for (round, names) in names.chunks(BATCH * TOGETHER).enumerate() {
                 let send = |(at, names): (usize, &[String])| {
@@ -139,7 +139,7 @@ impl Run {
                         break;
                     }
                     got += deliveries.len();
-                    broker.ack(&catalogue.group, deliveries.iter().map(|delivery| delivery.handle).collect()).await;
+                    broker.ack(&catalogue.the_group(GROUP), deliveries.iter().map(|delivery| delivery.handle).collect()).await;
                 }
             }
             assert_eq!(got, count, "every message is delivered once");
@@ -171,10 +171,10 @@ fn message(lite_topic: &str, id: u64) -> Message {
     Message { id, kind: MessageKind::Lite, lite_topic: Some(lite_topic.to_owned()), body, ..Message::default() }
 }
 
-async fn receive(broker: &LocalBroker, catalogue: &Fixed, client: usize, wait: Duration) -> Vec<Delivery> {
+async fn receive(broker: &LocalBroker, catalogue: &Catalogue, client: usize, wait: Duration) -> Vec<Delivery> {
     let request = ReceiveRequest {
-        group: catalogue.group.clone(),
-        topic: catalogue.topic.clone(),
+        group: catalogue.the_group(GROUP),
+        topic: catalogue.the_topic(TOPIC),
         filter: Arc::new(Filter::All),
         client: client_id(client),
         max: 32,

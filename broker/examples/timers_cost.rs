@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
-use gantry_crash::catalogue::Fixed;
+use gantry_crash::catalogue::{self, Catalogue, GROUP, TOPIC};
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{LeaseTerm, ReceiveRequest, SendRequest};
 use gantry_model::{ClientId, Filter, Message, MessageKind, ShardId};
@@ -31,7 +31,7 @@ const FORTY_DAYS: u64 = 40 * 24 * HOUR;
 struct Bench {
     dir: PathBuf,
     clock: Arc<SystemClock>,
-    catalogue: Arc<Fixed>,
+    catalogue: Arc<Catalogue>,
     numbers: u64,
 }
 
@@ -43,7 +43,7 @@ async fn main() {
         std::process::exit(2);
     };
     let count = arguments.get(1).map_or(1_000_000, |count| count.parse().expect("COUNT is a number"));
-    let mut bench = Bench { dir: dir.into(), clock: Arc::new(SystemClock::new()), catalogue: Fixed::new(), numbers: 0 };
+    let mut bench = Bench { dir: dir.into(), clock: Arc::new(SystemClock::new()), catalogue: catalogue::new(), numbers: 0 };
     bench.run(count).await;
 }
 
@@ -91,7 +91,7 @@ impl Bench {
         let mut senders = Vec::new();
         for sender in 0..SENDERS {
             let share = count / SENDERS + u64::from(sender < count % SENDERS);
-            let (broker, topic, mut number) = (broker.clone(), self.catalogue.topic.clone(), self.numbers);
+            let (broker, topic, mut number) = (broker.clone(), self.catalogue.the_topic(TOPIC), self.numbers);
             self.numbers += share;
             senders.push(tasks::spawn("sender", async move {
                 let mut chance = SeededChance::new(number);
@@ -149,8 +149,8 @@ impl Bench {
         let mut late = Lateness::default();
         while (late.released.len() as u64) < count {
             let request = ReceiveRequest {
-                group: self.catalogue.group.clone(),
-                topic: self.catalogue.topic.clone(),
+                group: self.catalogue.the_group(GROUP),
+                topic: self.catalogue.the_topic(TOPIC),
                 filter: Arc::new(Filter::All),
                 client: ClientId::new("bench"),
                 max: 32,
@@ -171,7 +171,7 @@ impl Bench {
                 late.received.push(now.saturating_sub(due));
             }
             let handles = deliveries.into_iter().map(|delivery| delivery.handle).collect();
-            broker.ack(&self.catalogue.group, handles).await;
+            broker.ack(&self.catalogue.the_group(GROUP), handles).await;
         }
         late
     }

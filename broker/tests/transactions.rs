@@ -4,13 +4,12 @@
 use async_trait::async_trait;
 use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
+use gantry_fixed_catalogue::{Catalogue, group, spread, topic};
+use gantry_model::contract::Broker;
 use gantry_model::contract::broker::*;
-use gantry_model::contract::metadata::{Cluster, MetadataError, Version};
-use gantry_model::contract::{Broker, Metadata};
-use gantry_model::group::{GroupChange, GroupSpec};
-use gantry_model::handle::{HandleKey, HandleKeys, TransactionHandle};
+use gantry_model::handle::TransactionHandle;
 use gantry_model::message::StoredMessage;
-use gantry_model::topic::{Permission, Queue, TopicChange, TopicSpec, TopicType};
+use gantry_model::topic::TopicType;
 use gantry_model::*;
 use gantry_platform::clock::{ManualClock, sleep};
 use gantry_platform::disk::Disk;
@@ -19,97 +18,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A catalogue of one topic and one group.
-#[derive(Debug)]
-struct Catalogue {
-    topic: Arc<Topic>,
-    group: Arc<Group>,
-}
+const TOPIC: TopicId = TopicId(1);
+const GROUP: GroupId = GroupId(1);
 
-fn unchanging<T>() -> Result<T, MetadataError> {
-    Err(MetadataError::Unavailable { why: "this catalogue never changes".into() })
-}
-
-impl Catalogue {
-    fn new() -> Arc<Catalogue> {
-        let spec = TopicSpec::on_first_use(TopicName::parse("", "orders").unwrap());
-        let topic = Topic {
-            id: TopicId(1),
-            name: spec.name,
-            kind: TopicType::Mixed,
-            permission: Permission::ReadWrite,
-            queues: vec![Queue { shard: ShardId(0), state: Default::default() }; 3],
-            retention: spec.retention,
-            options: spec.options,
-            created_ms: 0,
-        };
-        let spec = GroupSpec::on_first_use(GroupName::parse("", "readers").unwrap());
-        let group = Group {
-            id: GroupId(1),
-            name: spec.name,
-            order: spec.order,
-            max_attempts: spec.max_attempts,
-            retry: spec.retry,
-            start: spec.start,
-            dead_letter: TopicId(2),
-            auto_renew_cap_ms: spec.auto_renew_cap_ms,
-            options: spec.options,
-            created_ms: 0,
-        };
-        Arc::new(Catalogue { topic: Arc::new(topic), group: Arc::new(group) })
-    }
-}
-
-#[async_trait]
-impl Metadata for Catalogue {
-    fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {
-        (*name == self.topic.name).then(|| self.topic.clone())
-    }
-    fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
-        (id == self.topic.id).then(|| self.topic.clone())
-    }
-    fn group(&self, name: &GroupName) -> Option<Arc<Group>> {
-        (*name == self.group.name).then(|| self.group.clone())
-    }
-    fn group_by_id(&self, id: GroupId) -> Option<Arc<Group>> {
-        (id == self.group.id).then(|| self.group.clone())
-    }
-    fn topics(&self, after: Option<&TopicName>, _: usize) -> Vec<Arc<Topic>> {
-        if after.is_none() { vec![self.topic.clone()] } else { Vec::new() }
-    }
-    fn groups(&self, after: Option<&GroupName>, _: usize) -> Vec<Arc<Group>> {
-        if after.is_none() { vec![self.group.clone()] } else { Vec::new() }
-    }
-    fn cluster(&self) -> Arc<Cluster> {
-        Arc::new(Cluster { id: "0".repeat(32), name: "test".into(), shards: 1 })
-    }
-    fn handle_keys(&self) -> Arc<HandleKeys> {
-        Arc::new(HandleKeys::new(&[HandleKey { id: 1, secret: [0; 32] }]).unwrap())
-    }
-    fn version(&self) -> Version {
-        Version(1)
-    }
-    async fn changed(&self, _: Version) -> Version {
-        std::future::pending().await
-    }
-    async fn create_topic(&self, _: TopicSpec) -> Result<Arc<Topic>, MetadataError> {
-        unchanging()
-    }
-    async fn update_topic(&self, _: &TopicName, _: TopicChange) -> Result<Arc<Topic>, MetadataError> {
-        unchanging()
-    }
-    async fn delete_topic(&self, _: &TopicName) -> Result<(), MetadataError> {
-        unchanging()
-    }
-    async fn create_group(&self, _: GroupSpec) -> Result<Arc<Group>, MetadataError> {
-        unchanging()
-    }
-    async fn update_group(&self, _: &GroupName, _: GroupChange) -> Result<Arc<Group>, MetadataError> {
-        unchanging()
-    }
-    async fn delete_group(&self, _: &GroupName) -> Result<(), MetadataError> {
-        unchanging()
-    }
+/// One topic and one group.
+fn catalogue() -> Arc<Catalogue> {
+    let group = Group { dead_letter: TopicId(2), ..group(GROUP, "readers") };
+    Catalogue::new(1, vec![topic(TOPIC, "orders", TopicType::Mixed, spread(3, 1))], vec![group])
 }
 
 /// Producers that can always be reached, and only listen.
@@ -140,7 +55,7 @@ impl Rig {
     fn new() -> Rig {
         let disk = Arc::new(MemoryDisk::new());
         disk.create_dir_all(&PathBuf::from("/data")).unwrap();
-        let (clock, catalogue) = (Arc::new(ManualClock::new(1_700_000_000_000)), Catalogue::new());
+        let (clock, catalogue) = (Arc::new(ManualClock::new(1_700_000_000_000)), catalogue());
         let broker = Rig::open(&disk, &clock, &catalogue);
         let clients = Arc::new(Listeners::default());
         broker.attach(clients.clone());
@@ -179,7 +94,7 @@ impl Rig {
             ..Default::default()
         };
         let request =
-            SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("sender"), wait: Duration::ZERO };
+            SendRequest { topic: self.catalogue.the_topic(TOPIC), messages: vec![message], client: ClientId::new("sender"), wait: Duration::ZERO };
         self.broker.send(request).await.remove(0).unwrap()
     }
 
@@ -191,17 +106,17 @@ impl Rig {
     }
 
     async fn end(&self, handle: TransactionHandle, resolution: Resolution) -> Result<(), EndError> {
-        self.broker.end_transaction(&self.catalogue.topic, handle, resolution, EndedBy::Producer).await
+        self.broker.end_transaction(&self.catalogue.the_topic(TOPIC), handle, resolution, EndedBy::Producer).await
     }
 
     async fn list(&self) -> Vec<OpenTransaction> {
-        self.broker.open_transactions(&self.catalogue.topic, None, 10).await.unwrap()
+        self.broker.open_transactions(&self.catalogue.the_topic(TOPIC), None, 10).await.unwrap()
     }
 
     async fn receive(&self) -> Vec<StoredMessage> {
         let request = ReceiveRequest {
-            group: self.catalogue.group.clone(),
-            topic: self.catalogue.topic.clone(),
+            group: self.catalogue.the_group(GROUP),
+            topic: self.catalogue.the_topic(TOPIC),
             filter: Arc::new(Filter::All),
             client: ClientId::new("c"),
             max: 32,
@@ -216,14 +131,14 @@ impl Rig {
 
     fn stored(&self, delivery: &Delivery) -> StoredMessage {
         let facts = delivery.message.facts();
-        let (message, topic) = (delivery.message.message(), self.catalogue.topic.id);
+        let (message, topic) = (delivery.message.message(), self.catalogue.the_topic(TOPIC).id);
         StoredMessage { message, topic, queue: facts.queue, offset: facts.offset, store_ms: facts.store_ms, origin: None }
     }
 
     /// Lets the shard's time pass and the shard notice it.
     async fn pass(&self, ms: u64) {
         self.clock.advance(Duration::from_millis(ms));
-        self.broker.queues(&self.catalogue.topic).await.unwrap();
+        self.broker.queues(&self.catalogue.the_topic(TOPIC)).await.unwrap();
     }
 
     /// Waits for the shard, which notices some things only by itself.
@@ -276,13 +191,13 @@ async fn transactions_survive_restarts_in_every_state() {
 async fn look_ups_find_only_what_is_visible() {
     let rig = Rig::new();
     let handle = rig.begin("half").await;
-    let find = async |query: Query| rig.broker.find(&rig.catalogue.topic, query, 10).await.unwrap();
+    let find = async |query: Query| rig.broker.find(&rig.catalogue.the_topic(TOPIC), query, 10).await.unwrap();
     assert!(find(Query::MessageId("half".into())).await.is_empty());
     assert!(find(Query::Key("key-half".into())).await.is_empty());
     assert_eq!(rig.end(handle, Resolution::Commit).await, Ok(()));
     assert_eq!(ids(&find(Query::MessageId("half".into())).await), ["half"]);
     assert_eq!(ids(&find(Query::Key("key-half".into())).await), ["half"]);
-    assert_eq!(rig.broker.queues(&rig.catalogue.topic).await.unwrap().len(), 3, "the hidden queue is not shown");
+    assert_eq!(rig.broker.queues(&rig.catalogue.the_topic(TOPIC)).await.unwrap().len(), 3, "the hidden queue is not shown");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! `gantry shard …`: where the shards are, who leads them, and how to change that.
 
+mod recover;
+
 use crate::broker::steer;
 use crate::connect::{self, Admin, request};
 use crate::failure::Failure;
@@ -23,6 +25,9 @@ pub enum ShardCommand {
     /// Bring a copy of a shard from one broker to another
     #[command(after_help = MOVE_EXAMPLES)]
     Move(Move),
+    /// Have one copy go on alone when the others are lost for ever; acknowledged messages that it lacks are lost
+    #[command(after_help = recover::EXAMPLES)]
+    Recover(recover::Recover),
 }
 
 const LIST_EXAMPLES: &str = "\
@@ -62,6 +67,7 @@ pub struct Move {
 pub async fn run(command: ShardCommand, global: &Global, terminal: &mut Terminal) -> Result<(), Failure> {
     let mut admin = connect::admin(global).await?;
     match command {
+        ShardCommand::Recover(args) => recover::run(args, &mut admin, global, terminal).await,
         ShardCommand::List => list(&mut admin, global, terminal).await,
         ShardCommand::Transfer(Transfer { shard, to }) => {
             let order = Order::Transfer(SteerTransfer { shard, node: to.unwrap_or(0) });
@@ -95,6 +101,10 @@ struct View {
     copies: Vec<CopyView>,
     end_lsn: u64,
     disk_used_bytes: u64,
+    /// How often acknowledged messages were given up by `gantry shard recover`.
+    unclean_recoveries: u32,
+    /// They were, and no leader has begun since.
+    recovering: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,19 +126,21 @@ impl From<Shard> for View {
         };
         let copies = shard.copies.iter().map(|copy| CopyView { node: copy.node, leads: copy.leads, learns: copy.learns }).collect();
         let leader = Some(shard.leader).filter(|leader| !leader.is_empty());
-        View { id: shard.id, state, epoch: shard.epoch, leader, copies, end_lsn: shard.end_lsn, disk_used_bytes: shard.disk_used_bytes }
+        let Shard { id, epoch, end_lsn, disk_used_bytes, unclean_recoveries, recovering, .. } = shard;
+        View { id, state, epoch, leader, copies, end_lsn, disk_used_bytes, unclean_recoveries, recovering }
     }
 }
 
 impl Report for Listing {
     fn table(&self) -> String {
-        let mut table = Table::new(&[">SHARD", "STATE", ">EPOCH", "LEADER", "COPIES ON", ">BYTES"]);
+        let mut table = Table::new(&[">SHARD", "STATE", ">EPOCH", "LEADER", "COPIES ON", ">BYTES", ">UNCLEAN"]);
         for shard in &self.shards {
             let on = |copy: &CopyView| if copy.learns { format!("{} (learns)", copy.node) } else { copy.node.to_string() };
             let copies: Vec<String> = shard.copies.iter().map(on).collect();
             let leader = or_dash(shard.leader.as_deref().unwrap_or_default());
             let (id, epoch, bytes) = (shard.id.to_string(), shard.epoch.to_string(), shard.disk_used_bytes.to_string());
-            table.row([id, shard.state.to_owned(), epoch, leader, or_dash(&copies.join(", ")), bytes]);
+            let unclean = shard.unclean_recoveries.to_string();
+            table.row([id, shard.state.to_owned(), epoch, leader, or_dash(&copies.join(", ")), bytes, unclean]);
         }
         table.render()
     }
@@ -142,13 +154,21 @@ mod tests {
     #[test]
     fn shards_are_shown_with_their_copies() {
         let copies = vec![ShardCopy { node: 4, leads: true, learns: false }, ShardCopy { node: 7, leads: false, learns: true }];
-        let led =
-            Shard { id: 0, epoch: 3, leader: "node 4".into(), copies, state: ShardState::Active as i32, disk_used_bytes: 9, ..Shard::default() };
+        let led = Shard {
+            id: 0,
+            epoch: 3,
+            leader: "node 4".into(),
+            copies,
+            state: ShardState::Active as i32,
+            disk_used_bytes: 9,
+            unclean_recoveries: 2,
+            ..Shard::default()
+        };
         let nobody = Shard { id: 1, state: ShardState::Electing as i32, ..Shard::default() };
         let expected = "\
-SHARD  STATE     EPOCH  LEADER  COPIES ON      BYTES
-    0  active        3  node 4  4, 7 (learns)      9
-    1  electing      0  -       -                  0
+SHARD  STATE     EPOCH  LEADER  COPIES ON      BYTES  UNCLEAN
+    0  active        3  node 4  4, 7 (learns)      9        2
+    1  electing      0  -       -                  0        0
 ";
         assert_eq!(Listing { shards: [led, nobody].into_iter().map(View::from).collect() }.table(), expected);
     }

@@ -75,6 +75,27 @@ impl Terminal {
         }
     }
 
+    /// Has a person type what they are about to do, or takes it from the command line. Anything else ends the command.
+    pub async fn type_phrase(&mut self, plan: &str, phrase: &str, given: Option<&str>, option: &str) -> Result<(), Failure> {
+        let refused = Failure::new(Exit::Refused, "not confirmed; nothing was changed");
+        let typed = match given {
+            Some(given) => given.to_owned(),
+            None if !self.input_is_person => {
+                return Err(refused.because("there is no terminal to ask at").hint(format!("add `{option} '{phrase}'` if you mean it")));
+            }
+            None => {
+                write!(self.err, "{plan}\nType `{phrase}` to go on: ")?;
+                self.err.flush()?;
+                let line = self.line().await?.unwrap_or_default();
+                String::from_utf8_lossy(&line).trim().to_owned()
+            }
+        };
+        match typed == phrase {
+            true => Ok(()),
+            false => Err(refused.because(format!("`{typed}` is not `{phrase}`"))),
+        }
+    }
+
     /// Reports a failure and turns the outcome into the exit code.
     pub fn end(&mut self, result: Result<(), Failure>, global: &Global) -> ExitCode {
         let result = result.and_then(|()| Ok(self.out.flush()?));

@@ -10,8 +10,9 @@ use crate::state::event::{Event, Secret};
 use crate::state::nodes::FOUNDER;
 use crate::state::{Effect, State};
 use async_trait::async_trait;
+use gantry_model::ShardId;
 use gantry_model::contract::Metadata;
-use gantry_model::contract::directory::Order;
+use gantry_model::contract::directory::{Order, Survey};
 use gantry_model::contract::metadata::{Cluster, MetadataError, Version};
 use gantry_platform::chance::Chance;
 use gantry_platform::clock::{SharedClock, timeout};
@@ -190,6 +191,10 @@ impl Source for Controller {
     /// Who is in the same process as the controller has no nodes to steer.
     async fn obey(&self, _: Order) -> Result<String, MetadataError> {
         Err(MetadataError::Invalid { why: "this server is all of its cluster: there is nowhere else to put anything".into() })
+    }
+
+    async fn survey(&self, _: ShardId) -> Result<Survey, MetadataError> {
+        Err(MetadataError::Invalid { why: "this server is all of its cluster: its shards have no other copies".into() })
     }
 }
 

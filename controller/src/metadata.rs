@@ -10,7 +10,7 @@ use crate::state::nodes::{Admission, Health, Node};
 use crate::state::shards::Shard;
 use crate::state::{Effect, State};
 use async_trait::async_trait;
-use gantry_model::contract::directory::{NodeView, Order, ShardRoute};
+use gantry_model::contract::directory::{NodeView, Order, ShardRoute, Survey, Unclean};
 use gantry_model::contract::metadata::{MetadataError, Version};
 use gantry_model::group::GroupSpec;
 use gantry_model::topic::TopicSpec;
@@ -34,6 +34,9 @@ pub(crate) trait Source: Send + Sync {
 
     /// Has the leader of the controllers do something about nodes and shards.
     async fn obey(&self, order: Order) -> Result<String, MetadataError>;
+
+    /// What the leader of the controllers knows of the copies of a shard.
+    async fn survey(&self, shard: ShardId) -> Result<Survey, MetadataError>;
 }
 
 pub(crate) async fn create_topic(source: &impl Source, spec: TopicSpec) -> Result<Arc<Topic>, MetadataError> {
@@ -83,7 +86,7 @@ pub(crate) fn nodes(state: &State) -> Vec<NodeView> {
 }
 
 fn nowhere(shard: ShardId) -> ShardRoute {
-    ShardRoute { shard, epoch: Epoch(0), leader: None, copies: Vec::new(), learners: Vec::new() }
+    ShardRoute { shard, epoch: Epoch(0), leader: None, copies: Vec::new(), learners: Vec::new(), unclean: Unclean::default() }
 }
 
 fn route(shard: &Shard) -> ShardRoute {
@@ -92,19 +95,20 @@ fn route(shard: &Shard) -> ShardRoute {
     let mut copies: Vec<_> = shard.members().into_iter().chain(shard.leader()).filter_map(facts::copy).chain(learners.iter().copied()).collect();
     copies.sort_unstable();
     copies.dedup();
-    ShardRoute { shard: shard.id, epoch: shard.epoch, leader: shard.leader().and_then(facts::copy), copies, learners }
+    let unclean = Unclean { recoveries: shard.unclean_recoveries, recovering: shard.unclean };
+    ShardRoute { shard: shard.id, epoch: shard.epoch, leader: shard.leader().and_then(facts::copy), copies, learners, unclean }
 }
 
 /// Makes a [`Source`] answer `Metadata` and `Directory`.
 macro_rules! answers_from_state {
     ($source:ty) => {
         const _: () = {
-            use gantry_model::contract::directory::{Directory, NodeView, ShardRoute};
+            use gantry_model::contract::directory::{Directory, NodeView, ShardRoute, Survey};
             use gantry_model::contract::metadata::{Cluster, Metadata};
             use gantry_model::group::{GroupChange, GroupSpec};
             use gantry_model::handle::HandleKeys;
             use gantry_model::topic::{TopicChange, TopicSpec};
-            use gantry_model::{Group, GroupId, GroupName, NodeId, Topic, TopicId, TopicName};
+            use gantry_model::{Group, GroupId, GroupName, NodeId, ShardId, Topic, TopicId, TopicName};
             use $crate::metadata::{create_group, create_topic, decide_group, decide_topic, nodes, routes};
 
             #[async_trait]
@@ -196,6 +200,10 @@ macro_rules! answers_from_state {
 
                 async fn order(&self, order: Order) -> Result<String, MetadataError> {
                     self.obey(order).await
+                }
+
+                async fn survey(&self, shard: ShardId) -> Result<Survey, MetadataError> {
+                    Source::survey(self, shard).await
                 }
 
                 fn version(&self) -> Version {

@@ -7,13 +7,15 @@ mod enrol;
 
 pub use enrol::{EnrolError, enrol};
 
+use crate::cluster::recovery::read_survey;
 use crate::metadata::{Source, answers_from_state};
 use crate::state::event::Event;
 use crate::state::requests::Outcome;
 use crate::state::{Effect, State};
 use async_trait::async_trait;
 use copy::{Copy, Kept};
-use gantry_model::contract::directory::Order;
+use gantry_model::ShardId;
+use gantry_model::contract::directory::{Order, Recover, Survey};
 use gantry_model::contract::metadata::{MetadataError, Version};
 use gantry_platform::chance::Chance;
 use gantry_platform::clock::{SharedClock, sleep, timeout};
@@ -250,8 +252,19 @@ impl Remote {
         }
     }
 
-    async fn order_one(&self, address: &str, request: pb::OrderRequest) -> Result<Result<String, pb::Refused>, String> {
-        let mut client = self.access.client(address)?;
+    async fn survey_one(&self, address: String, request: pb::SurveyRequest) -> Result<Result<Survey, pb::Refused>, String> {
+        let mut client = self.access.client(&address)?;
+        let reply = timeout(ORDER, client.survey(request)).await.map_err(|_| format!("`{address}` does not answer"))?;
+        let nonsense = || format!("`{address}` answered what makes no sense");
+        match reply.map_err(|status| format!("`{address}`: {}", status.message()))?.into_inner().outcome {
+            Some(pb::survey_reply::Outcome::Survey(survey)) => read_survey(survey).map(Ok).ok_or_else(nonsense),
+            Some(pb::survey_reply::Outcome::Refused(refused)) => Ok(Err(refused)),
+            None => Err(nonsense()),
+        }
+    }
+
+    async fn order_one(&self, address: String, request: pb::OrderRequest) -> Result<Result<String, pb::Refused>, String> {
+        let mut client = self.access.client(&address)?;
         let reply = timeout(ORDER, client.order(request)).await.map_err(|_| format!("`{address}` does not answer"))?;
         match reply.map_err(|status| format!("`{address}`: {}", status.message()))?.into_inner().outcome {
             Some(pb::order_reply::Outcome::Done(done)) => Ok(Ok(done)),
@@ -319,11 +332,26 @@ impl Source for Remote {
 
     async fn obey(&self, order: Order) -> Result<String, MetadataError> {
         let request = pb::OrderRequest { caller: self.access.caller(), order: Some(tell_order(order)) };
+        self.ask_leader(|address| self.order_one(address, request.clone())).await
+    }
+
+    async fn survey(&self, shard: ShardId) -> Result<Survey, MetadataError> {
+        let request = pb::SurveyRequest { caller: self.access.caller(), shard: shard.0 };
+        self.ask_leader(|address| self.survey_one(address, request.clone())).await
+    }
+}
+
+impl Remote {
+    /// Asks the controller that leads: whoever is asked names it.
+    async fn ask_leader<T, F>(&self, ask: impl Fn(String) -> F + Send + Sync) -> Result<T, MetadataError>
+    where
+        F: Future<Output = Result<Result<T, pb::Refused>, String>> + Send,
+        T: Send,
+    {
         let mut last = "no controller answers".to_owned();
         let mut addresses = self.access.controllers.clone();
-        // Whoever is asked names the leader.
         while let Some(address) = addresses.pop() {
-            match self.order_one(&address, request.clone()).await {
+            match ask(address.clone()).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(pb::Refused { leader: Some(leader), why, .. })) => {
                     last = why;
@@ -350,6 +378,9 @@ fn tell_order(order: Order) -> pb::order_request::Order {
         Order::Uncordon(node) => Told::Uncordon(node.0),
         Order::Drain(node) => Told::Drain(node.0),
         Order::Remove(node) => Told::Remove(node.0),
+        Order::Recover(Recover { shard, epoch, node, phrase, by }) => {
+            Told::Recover(pb::RecoverShard { shard: shard.0, epoch: epoch.0, node: node.0, phrase, by })
+        }
     }
 }
 

@@ -142,6 +142,18 @@ fn locked(path: &Path, holder: &str) -> io::Error {
     io::Error::new(io::ErrorKind::WouldBlock, format!("`{}` is locked by {who}", path.display()))
 }
 
+/// Writes a small file so that after a power loss it is there whole, as it was before or as it is now, and durably once this returns. What is
+/// left of an attempt that failed is a file of the same name with `.tmp` behind it, which the next one replaces.
+pub fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let file = disk.create(&temporary)?;
+    file.write_at(0, &[IoSlice::new(bytes)])?;
+    file.sync_data()?;
+    disk.rename(&temporary, path)
+}
+
 /// The directory a path is in; the root of the disk for a bare name.
 fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))

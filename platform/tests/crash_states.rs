@@ -7,6 +7,7 @@ use std::path::Path;
 
 use gantry_platform::disk::crash::{CrashPoint, CrashStates};
 use gantry_platform::disk::recording::Op;
+use gantry_platform::disk::write_whole;
 use gantry_platform::{Disk, DiskFile, MemoryDisk, RecordingDisk};
 
 fn write(file: &dyn DiskFile, off: u64, bytes: &[u8]) {
@@ -142,4 +143,26 @@ fn going_back_gives_the_same_states_as_going_forward() {
     let forward: Vec<usize> = (0..=ops.len()).map(|prefix| states.at(prefix).unsynced_len()).collect();
     let back: Vec<usize> = (0..=ops.len()).rev().map(|prefix| states.at(prefix).unsynced_len()).collect();
     assert_eq!(forward, back.into_iter().rev().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_file_that_is_written_whole_is_never_seen_half() {
+    let disk = RecordingDisk::new();
+    disk.create_dir_all(Path::new("d")).unwrap();
+    let versions = [vec![1; 700], vec![2; 1_300], vec![3; 5]];
+    for (number, version) in versions.iter().enumerate() {
+        write_whole(&disk, Path::new("d/f"), version).unwrap();
+        disk.note(number as u64);
+    }
+    let ops = disk.ops();
+    let mut states = CrashStates::new(&ops);
+    for prefix in 0..=ops.len() {
+        let point = states.at(prefix);
+        let promised = states.notes(prefix).last().map(|last| last as usize);
+        for disk in all_states(&point) {
+            let found = read(&disk, "d/f").map(|content| versions.iter().position(|version| *version == content).expect("half of a file"));
+            assert!(found >= promised, "{found:?} is there after {promised:?} was promised");
+        }
+    }
+    assert_eq!(disk.list(Path::new("d")).unwrap(), [Path::new("d/f")], "nothing is left over");
 }

@@ -22,7 +22,7 @@ use gantry_model::contract::broker::LookupError;
 use gantry_model::contract::metadata::MetadataError;
 use gantry_model::name::NameError;
 use gantry_model::setting::{self, Settings};
-use gantry_model::{Group, GroupName, Topic, TopicName};
+use gantry_model::{Group, GroupName, ShardId, Topic, TopicName};
 use gantry_proto::admin::admin_server::Admin;
 use gantry_proto::admin::*;
 use std::collections::HashMap;
@@ -113,6 +113,10 @@ impl Admin for Administration {
 
     async fn steer_cluster(&self, request: Request<SteerClusterRequest>) -> Answer<SteerClusterResponse> {
         cluster::steer(&self.shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn survey_shard(&self, request: Request<SurveyShardRequest>) -> Answer<SurveyShardResponse> {
+        cluster::survey(&self.shared, ShardId(request.into_inner().shard)).await.map(Response::new)
     }
 
     async fn list_shards(&self, _: Request<ListShardsRequest>) -> Answer<ListShardsResponse> {

@@ -165,7 +165,7 @@ async fn open_controller(
 ) -> Result<Arc<Controller>, StartError> {
     let options = gantry_controller::Options {
         cluster_name: config.cluster_name.clone(),
-        cluster_id: Some(folder.cluster.iter().map(|byte| format!("{byte:02x}")).collect()),
+        cluster_id: Some(hex::encode(folder.cluster)),
         shards: config.shards,
         join: None,
     };

@@ -15,9 +15,10 @@ use crate::twin::Twin;
 use bytes::Bytes;
 use gantry_model::{Epoch, Lsn, ShardId};
 use gantry_platform::chance::Chance;
-use gantry_platform::disk::{Disk, Lock, SharedDisk};
+use gantry_platform::disk::{Disk, Lock, SharedDisk, write_whole};
+use hex::FromHex;
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -241,20 +242,14 @@ fn new_node(disk: &dyn Disk, chance: &mut dyn Chance, root: &Path) -> Result<Nod
         id
     };
     let node = Node { id: draw(), cluster: draw(), format: FORMAT };
-    let (temporary, path) = (root.join("node.tmp"), root.join("node"));
-    let write = || {
-        let file = disk.create(&temporary)?;
-        file.write_at(0, &[IoSlice::new(node_text(&node).as_bytes())])?;
-        file.sync_data()?;
-        disk.rename(&temporary, &path)
-    };
-    write().map_err(at(&path))?;
+    let path = root.join("node");
+    write_whole(disk, &path, node_text(&node).as_bytes()).map_err(at(&path))?;
     Ok(node)
 }
 
 /// Text, so that an operator can read it; the last line protects the others.
 fn node_text(node: &Node) -> String {
-    let body = format!("{TITLE}\nformat {}\nnode {}\ncluster {}\n", node.format, hex(&node.id), hex(&node.cluster));
+    let body = format!("{TITLE}\nformat {}\nnode {}\ncluster {}\n", node.format, hex::encode(node.id), hex::encode(node.cluster));
     let crc = crc32c(&[body.as_bytes()]);
     format!("{body}crc {crc:08x}\n")
 }
@@ -272,25 +267,15 @@ fn parse_node(text: &str) -> Option<(u32, Option<Node>)> {
     let mut value = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);
     let format = value("format")?.parse().ok()?;
     let mut node = || {
-        let (id, cluster) = (unhex(&value("node")?)?, unhex(&value("cluster")?)?);
+        let (id, cluster) = (read_id(&value("node")?)?, read_id(&value("cluster")?)?);
         Some(Node { id, cluster, format })
     };
     Some((format, node()))
 }
 
-fn hex(id: &[u8; 16]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 16]> {
-    if text.len() != 32 || !text.is_ascii() {
-        return None;
-    }
-    let mut id = [0; 16];
-    for (at, byte) in id.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).ok()?;
-    }
-    Some(id)
+/// 32 hexadecimal digits.
+fn read_id(text: &str) -> Option<[u8; 16]> {
+    <[u8; 16]>::from_hex(text).ok()
 }
 
 impl Boot {
@@ -391,6 +376,7 @@ mod tests {
     use super::*;
     use gantry_platform::disk::crash::CrashStates;
     use gantry_platform::{MemoryDisk, RecordingDisk, SeededChance};
+    use std::io::IoSlice;
     use std::sync::Arc;
 
     const ROOT: &str = "gantry-data";

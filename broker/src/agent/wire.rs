@@ -1,6 +1,7 @@
 //! What brokers and the controllers' leader say to each other, as the rules of replication want it: `cluster.proto`.
 
 use crate::agent::host::{Failed, Opened};
+use crate::replica::View;
 use gantry_model::{Epoch, Lsn, NodeId, ShardId};
 use gantry_proto::controller as pb;
 use gantry_store::replica::log::Position;
@@ -18,6 +19,9 @@ pub fn read_replica(replica: &pb::Replica) -> Option<Member> {
 /// How a copy that runs is doing.
 pub fn standing(shard: ShardId, copy: &Opened) -> pb::Standing {
     let view = copy.handle.view();
+    // A log that somebody leads grows all the time: to tell its end would be a report each time.
+    let grows = view.serves || view.follows.is_some();
+    let still = if grows { View::default() } else { view.clone() };
     pb::Standing {
         shard: shard.0,
         store: copy.store.to_vec().into(),
@@ -28,6 +32,10 @@ pub fn standing(shard: ShardId, copy: &Opened) -> pb::Standing {
         failed: view.failed.unwrap_or_default(),
         suspect: view.suspect,
         learnt: view.learnt.into_iter().map(replica).collect(),
+        last_epoch: still.last_epoch.0,
+        end: still.end.0,
+        high_watermark: still.hw.0,
+        last_time_ms: still.last_time_ms,
     }
 }
 
@@ -48,6 +56,7 @@ pub fn read_grant(become_leader: &pb::Become) -> Option<Grant> {
         incarnation: Incarnation(become_leader.incarnation),
         log: Position { epoch: Epoch(become_leader.last_epoch), end: Lsn(become_leader.end) },
         config: Config::with_copies(become_leader.generation, members?, become_leader.copies as usize).ok()?,
+        unclean: become_leader.unclean,
     })
 }
 

@@ -26,7 +26,7 @@ use gantry_store::replica::follower::{self, Action, Follower};
 use gantry_store::replica::leader::{Durability, SILENCE, StartRefused};
 use gantry_store::replica::message::{Append, Grant, Refused};
 use gantry_store::replica::promise::Promise;
-use gantry_store::replica::{Incarnation, Member, NodeId};
+use gantry_store::replica::{Incarnation, Log, Member, NodeId};
 use gantry_store::zoo;
 use install::Fetching;
 use message::{Frames, Message, Offer, Outlet, PeerEvent, Piece};
@@ -63,6 +63,9 @@ pub struct View {
     /// The oldest frame.
     pub start: Lsn,
     pub end: Lsn,
+    /// Of the last frame: its epoch, and when it was first written.
+    pub last_epoch: Epoch,
+    pub last_time_ms: u64,
     pub durable: Lsn,
     pub hw: Lsn,
     pub applied: Lsn,
@@ -441,7 +444,7 @@ impl Replica {
     /// Takes the lead, if the rules let it; else says why not.
     fn begin(&mut self, grant: Grant) -> Result<Result<(), String>, Stopped> {
         match self.follower.lead(self.role.log()?, &grant) {
-            Ok(()) => {}
+            Ok(actions) => drop(self.perform(actions, None)?),
             // The grant came twice.
             Err(StartRefused::Leading) => return Ok(Ok(())),
             Err(refused) => return Ok(Err(refused.to_string())),
@@ -449,7 +452,13 @@ impl Replica {
         let Role::Follows(follows) = std::mem::replace(&mut self.role, Role::Nothing) else {
             return Err(Stopped("only a follower begins to lead".to_owned()));
         };
-        tracing::info!(shard = self.options.shard.0, epoch = %grant.epoch, "this replica leads");
+        let (shard, epoch) = (self.options.shard.0, grant.epoch);
+        match grant.unclean {
+            true => {
+                tracing::warn!(shard, %epoch, end = %grant.log.end, "this replica leads by an operator's order; what was acknowledged and is not here is lost")
+            }
+            false => tracing::info!(shard, %epoch, "this replica leads"),
+        }
         let driver = follows.lead(&self.options, grant, self.durability, self.follower.hw())?;
         self.role = Role::Leads(Box::new(driver));
         Ok(Ok(()))
@@ -487,6 +496,7 @@ impl Replica {
             Role::Follows(follows) => follows.waits(),
             Role::Leads(_) | Role::Nothing => None,
         };
+        let (last_epoch, last_time_ms) = self.role.log().map_or((Epoch(0), 0), |log| (log.tail().epoch, log.last_time()));
         let learnt = match &self.role {
             Role::Leads(driver) => driver.learnt(),
             Role::Follows(_) | Role::Nothing => Vec::new(),
@@ -503,6 +513,8 @@ impl Replica {
             heard,
             start: self.role.log().map_or(Lsn(0), CommitLog::start),
             end,
+            last_epoch,
+            last_time_ms,
             durable: self.follower.durable(),
             hw: self.follower.hw(),
             applied,

@@ -50,7 +50,7 @@ impl Driver {
         self.clock.now_ms();
         let at = self.log.end();
         let copies = Copies { leader: grant.leader, config: grant.config.clone() };
-        self.actions = self.core.start(EpochStart { epoch: grant.epoch.0, shift_ms, unclean: false, copies: Some(copies) });
+        self.actions = self.core.start(EpochStart { epoch: grant.epoch.0, shift_ms, unclean: grant.unclean, copies: Some(copies) });
         self.perform()?;
         self.log.write()?;
         let failed = |error: std::io::Error| AppendError::Failed { doing: "beginning an epoch", error: error.into() };

@@ -5,7 +5,7 @@
 mod catalogue;
 
 use async_trait::async_trait;
-use catalogue::Fixed;
+use catalogue::{Catalogue, GROUP, TOPIC};
 use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::contract::Broker;
@@ -23,7 +23,7 @@ use std::time::Duration;
 struct Shard {
     disk: SharedDisk,
     clock: ManualClock,
-    catalogue: Arc<Fixed>,
+    catalogue: Arc<Catalogue>,
     broker: Arc<LocalBroker>,
     sent: u64,
 }
@@ -43,7 +43,7 @@ impl Clients for Told {
 }
 
 impl Shard {
-    fn new(catalogue: Arc<Fixed>) -> Shard {
+    fn new(catalogue: Arc<Catalogue>) -> Shard {
         let disk: SharedDisk = Arc::new(MemoryDisk::new());
         disk.create_dir_all(&PathBuf::from("/data")).unwrap();
         let clock = ManualClock::new(1_000_000);
@@ -51,7 +51,7 @@ impl Shard {
         Shard { disk, clock, catalogue, broker, sent: 0 }
     }
 
-    fn open(disk: &SharedDisk, clock: &ManualClock, catalogue: &Arc<Fixed>) -> Arc<LocalBroker> {
+    fn open(disk: &SharedDisk, clock: &ManualClock, catalogue: &Arc<Catalogue>) -> Arc<LocalBroker> {
         let options = Options {
             disk: disk.clone(),
             dir: PathBuf::from("/data/shard-0"),
@@ -78,12 +78,12 @@ impl Shard {
             Message { id, kind: MessageKind::Lite, lite_topic: Some(name.clone()), body: "hello".into(), ..Message::default() }
         };
         let messages = names.iter().map(message).collect();
-        let request = SendRequest { topic: self.catalogue.topic.clone(), messages, client: ClientId::new("producer"), wait: Duration::ZERO };
+        let request = SendRequest { topic: self.catalogue.the_topic(TOPIC), messages, client: ClientId::new("producer"), wait: Duration::ZERO };
         assert!(self.broker.send(request).await.iter().all(Result::is_ok));
     }
 
     async fn sync(&self, client: &str, change: LiteChange, names: &[String]) {
-        let (group, topic) = (self.catalogue.group.clone(), self.catalogue.topic.clone());
+        let (group, topic) = (self.catalogue.the_group(GROUP), self.catalogue.the_topic(TOPIC));
         let sync =
             LiteSync { group, topic, client: ClientId::new(client), names: names.to_vec(), elsewhere: Vec::new(), change, start: LiteStart::Last };
         assert_eq!(self.broker.sync_lite(sync).await, Ok(()));
@@ -91,8 +91,8 @@ impl Shard {
 
     async fn receive(&self, client: &str, wait: Duration) -> Vec<Delivery> {
         let request = ReceiveRequest {
-            group: self.catalogue.group.clone(),
-            topic: self.catalogue.topic.clone(),
+            group: self.catalogue.the_group(GROUP),
+            topic: self.catalogue.the_topic(TOPIC),
             filter: Arc::new(Filter::All),
             client: ClientId::new(client),
             max: 32,
@@ -115,12 +115,12 @@ impl Shard {
             }
             let handles = deliveries.iter().map(|delivery| delivery.handle).collect();
             got.extend(deliveries.iter().map(|delivery| (lite_of(delivery), delivery.handle.offset.0)));
-            assert!(self.broker.ack(&self.catalogue.group, handles).await.iter().all(Result::is_ok));
+            assert!(self.broker.ack(&self.catalogue.the_group(GROUP), handles).await.iter().all(Result::is_ok));
         }
     }
 
     async fn lites(&self) -> Vec<LiteTopic> {
-        self.broker.lite_topics(&self.catalogue.topic, "", 10_000).await.unwrap()
+        self.broker.lite_topics(&self.catalogue.the_topic(TOPIC), "", 10_000).await.unwrap()
     }
 
     /// Lets time pass second by second, so that the shard looks after its lite topics each time.
@@ -128,7 +128,7 @@ impl Shard {
         for _ in 0..seconds {
             self.clock.advance(Duration::from_secs(1));
             // Answered at the end of a round.
-            self.broker.positions(&self.catalogue.group, &self.catalogue.topic).await.unwrap();
+            self.broker.positions(&self.catalogue.the_group(GROUP), &self.catalogue.the_topic(TOPIC)).await.unwrap();
         }
     }
 }
@@ -149,7 +149,7 @@ fn names(count: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn subscriptions_and_messages_survive_restarts() {
-    let mut shard = Shard::new(Fixed::exclusive());
+    let mut shard = Shard::new(catalogue::exclusive());
     let names = names(150);
     shard.sync("c", LiteChange::Replace, &names).await;
     for round in 0..6 {
@@ -174,7 +174,7 @@ async fn subscriptions_and_messages_survive_restarts() {
 
 #[tokio::test]
 async fn a_receive_that_waits_is_answered_when_a_message_comes() {
-    let mut shard = Shard::new(Fixed::exclusive());
+    let mut shard = Shard::new(catalogue::exclusive());
     shard.sync("c", LiteChange::Add, &names(2)).await;
     let waiting = {
         let (broker, catalogue) = (shard.broker.clone(), shard.catalogue.clone());
@@ -188,7 +188,7 @@ async fn a_receive_that_waits_is_answered_when_a_message_comes() {
 
 #[tokio::test]
 async fn who_loses_a_lite_topic_is_told_once_it_is_certain() {
-    let shard = Shard::new(Fixed::exclusive());
+    let shard = Shard::new(catalogue::exclusive());
     let told = Arc::new(Told::default());
     shard.broker.attach(told.clone());
     shard.sync("old", LiteChange::Add, &names(2)).await;
@@ -198,7 +198,7 @@ async fn who_loses_a_lite_topic_is_told_once_it_is_certain() {
 
 #[tokio::test]
 async fn a_client_that_fell_silent_subscribes_nothing_and_idle_lite_topics_end() {
-    let mut shard = Shard::new(Fixed::exclusive());
+    let mut shard = Shard::new(catalogue::exclusive());
     let names = names(100);
     shard.sync("c", LiteChange::Replace, &names).await;
     shard.send(&names[..50]).await;

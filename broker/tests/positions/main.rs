@@ -11,7 +11,7 @@ use gantry_broker::{LocalBroker, Options, Retention};
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::*;
 use gantry_model::message::{DeadReason, Property};
-use gantry_model::{ClientId, Filter, Message, Offset, QueueId, ReceiptHandle, ShardId, Topic, TopicId};
+use gantry_model::{ClientId, Filter, GroupId, Message, Offset, QueueId, ReceiptHandle, ShardId, Topic, TopicId};
 use gantry_platform::clock::{SystemClock, sleep, timeout};
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::disk::memory::MemoryDisk;
@@ -45,7 +45,7 @@ impl Rig {
     fn new() -> Rig {
         let disk: SharedDisk = Arc::new(MemoryDisk::new());
         disk.create_dir_all(&PathBuf::from("/data")).unwrap();
-        let catalogue = Catalogue::new();
+        let catalogue = catalogue::new();
         Rig { broker: open(&disk, &catalogue, None), disk, catalogue }
     }
 
@@ -59,7 +59,7 @@ impl Rig {
     }
 
     fn orders(&self) -> Arc<Topic> {
-        self.catalogue.topic(1)
+        self.catalogue.the_topic(TopicId(1))
     }
 
     /// Sends messages of one message group, so that all lie in one queue; answers the queue.
@@ -90,8 +90,8 @@ impl Rig {
 
     async fn receive(&self, group: u32, topic: TopicId, max: u32) -> Result<Vec<Got>, ReceiveError> {
         let request = ReceiveRequest {
-            group: self.catalogue.group(group),
-            topic: self.catalogue.topic(topic.0),
+            group: self.catalogue.the_group(GroupId(group)),
+            topic: self.catalogue.the_topic(topic),
             filter: Arc::new(Filter::All),
             client: ClientId::new("c"),
             max,
@@ -106,7 +106,7 @@ impl Rig {
     }
 
     async fn seek(&self, group: u32, target: SeekTarget) -> Vec<Moved> {
-        let group = self.catalogue.group(group);
+        let group = self.catalogue.the_group(GroupId(group));
         let request = SeekRequest { group, topic: self.orders(), queues: Vec::new(), target, dry_run: false };
         self.broker.seek(request).await.unwrap()
     }
@@ -117,19 +117,19 @@ impl Rig {
         let deliveries = self.receive(1, TopicId(1), count).await.unwrap();
         assert_eq!(deliveries.len(), count as usize);
         for delivery in deliveries {
-            self.broker.dead_letter(&self.catalogue.group(1), delivery.handle).await.unwrap();
+            self.broker.dead_letter(&self.catalogue.the_group(GroupId(1)), delivery.handle).await.unwrap();
         }
         self.letters().await.split_off(before)
     }
 
     async fn letters(&self) -> Vec<LetterId> {
         let query = Query::Offset { queue: QueueId(0), offset: Offset(0) };
-        let letters = self.broker.find(&self.catalogue.topic(101), query, 1_000).await.unwrap();
+        let letters = self.broker.find(&self.catalogue.the_topic(TopicId(101)), query, 1_000).await.unwrap();
         letters.into_iter().map(|letter| LetterId { queue: letter.queue, offset: letter.offset }).collect()
     }
 
     async fn life(&self, topic: u32, queue: QueueId, offset: u64) -> Vec<LifeStep> {
-        let life = self.broker.life(&self.catalogue.topic(topic), queue, Offset(offset)).await.unwrap();
+        let life = self.broker.life(&self.catalogue.the_topic(TopicId(topic)), queue, Offset(offset)).await.unwrap();
         assert!(life.complete);
         assert!(life.events.windows(2).all(|pair| pair[0].lsn < pair[1].lsn && pair[0].time_ms <= pair[1].time_ms));
         life.events.into_iter().map(|event| event.what).collect()
@@ -219,7 +219,7 @@ async fn a_pull_waits_and_ends_with_the_first_message_or_with_its_time() {
 async fn positions_survive_a_restart_with_checkpoints() {
     let rig = Rig::new();
     let queue = rig.send(0..200).await;
-    let (one, two) = (rig.catalogue.group(1), rig.catalogue.group(2));
+    let (one, two) = (rig.catalogue.the_group(GroupId(1)), rig.catalogue.the_group(GroupId(2)));
     rig.broker.commit_offset(&one, &rig.orders(), queue, Offset(120)).await.unwrap();
     assert_eq!(rig.broker.skip(&two, &rig.orders(), queue, vec![Offset(1), Offset(3)]).await, Ok(2));
     let rig = rig.restart();
@@ -283,7 +283,8 @@ async fn a_topic_holds_no_more_bytes_than_its_quota_and_takes_messages_when_the_
         }
         // What others send pushes the oldest out of the log.
         let message = Message { id: format!("other-{number}"), body: vec![0; 16 * 1_024].into(), ..Message::default() };
-        let request = SendRequest { topic: rig.catalogue.topic(2), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
+        let request =
+            SendRequest { topic: rig.catalogue.the_topic(TopicId(2)), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
         rig.broker.send(request).await.remove(0).unwrap();
         sleep(Duration::from_millis(20)).await;
     }
@@ -297,7 +298,7 @@ async fn a_dead_letter_that_is_sent_again_is_the_message_that_died() {
     let rig = Rig::new();
     let queue = rig.send(0..6).await;
     let letters = rig.bury(4).await;
-    let group = rig.catalogue.group(1);
+    let group = rig.catalogue.the_group(GroupId(1));
     let original = rig.broker.find(&rig.orders(), Query::MessageId("id-2".into()), 10).await.unwrap().remove(0);
     let sent = rig.broker.redrive(&group, vec![letters[2]], None).await.remove(0).unwrap();
     assert_eq!((sent.queue, sent.offset), (queue, Offset(6)), "behind its message group");
@@ -306,10 +307,10 @@ async fn a_dead_letter_that_is_sent_again_is_the_message_that_died() {
     assert_eq!(again.len(), 2);
     assert_eq!((&again[1].message, again[1].offset, &again[1].origin), (&original.message, Offset(6), &None));
     assert_eq!(rig.letters().await, [letters[0], letters[1], letters[3]]);
-    let hidden = rig.broker.find(&rig.catalogue.topic(101), Query::MessageId("id-2".into()), 10).await.unwrap();
+    let hidden = rig.broker.find(&rig.catalogue.the_topic(TopicId(101)), Query::MessageId("id-2".into()), 10).await.unwrap();
     assert_eq!(hidden, [], "the key index still knows it");
 
-    let answers = rig.broker.redrive(&group, vec![letters[2], letters[0]], Some(rig.catalogue.topic(2))).await;
+    let answers = rig.broker.redrive(&group, vec![letters[2], letters[0]], Some(rig.catalogue.the_topic(TopicId(2)))).await;
     assert_eq!(answers[0], Err(LetterError::Gone));
     let elsewhere = rig.receive(1, TopicId(2), 32).await.unwrap();
     assert_eq!(elsewhere.iter().map(|delivery| delivery.id.as_str()).collect::<Vec<_>>(), ["id-0"]);
@@ -322,7 +323,7 @@ async fn a_dead_letter_that_is_sent_again_is_the_message_that_died() {
 async fn a_letter_that_dies_again_can_be_sent_again() {
     let rig = Rig::new();
     rig.send(0..1).await;
-    let group = rig.catalogue.group(1);
+    let group = rig.catalogue.the_group(GroupId(1));
     for round in 0..3 {
         let letters = rig.bury(1).await;
         let rig_letters = rig.letters().await;
@@ -338,7 +339,7 @@ async fn a_letter_that_dies_again_can_be_sent_again() {
 async fn the_life_of_a_message_is_read_from_the_log() {
     let rig = Rig::new();
     let queue = rig.send(0..4).await;
-    let (group, other) = (rig.catalogue.group(1), rig.catalogue.group(2));
+    let (group, other) = (rig.catalogue.the_group(GroupId(1)), rig.catalogue.the_group(GroupId(2)));
     let first = rig.receive(1, TopicId(1), 1).await.unwrap().remove(0);
     let change = |after_ms, attempt| VisibilityChange {
         group: group.clone(),
@@ -375,13 +376,13 @@ async fn the_life_of_a_message_is_read_from_the_log() {
     assert_eq!((skipped, reset), (&LifeStep::Skipped { group: two }, &LifeStep::Reset { group: two, to: Offset(0) }));
     assert_eq!((*group, acked), (two, &LifeStep::Acked { group: two }));
 
-    let sent = rig.broker.redrive(&rig.catalogue.group(1), vec![letter], None).await.remove(0).unwrap();
+    let sent = rig.broker.redrive(&rig.catalogue.the_group(GroupId(1)), vec![letter], None).await.remove(0).unwrap();
     let redriven = LifeStep::Redriven { topic: TopicId(1), queue: sent.queue, offset: sent.offset };
     assert_eq!(rig.life(1, sent.queue, sent.offset.0).await, [LifeStep::Stored]);
     assert_eq!(rig.life(101, QueueId(0), 0).await, [LifeStep::Stored, redriven]);
     assert_eq!(rig.life(1, queue, 99).await, []);
     let letters = rig.bury(1).await;
-    rig.broker.purge(&rig.catalogue.group(1), letters.clone()).await.remove(0).unwrap();
+    rig.broker.purge(&rig.catalogue.the_group(GroupId(1)), letters.clone()).await.remove(0).unwrap();
     assert_eq!(rig.life(101, QueueId(0), letters[0].offset.0).await, [LifeStep::Stored, LifeStep::Purged]);
 }
 
@@ -390,7 +391,7 @@ async fn a_message_that_a_filter_refused_tells_so() {
     let rig = Rig::new();
     let queue = rig.send(0..4).await;
     let mut request = ReceiveRequest {
-        group: rig.catalogue.group(1),
+        group: rig.catalogue.the_group(GroupId(1)),
         topic: rig.orders(),
         filter: Arc::new(Filter::tags("three").unwrap()),
         client: ClientId::new("c"),
@@ -404,7 +405,7 @@ async fn a_message_that_a_filter_refused_tells_so() {
     assert_eq!(rig.broker.receive(request.clone()).await.unwrap().len(), 1);
     request.filter = Arc::new(Filter::All);
     assert_eq!(rig.broker.receive(request).await.unwrap().len(), 0);
-    assert_eq!(rig.life(1, queue, 0).await, [LifeStep::Stored, LifeStep::Filtered { group: rig.catalogue.group(1).id }]);
+    assert_eq!(rig.life(1, queue, 0).await, [LifeStep::Stored, LifeStep::Filtered { group: rig.catalogue.the_group(GroupId(1)).id }]);
     assert_eq!(rig.life(1, queue, 3).await.len(), 2);
 }
 
@@ -413,7 +414,7 @@ async fn where_messages_stand_is_told_in_their_order() {
     let rig = Rig::new();
     let queue = rig.send(0..3).await;
     let first = rig.receive(1, TopicId(1), 1).await.unwrap().remove(0);
-    let group = rig.catalogue.group(1);
+    let group = rig.catalogue.the_group(GroupId(1));
     let asked = vec![(queue, Offset(1)), (queue, Offset(0))];
     let standing = rig.broker.standing(&group, &rig.orders(), asked.clone()).await.unwrap();
     assert!(

@@ -6,7 +6,7 @@ use gantry_broker::agent::{Host, HostSettings, Peers};
 use gantry_broker::replica::{Handle, View};
 use gantry_model::NodeId;
 use gantry_model::contract::Directory;
-use gantry_model::contract::directory::{Copy, NodeView, Order, ShardRoute};
+use gantry_model::contract::directory::{Copy, NodeView, Order, ShardRoute, Survey};
 use gantry_model::contract::metadata::{MetadataError, Version};
 use gantry_platform::SeededChance;
 use gantry_platform::clock::{Clock, SystemClock, sleep};
@@ -37,11 +37,15 @@ impl Directory for Routes {
         let copy = |member: &gantry_store::replica::Member| Copy { node: member.node, store: member.store.0 };
         let copies = reign.members().iter().map(copy).collect();
         let leader = reign.led_by().map(|grant| copy(&grant.leader));
-        vec![ShardRoute { shard: SHARD, epoch: reign.epoch(), leader, copies, learners: Vec::new() }]
+        vec![ShardRoute { shard: SHARD, epoch: reign.epoch(), leader, copies, learners: Vec::new(), unclean: Default::default() }]
     }
 
     fn nodes(&self) -> Vec<NodeView> {
         Vec::new()
+    }
+
+    async fn survey(&self, _: gantry_model::ShardId) -> Result<Survey, MetadataError> {
+        unreachable!("nobody recovers anything here")
     }
 
     async fn order(&self, _: Order) -> Result<String, MetadataError> {

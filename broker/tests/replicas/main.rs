@@ -7,12 +7,15 @@ mod catalogue;
 mod hosted;
 mod world;
 
+use gantry_broker::record::Record;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::*;
-use gantry_model::{ClientId, Filter, Lsn, Message, MessageKind, ReceiptHandle};
+use gantry_model::{ClientId, Epoch, Filter, GroupId, Lsn, Message, MessageKind, ReceiptHandle, TopicId};
 use gantry_platform::Disk;
 use gantry_platform::MemoryDisk;
 use gantry_platform::clock::{Clock, SystemClock, sleep, timeout};
+use gantry_store::replica::Config;
+use gantry_store::replica::reign::{Entry, Rejected};
 use hosted::Hosted;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -32,7 +35,7 @@ async fn send(world: &World, node: u64, id: &str) -> Option<Sent> {
 /// `None` if no answer comes.
 async fn try_send(world: &World, node: u64, id: &str) -> Option<Result<Sent, SendError>> {
     let message = Message { id: id.to_owned(), kind: MessageKind::Normal, body: format!("body of {id}").into(), ..Message::default() };
-    let request = SendRequest { topic: world.catalogue.topic(1), messages: vec![message], client: ClientId::new("p"), wait: ANSWER };
+    let request = SendRequest { topic: world.catalogue.the_topic(TopicId(1)), messages: vec![message], client: ClientId::new("p"), wait: ANSWER };
     timeout(ANSWER, world.broker(node).send(request)).await.ok()?.into_iter().next()
 }
 
@@ -50,8 +53,8 @@ async fn send_surely(world: &World, id: &str) -> Sent {
 
 async fn receive(world: &World, node: u64, max: u32) -> Vec<(String, ReceiptHandle, u32)> {
     let request = ReceiveRequest {
-        group: world.catalogue.group(1),
-        topic: world.catalogue.topic(1),
+        group: world.catalogue.the_group(GroupId(1)),
+        topic: world.catalogue.the_topic(TopicId(1)),
         filter: Arc::new(Filter::All),
         client: ClientId::new("c"),
         max,
@@ -209,7 +212,7 @@ async fn a_follower_says_that_it_does_not_lead() {
     let leader = world.leader().await;
     let follower = leader % 3 + 1;
     assert_eq!(try_send(&world, follower, "second").await, Some(Err(SendError::NoLeader)));
-    let (group, topic) = (world.catalogue.group(1), world.catalogue.topic(1));
+    let (group, topic) = (world.catalogue.the_group(GroupId(1)), world.catalogue.the_topic(TopicId(1)));
     let broker = world.broker(follower);
     assert_eq!(broker.queues(&topic).await, Err(LookupError::NoLeader));
     assert_eq!(broker.find(&topic, Query::MessageId("first".into()), 1).await.unwrap_err(), LookupError::NoLeader);
@@ -227,7 +230,7 @@ async fn deliveries_go_on_where_they_were_after_a_transfer_and_after_a_death() {
     }
     let first = world.leader().await;
     let got = receive(&world, first, 6).await;
-    let group = world.catalogue.group(1);
+    let group = world.catalogue.the_group(GroupId(1));
     let handles = |range: std::ops::Range<usize>| got[range].iter().map(|(_, handle, _)| *handle).collect::<Vec<_>>();
     assert_eq!(world.broker(first).ack(&group, handles(0..2)).await, [Ok(()), Ok(())]);
     let second = first % 3 + 1;
@@ -397,7 +400,7 @@ async fn nothing_is_thrown_away_while_nobody_else_leads() {
     let why = hosted.host.failed().into_values().next().unwrap().why;
     assert!(why.contains("nobody leads the shard"), "{why}");
     assert!(segments[..segments.len() - 1].iter().all(|path| world.disk(off).exists(path).unwrap()), "its files are as they were");
-    others.iter().for_each(|node| world.start(*node));
+    others.iter().for_each(|node| _ = world.start(*node));
     hosted.level(&world).await;
     is_whole(world, off, hosted).await;
 }
@@ -416,4 +419,82 @@ async fn the_scrub_finds_what_nobody_reads_and_mends_it() {
     }
     assert_eq!(hosted.host.counts().damaged.load(Ordering::Relaxed), 1);
     is_whole(world, off, hosted).await;
+}
+
+/// The epochs that begin in a log, and which of them are unclean.
+fn epochs(disk: &MemoryDisk, catalogue: &Arc<catalogue::Catalogue>) -> Vec<(u32, bool)> {
+    let options = world::options(Arc::new(disk.clone()), catalogue, Path::new("data/shard-0000000000"));
+    let shard = gantry_broker::recover::recover(&options).unwrap();
+    let reader = shard.log.reader();
+    let starts = reader.frames(shard.log.start(), shard.log.end()).filter_map(|frame| {
+        let (_, frame) = frame.unwrap();
+        match Record::decode(frame.header.kind, &frame.payload) {
+            Ok(Some(Record::EpochStart(start))) => Some((start.epoch, start.unclean)),
+            _ => None,
+        }
+    });
+    starts.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_of_three_has_goes_on_by_order_when_the_others_are_lost() {
+    let mut world = World::new(3).await;
+    let mut kept = BTreeSet::new();
+    for number in 0..40 {
+        let id = format!("m-{number}");
+        send_surely(&world, &id).await;
+        kept.insert(id);
+    }
+    world.until("all copies level", World::is_level).await;
+    let leader = world.leader().await;
+    let (left, old) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    world.isolate(left);
+    send_surely(&world, "only in the others").await;
+    // A moment before they are lost, these two had committed more than the third ever heard of.
+    world.kill(leader);
+    world.lose_disk(leader);
+    world.kill(old);
+    world.heal();
+    sleep(Duration::from_millis(1_500)).await;
+    assert!(!world.view(left).serves, "one of three can't know what is committed");
+    order(&world, left);
+    assert_eq!(world.leader().await, left);
+    assert_eq!(receive_all(&world, left).await, kept);
+    send_surely(&world, "after").await;
+    // One that was given up comes back with what it had. It is nobody, and stays as it is.
+    world.start(old);
+    let before = world.view(old).end;
+    send_surely(&world, "beside").await;
+    sleep(Duration::from_millis(300)).await;
+    let stranger = world.view(old);
+    assert_eq!((stranger.end, stranger.failed, stranger.leads), (before, None, None));
+    world.kill(old);
+    // As new ones, both are members again.
+    world.lose_disk(old);
+    let joining = BTreeSet::from([world.start(leader), world.start(old)]);
+    world.admit(joining).await;
+    send_surely(&world, "three again").await;
+    world.until("all copies level", World::is_level).await;
+    assert_eq!(world.reign.lock().unwrap().stable().members().len(), 3);
+    let leads = world.leader().await;
+    world.kill(leads);
+    let next = world.leader().await;
+    assert_eq!(receive_all(&world, next).await, ["after", "beside", "three again"].map(str::to_owned).into());
+    world.start(leads);
+    world.until("all copies level", World::is_level).await;
+    let catalogue = world.catalogue.clone();
+    for disk in world.stop() {
+        let unclean: Vec<(u32, bool)> = epochs(&disk, &catalogue).into_iter().filter(|(_, unclean)| *unclean).collect();
+        assert_eq!(unclean.len(), 1, "the log says which epoch began unclean");
+    }
+}
+
+/// Has the copy of a node go on alone; an order for another epoch is refused.
+fn order(world: &World, node: u64) {
+    let mut reign = world.reign.lock().unwrap();
+    let survivors = Config::new(reign.config().generation() + 1, [world.member(node)]).unwrap();
+    let (epoch, late) = (reign.epoch(), Epoch(reign.epoch().0 - 1));
+    let refused = reign.apply(&Entry::BeginUnclean { expect: late, survivors: survivors.clone() });
+    assert_eq!(refused, Err(Rejected::Epoch(epoch)));
+    reign.apply(&Entry::BeginUnclean { expect: epoch, survivors }).unwrap();
 }

@@ -1,6 +1,6 @@
 //! Three brokers with a copy of one shard each, the wires between them, and a controller that elects. All in one process, on disks in memory.
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{self, Catalogue};
 use gantry_broker::recover::Sizes;
 use gantry_broker::replica::message::{Answer, Message, Outlet, PeerEvent};
 use gantry_broker::replica::streams::{Copies, Upstream};
@@ -42,6 +42,8 @@ struct Machine {
     disk: MemoryDisk,
     /// Bytes of log that are kept.
     keep: Option<u64>,
+    /// Disks that were lost before this one.
+    lost: u64,
     running: Option<Running>,
 }
 
@@ -118,11 +120,11 @@ impl World {
     }
 
     async fn over(nodes: u64, wires: Arc<Mutex<Wires>>, keep: Option<u64>) -> World {
-        let catalogue = Catalogue::new();
+        let catalogue = catalogue::new();
         let mut machines = BTreeMap::new();
         let mut members = Vec::new();
         for node in 1..=nodes {
-            let mut machine = Machine { disk: MemoryDisk::new(), keep, running: None };
+            let mut machine = Machine { disk: MemoryDisk::new(), keep, lost: 0, running: None };
             let member = machine.start(node, &catalogue, &wires);
             members.push(member);
             machines.insert(node, machine);
@@ -218,9 +220,33 @@ impl World {
         drop(running.folder);
     }
 
-    pub fn start(&mut self, node: u64) {
+    pub fn start(&mut self, node: u64) -> Member {
         let (catalogue, wires) = (self.catalogue.clone(), self.wires.clone());
-        self.machines.get_mut(&node).unwrap().start(node, &catalogue, &wires);
+        self.machines.get_mut(&node).unwrap().start(node, &catalogue, &wires)
+    }
+
+    /// A node that does not run gets an empty disk.
+    pub fn lose_disk(&mut self, node: u64) {
+        let machine = self.machines.get_mut(&node).unwrap();
+        (machine.disk, machine.lost) = (MemoryDisk::new(), machine.lost + 1);
+    }
+
+    /// The member on a node, as it is now or was last.
+    pub fn member(&self, node: u64) -> Member {
+        self.machines[&node].running.as_ref().unwrap().handle.member
+    }
+
+    /// Sends the log of the leader to these replicas, and makes them members when they have it.
+    pub async fn admit(&self, joining: BTreeSet<Member>) {
+        let leader = self.leader().await;
+        let machine = &self.machines[&leader];
+        machine.running.as_ref().unwrap().handle.tell(PeerEvent::Learners(joining.clone()));
+        self.until("the learners", |world| world.view(leader).learnt.len() == joining.len()).await;
+        let mut reign = self.reign.lock().unwrap();
+        let members = reign.stable().members().iter().copied().chain(joining);
+        let config = Config::new(reign.config().generation() + 1, members).unwrap();
+        let expect = reign.epoch();
+        reign.apply(&Entry::BeginEpoch { expect, reason: Reason::Reconfigure, prefer: None, config: Some(config) }).unwrap();
     }
 
     /// A copy that somebody else opened takes part.
@@ -275,7 +301,7 @@ impl World {
 impl Machine {
     fn start(&mut self, node: u64, catalogue: &Arc<Catalogue>, wires: &Arc<Mutex<Wires>>) -> Member {
         let disk: SharedDisk = Arc::new(self.disk.clone());
-        let folder = DataFolder::open(disk, Path::new("data"), "boot", &mut SeededChance::new(node)).unwrap();
+        let folder = DataFolder::open(disk, Path::new("data"), "boot", &mut SeededChance::new(node + 100 * self.lost)).unwrap();
         self.open(node, folder, 0, catalogue, wires)
     }
 

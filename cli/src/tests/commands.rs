@@ -97,6 +97,42 @@ async fn transactions() {
 }
 
 #[tokio::test]
+async fn shards_are_recovered_by_who_types_it_out() {
+    let fake = Fake::start().await;
+    check(&fake, "shard_recover_dry_run", "shard recover 7 --dry-run").await;
+    check(&fake, "shard_recover_dry_run_json", "shard recover 7 --dry-run -o json").await;
+    check(&fake, "shard_recover_unconfirmed", "shard recover 7").await;
+    check(&fake, "shard_recover_wrong_phrase", "shard recover 7 --accept-data-loss lose·data·of·shard·8").await;
+    check(&fake, "shard_recover_led", "shard recover 8 --accept-data-loss lose·data·of·shard·8").await;
+    check(&fake, "shard_recover_unknown", "shard recover 9").await;
+    assert_eq!(fake.state().recovered, Vec::<String>::new(), "nothing was ordered");
+    check(&fake, "shard_recover", "shard recover 7 --accept-data-loss lose·data·of·shard·7 --by eve").await;
+    assert_eq!(fake.state().recovered, ["eve"]);
+}
+
+#[tokio::test]
+async fn a_person_types_the_phrase_at_the_terminal() {
+    let plan = "all is lost";
+    let ask = async |typed: &'static str| {
+        let paper = super::Paper::default();
+        let mut terminal = crate::Terminal {
+            out: Box::new(std::io::sink()),
+            err: Box::new(paper.clone()),
+            input: Box::new(typed.as_bytes()),
+            input_is_person: true,
+            err_is_person: true,
+        };
+        let typed = terminal.type_phrase(plan, "lose data of shard 7", None, "--accept-data-loss").await;
+        assert_eq!(paper.text(), "all is lost\nType `lose data of shard 7` to go on: ");
+        typed.map_err(|failure| failure.exit)
+    };
+    assert_eq!(ask("lose data of shard 7\n").await, Ok(()));
+    for wrong in ["", "\n", "yes\n", "y\n", "lose data of shard 17\n", "Lose data of shard 7\n"] {
+        assert_eq!(ask(wrong).await, Err(Exit::Refused), "{wrong:?}");
+    }
+}
+
+#[tokio::test]
 async fn positions() {
     let fake = populated().await;
     check(&fake, "group_reset_dry_run", "group reset billing orders --to earliest --dry-run").await;

@@ -65,6 +65,8 @@ pub struct Cluster {
     pub fault: Fault,
     /// Transactions by id, with their resolution.
     pub ended: BTreeMap<String, i32>,
+    /// Who had a shard recovered.
+    pub recovered: Vec<String>,
 }
 
 /// A running fake.
@@ -478,8 +480,30 @@ impl Admin for Service {
         not_served()
     }
 
-    async fn steer_cluster(&self, _: Request<admin::SteerClusterRequest>) -> Result<Response<admin::SteerClusterResponse>, Status> {
-        not_served()
+    /// Only shard 7 can be recovered, and only as it was shown.
+    async fn steer_cluster(&self, request: Request<admin::SteerClusterRequest>) -> Result<Response<admin::SteerClusterResponse>, Status> {
+        let Some(admin::steer_cluster_request::Order::Recover(order)) = request.into_inner().order else { return not_served() };
+        let expected = (7, 12, 4, "lose data of shard 7");
+        if (order.shard, order.epoch, order.node, order.phrase.as_str()) != expected {
+            return Err(Status::failed_precondition(format!("{order:?}")));
+        }
+        self.state().recovered.push(order.by);
+        Ok(Response::new(admin::SteerClusterResponse { done: "node 4 leads shard 7 since epoch 13".to_owned() }))
+    }
+
+    /// Shard 7 has one copy left, shard 8 is led.
+    async fn survey_shard(&self, request: Request<admin::SurveyShardRequest>) -> Result<Response<admin::SurveyShardResponse>, Status> {
+        let shard = request.into_inner().shard;
+        let log = admin::LogEnd { last_epoch: 11, end: 48_120, high_watermark: 48_000, last_time: at(0) };
+        let gone = |node, away: &str| admin::SurveyedCopy { node, away: away.to_owned(), ..admin::SurveyedCopy::default() };
+        let left = admin::SurveyedCopy { node: 4, log: Some(log), suspect: shard == 7, ..admin::SurveyedCopy::default() };
+        let copies = vec![left, gone(5, "its broker is down"), gone(6, "it failed: the folder is gone")];
+        let (best, refusal) = if shard == 7 { (4, String::new()) } else { (0, format!("node 4 leads shard {shard}; nothing is to be recovered")) };
+        let phrase = format!("lose data of shard {shard}");
+        match shard {
+            7 | 8 => Ok(Response::new(admin::SurveyShardResponse { shard, epoch: 12, copies, best, refusal, phrase })),
+            _ => Err(Status::invalid_argument(format!("there is no shard {shard}, or it was never given copies"))),
+        }
     }
 
     async fn list_shards(&self, _: Request<admin::ListShardsRequest>) -> Result<Response<admin::ListShardsResponse>, Status> {

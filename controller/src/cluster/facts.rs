@@ -46,16 +46,22 @@ pub fn reign(shard: &Shard) -> Option<Reign> {
         Some(pending) => Some(config(pending)?),
         None => None,
     };
+    if shard.unclean && pending.is_some() {
+        return None;
+    }
     let phase = match &shard.phase {
         shards::Phase::Electing { prefer } => Phase::Electing { prefer: prefer.as_ref().and_then(member) },
         shards::Phase::Led(grant) => {
             let log = Position { epoch: grant.last_epoch, end: grant.end };
             let (leader, incarnation) = (member(&grant.leader)?, Incarnation(grant.incarnation));
             let config = [Some(&stable), pending.as_ref()].into_iter().flatten().find(|config| config.generation() == grant.generation)?;
-            Phase::Led(Grant { epoch: grant.epoch, leader, incarnation, log, config: config.clone() })
+            Phase::Led(Grant { epoch: grant.epoch, leader, incarnation, log, config: config.clone(), unclean: grant.unclean })
         }
     };
-    Some(Reign::stored(shard.epoch, phase, stable, pending))
+    Some(match shard.unclean {
+        true => Reign::stored_unclean(shard.epoch, phase, stable),
+        false => Reign::stored(shard.epoch, phase, stable, pending),
+    })
 }
 
 /// What the rules want to happen, as an event of the state.
@@ -72,10 +78,11 @@ pub fn event(shard: ShardId, entry: &Entry) -> Event {
             let config = config.as_ref().map(shard_config);
             Event::EpochBegun { shard, begin: shards::EpochBegun { expect: *expect, reason, prefer: prefer.map(replica), config } }
         }
+        Entry::BeginUnclean { .. } => unreachable!("an operator orders that, and no elector"),
         Entry::Grant(grant) => {
-            let Grant { epoch, leader, incarnation, log, config } = grant;
+            let Grant { epoch, leader, incarnation, log, config, unclean } = grant;
             let (leader, incarnation, generation) = (replica(*leader), incarnation.0, config.generation());
-            let grant = shards::Grant { epoch: *epoch, leader, incarnation, last_epoch: log.epoch, end: log.end, generation };
+            let grant = shards::Grant { epoch: *epoch, leader, incarnation, last_epoch: log.epoch, end: log.end, generation, unclean: *unclean };
             Event::LeaderGranted { shard, grant }
         }
         Entry::ConfigStable(epoch) => Event::ConfigSettled { shard, epoch: *epoch },
@@ -107,6 +114,7 @@ pub fn tell_grant(shard: ShardId, grant: &Grant) -> pb::to_broker::Body {
         generation: grant.config.generation(),
         members: grant.config.members().iter().copied().map(tell_replica).collect(),
         copies: grant.config.w() as u32,
+        unclean: grant.unclean,
     })
 }
 
@@ -143,7 +151,9 @@ mod tests {
     fn shard() -> Shard {
         let stable = shard_config(&Config::new(1, [member(1), member(2), member(3)]).unwrap());
         let (policy, phase) = (Policy { copies: 3, min_copies: 2 }, shards::Phase::Electing { prefer: Some(replica(member(2))) });
-        Shard { id: ShardId(4), epoch: Epoch(7), reason: shards::Reason::Created, phase, stable, pending: None, policy, moving: None, revision: 0 }
+        let (id, epoch, reason) = (ShardId(4), Epoch(7), shards::Reason::Created);
+        let (unclean, unclean_recoveries, recoveries) = Default::default();
+        Shard { id, epoch, reason, phase, stable, pending: None, policy, moving: None, revision: 0, unclean, unclean_recoveries, recoveries }
     }
 
     /// A shard as the state has it after an event of the rules.
@@ -160,8 +170,20 @@ mod tests {
         assert_eq!((electing.epoch(), electing.members()), (Epoch(7), vec![member(1), member(2), member(3)]));
         assert_eq!(electing.phase(), &Phase::Electing { prefer: Some(member(2)) });
         let log = Position { epoch: Epoch(6), end: Lsn(99) };
-        let grant = Grant { epoch: Epoch(7), leader: member(3), incarnation: Incarnation(5), log, config: electing.config().clone() };
+        let grant = Grant { epoch: Epoch(7), leader: member(3), incarnation: Incarnation(5), log, config: electing.config().clone(), unclean: false };
         let mut expected = electing;
+        expected.apply(&Entry::Grant(grant.clone())).unwrap();
+        assert_eq!(reign(&led(shard, event(ShardId(4), &Entry::Grant(grant)))).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_recovery_survives_being_stored() {
+        let mut shard = shard();
+        (shard.unclean, shard.phase) = (true, shards::Phase::Electing { prefer: None });
+        let mut expected = reign(&shard).unwrap();
+        assert!(expected.is_unclean());
+        let log = Position { epoch: Epoch(6), end: Lsn(99) };
+        let grant = Grant { epoch: Epoch(7), leader: member(3), incarnation: Incarnation(5), log, config: expected.config().clone(), unclean: true };
         expected.apply(&Entry::Grant(grant.clone())).unwrap();
         assert_eq!(reign(&led(shard, event(ShardId(4), &Entry::Grant(grant)))).unwrap(), expected);
     }
@@ -172,7 +194,7 @@ mod tests {
         let new = Config::new(2, [member(1), member(2), member(4)]).unwrap();
         shard.pending = Some(shard_config(&new));
         let log = Position { epoch: Epoch(6), end: Lsn(99) };
-        let grant = Grant { epoch: Epoch(7), leader: member(4), incarnation: Incarnation(5), log, config: new };
+        let grant = Grant { epoch: Epoch(7), leader: member(4), incarnation: Incarnation(5), log, config: new, unclean: false };
         let led = reign(&led(shard, event(ShardId(4), &Entry::Grant(grant.clone())))).unwrap();
         assert_eq!(led.led_by(), Some(&grant));
     }

@@ -3,8 +3,11 @@
 use super::orders::Reply;
 use super::overseer::{Mail, Overseer, Said};
 use crate::controller::Controller;
+use crate::metadata::Source;
+use crate::state::Effect;
 use crate::state::event::{BATCH_MAX, Event};
-use crate::state::shards::Policy;
+use crate::state::shards::{Policy, Shard};
+use gantry_model::contract::directory::{Recover, Survey};
 use gantry_model::{NodeId, ShardId};
 use gantry_platform::clock::{Clock, RuntimeClock, timeout};
 use gantry_platform::tasks::{self, Stop};
@@ -12,9 +15,11 @@ use gantry_proto::controller as pb;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 /// How often a node that does not lead looks whether it does.
 const IDLE: Duration = Duration::from_millis(50);
+const NOT_LEADING: &str = "this controller does not lead; try again";
 /// Letters that are read in one go.
 const LETTERS: usize = 1_024;
 
@@ -27,6 +32,16 @@ pub enum Letter {
         shard: ShardId,
         to: Option<NodeId>,
         reply: Reply,
+    },
+    /// Says what is known of the copies of a shard.
+    Survey {
+        shard: ShardId,
+        reply: oneshot::Sender<Result<Survey, String>>,
+    },
+    /// Has one copy of a shard go on alone.
+    Recover {
+        order: Recover,
+        reply: oneshot::Sender<Result<Arc<Shard>, String>>,
     },
 }
 
@@ -79,7 +94,9 @@ impl Helm {
                 // Whoever is gone needs no refusal.
                 _ = out.send(pb::to_broker::Body::Refused(self.controller.consensus().not_leader()));
             }
-            Ok(Some(Letter::Transfer { reply, .. })) => _ = reply.send(Err("this controller does not lead; try again".to_owned())),
+            Ok(Some(Letter::Transfer { reply, .. })) => _ = reply.send(Err(NOT_LEADING.to_owned())),
+            Ok(Some(Letter::Survey { reply, .. })) => _ = reply.send(Err(NOT_LEADING.to_owned())),
+            Ok(Some(Letter::Recover { reply, .. })) => _ = reply.send(Err(NOT_LEADING.to_owned())),
             Ok(Some(Letter::Mail(_)) | None) | Err(_) => {}
         }
     }
@@ -108,6 +125,15 @@ impl Helm {
                 match letter {
                     Letter::Mail(mail) => overseer.hear(now, mail),
                     Letter::Transfer { shard, to, reply } => consensus.read(|state| overseer.transfer(now, state, shard, to, reply)),
+                    // Who asked may have gone.
+                    Letter::Survey { shard, reply } => _ = reply.send(consensus.read(|state| overseer.recovery(now, state).survey(shard))),
+                    Letter::Recover { order, reply } => {
+                        let time_ms = self.controller.now_ms();
+                        match consensus.read(|state| overseer.recovery(now, state).recover(&order, time_ms)) {
+                            Ok(event) => recover(&self.controller, order, event, reply),
+                            Err(why) => _ = reply.send(Err(why)),
+                        }
+                    }
                 }
             }
             versions.mark_unchanged();
@@ -117,6 +143,29 @@ impl Helm {
         }
         tracing::info!("this controller leads no longer");
     }
+}
+
+/// Proposes what an operator ordered, and says what became of it.
+fn recover(controller: &Arc<Controller>, order: Recover, event: Event, reply: oneshot::Sender<Result<Arc<Shard>, String>>) {
+    let controller = controller.clone();
+    // Ends with the proposal, which has its own patience.
+    tasks::spawn("unclean recovery", async move {
+        let Recover { shard, epoch, node, by, .. } = order;
+        let outcome = match controller.decide(event).await {
+            Ok(Effect::Shard(shard)) => Ok(shard),
+            Ok(effect) => unreachable!("an event about a shard answers a shard, not {effect:?}"),
+            Err(error) => Err(error.to_string()),
+        };
+        match &outcome {
+            Ok(now) => tracing::warn!(
+                %shard, ended = %epoch, epoch = %now.epoch, kept = %node, by,
+                "an operator gives up what the other copies of a shard have: it goes on with one copy, and what that lacks is lost"
+            ),
+            Err(why) => tracing::warn!(%shard, %epoch, by, why, "the unclean recovery of a shard came to nothing"),
+        }
+        // Who asked may have gone.
+        _ = reply.send(outcome);
+    });
 }
 
 /// Proposes in one entry what belongs to one step. Nobody waits for it: its effect is seen in the state, and what got lost is proposed again.

@@ -5,6 +5,7 @@
 
 use super::facts;
 use super::orders::{Orders, Reply};
+use super::recovery;
 use super::sessions::{Outlet, Sessions};
 use crate::placement::{Held, Picture};
 use crate::state::State;
@@ -67,6 +68,8 @@ struct Watched {
 pub struct Overseer {
     policy: Policy,
     times: Times,
+    /// When it began to lead.
+    since: Duration,
     sessions: Sessions,
     shards: BTreeMap<ShardId, Watched>,
     orders: Orders,
@@ -83,6 +86,7 @@ impl Overseer {
         Overseer {
             policy,
             times: Times::default(),
+            since: now,
             sessions: Sessions::default(),
             shards: BTreeMap::new(),
             orders: Orders::default(),
@@ -225,14 +229,16 @@ impl Overseer {
 
     /// Has the rules look at every shard. Answers whether somebody is being elected.
     fn lead_shards(&mut self, now: Duration, state: &State, events: &mut Vec<Event>) -> bool {
-        let mut leads = Picture::of(state).leads();
+        // What nodes lead, once somebody asks: in most steps nobody does.
+        let mut leads: Option<BTreeMap<NodeId, u32>> = None;
         let mut electing = false;
         for (id, watched) in &mut self.shards {
             let Watched { elector, reign, events: noted, sessions, seen, .. } = watched;
             let nobody = reign.led_by().is_none();
             // What a node leads matters only while somebody is chosen.
             if nobody || *seen != Some(self.sessions.changes()) {
-                *sessions = self.sessions.of(*id, reign, state, &leads);
+                let leads = leads.get_or_insert_with(|| Picture::of(state).leads());
+                *sessions = self.sessions.of(*id, reign, state, leads);
                 *seen = Some(self.sessions.changes());
             }
             let leader = reign.led_by().and_then(|grant| self.sessions.copy(*id, grant.leader));
@@ -245,6 +251,7 @@ impl Overseer {
                 for action in elector.step(now, reign, sessions, event) {
                     if let Action::Propose(Entry::Grant(grant)) = &action {
                         // The next shard of this step knows.
+                        let leads = leads.get_or_insert_with(|| Picture::of(state).leads());
                         *leads.entry(grant.leader.node).or_default() += 1;
                     }
                     perform(*id, reign, &self.sessions, action, events);
@@ -252,6 +259,11 @@ impl Overseer {
             }
         }
         electing
+    }
+
+    /// What an operator is shown of a shard, and may order about it, when copies are lost.
+    pub fn recovery<'a>(&'a self, now: Duration, state: &'a State) -> recovery::View<'a> {
+        recovery::View { state, sessions: &self.sessions, led_for: now.saturating_sub(self.since) }
     }
 
     /// Has another copy lead a shard; `None` leaves it to the leader to whom.

@@ -5,6 +5,7 @@
 use super::facts;
 use super::helm::{Letter, Mailbox};
 use super::overseer::{Mail, Said};
+use super::recovery::tell_survey;
 use crate::consensus::RequestId;
 use crate::controller::Controller;
 use crate::state::event::Event;
@@ -12,6 +13,7 @@ use crate::state::nodes::NodeSpec;
 use crate::state::shards::{Move, Replica};
 use crate::state::{Effect, State};
 use gantry_model::contract::Metadata;
+use gantry_model::contract::directory::Recover;
 use gantry_model::contract::metadata::{MetadataError, Version};
 use gantry_model::{Epoch, NodeId, ShardId};
 use gantry_platform::clock::timeout;
@@ -40,6 +42,8 @@ const WAITING: usize = 8;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long an order may take.
 const ORDER: Duration = Duration::from_secs(15);
+/// How long an operator waits for the copy that is to go on.
+const BEGUN: Duration = Duration::from_secs(5);
 
 /// The service. It is there before the controller knows its cluster, because the other controllers come in beside it; until then it refuses.
 #[derive(Clone, Debug, Default)]
@@ -120,6 +124,7 @@ impl Inside {
             }
             Order::Uncordon(node) => self.tell(Event::NodeUncordoned { id: NodeId(node) }, format!("node {node} takes copies and leads again")).await,
             Order::Drain(node) => self.drain(NodeId(node)).await,
+            Order::Recover(order) => self.recover(read_recover(order)).await,
             Order::Remove(node) => {
                 self.tell(Event::NodeRemoved { id: NodeId(node) }, format!("node {node} is no part of the cluster any more")).await
             }
@@ -141,6 +146,41 @@ impl Inside {
             Ok(Err(_)) => Err(refused(Code::Unknown, "this controller leads no longer; look what became of it")),
             Err(_) => Err(refused(Code::Unknown, "it takes too long; look what became of it")),
         }
+    }
+
+    async fn survey(&self, request: pb::SurveyRequest) -> Result<pb::Survey, pb::Refused> {
+        if let Some(refusal) = self.refuses(request.caller.as_ref()) {
+            return Err(refusal);
+        }
+        if !self.controller.consensus().leads() {
+            return Err(self.controller.consensus().not_leader());
+        }
+        let (reply, survey) = oneshot::channel();
+        self.mailbox.put(Letter::Survey { shard: ShardId(request.shard), reply });
+        match timeout(ORDER, survey).await {
+            Ok(Ok(survey)) => survey.map(tell_survey).map_err(|why| refused(Code::Invalid, why)),
+            Ok(Err(_)) | Err(_) => Err(refused(Code::Unavailable, "this controller leads no longer")),
+        }
+    }
+
+    /// Has one copy go on alone; answers when it leads, or when that takes too long.
+    async fn recover(&self, order: Recover) -> Result<String, pb::Refused> {
+        let (reply, outcome) = oneshot::channel();
+        let id = order.shard;
+        self.mailbox.put(Letter::Recover { order, reply });
+        let begun = match timeout(ORDER, outcome).await {
+            Ok(Ok(outcome)) => outcome.map_err(|why| refused(Code::Invalid, why))?,
+            Ok(Err(_)) | Err(_) => return Err(refused(Code::Unknown, "it is not known what became of it; look at the shard again")),
+        };
+        let led = || {
+            let shard = self.controller.consensus().read(|state| state.shards_placed().get(id).cloned())?;
+            let leader = shard.leader().filter(|_| !shard.unclean)?;
+            Some(format!("node {} leads shard {id} since epoch {}; further copies are made from its copy", leader.node, shard.epoch))
+        };
+        let mut versions = self.controller.consensus().watch();
+        // The versions are told as long as the controller lives.
+        _ = timeout(BEGUN, versions.wait_for(|_| led().is_some())).await;
+        Ok(led().unwrap_or_else(|| format!("epoch {} of shard {id} has begun, and its copy does not lead yet; look at it again", begun.epoch)))
     }
 
     async fn plan_move(&self, shard: ShardId, from: NodeId, to: NodeId) -> Result<String, pb::Refused> {
@@ -179,6 +219,11 @@ impl Inside {
     }
 }
 
+fn read_recover(order: pb::RecoverShard) -> Recover {
+    let pb::RecoverShard { shard, epoch, node, phrase, by } = order;
+    Recover { shard: ShardId(shard), epoch: Epoch(epoch), node: NodeId(node), phrase, by }
+}
+
 /// The event that begins a move.
 fn move_of(state: &State, shard: ShardId, from: NodeId, joining: Replica) -> Result<Event, pb::Refused> {
     let known = state.shards_placed().get(shard).ok_or_else(|| refused(Code::Invalid, format!("there is no shard {shard}")))?;
@@ -215,6 +260,12 @@ impl Cluster for Door {
         use pb::order_reply::Outcome;
         let outcome = self.inside()?.obey(request.into_inner()).await.map_or_else(Outcome::Refused, Outcome::Done);
         Ok(Response::new(pb::OrderReply { outcome: Some(outcome) }))
+    }
+
+    async fn survey(&self, request: Request<pb::SurveyRequest>) -> Result<Response<pb::SurveyReply>, Status> {
+        use pb::survey_reply::Outcome;
+        let outcome = self.inside()?.survey(request.into_inner()).await.map_or_else(Outcome::Refused, Outcome::Survey);
+        Ok(Response::new(pb::SurveyReply { outcome: Some(outcome) }))
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

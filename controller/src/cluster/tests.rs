@@ -8,6 +8,7 @@ use crate::state::State;
 use crate::state::event::Event;
 use crate::state::nodes::{Health, NodeSpec};
 use crate::state::shards::Policy;
+use gantry_model::contract::directory::{Recover, Survey, loss_phrase};
 use gantry_model::{Epoch, Lsn, NodeId, ShardId};
 use gantry_platform::SeededChance;
 use gantry_platform::chance::Chance;
@@ -39,6 +40,8 @@ struct Broker {
     incarnation: u64,
     /// Whether learners get what it leads.
     teaches: bool,
+    /// Its copies may lack frames that they acknowledged.
+    suspect: bool,
 }
 
 struct Box {
@@ -90,7 +93,7 @@ impl Box {
         let (out, orders) = unbounded_channel();
         let said = Said::Opened { spec: Box::spec(incarnation), out };
         self.overseer.hear(self.now, Mail { node: NodeId(node), stream: self.streams, said });
-        self.brokers.insert(node, Broker { stream: self.streams, orders, copies, incarnation, teaches: false });
+        self.brokers.insert(node, Broker { stream: self.streams, orders, copies, incarnation, teaches: false, suspect: false });
     }
 
     fn kill(&mut self, node: u64) -> BTreeMap<u32, Held> {
@@ -116,20 +119,31 @@ impl Box {
         }
     }
 
+    /// A broker holds the copies that the state names, and no others.
+    fn open_copies(&mut self, node: u64) {
+        let broker = self.brokers.get_mut(&node).unwrap();
+        for shard in self.state.shards_placed().iter() {
+            let joining = shard.moving.iter().filter_map(|moving| moving.joining.as_ref());
+            for copy in shard.members().into_iter().chain(joining).filter(|copy| copy.node.0 == node) {
+                let store = facts::member(copy).unwrap().store.0;
+                let held = broker.copies.entry(shard.id.0).or_insert_with(|| Held { store, ..Held::default() });
+                if held.store != store {
+                    // What another copy had is put aside.
+                    *held = Held { store, ..Held::default() };
+                }
+            }
+        }
+        broker.copies.retain(|shard, _| self.state.shards_placed().get(ShardId(*shard)).is_some_and(|shard| shard.is_on(NodeId(node))));
+    }
+
     /// A broker opens its copies, obeys, and reports.
     fn work(&mut self, node: u64) {
         let mut said = Vec::new();
         let heard: BTreeMap<u32, (u32, u64)> =
             self.state.shards_placed().iter().filter_map(|shard| Some((shard.id.0, (shard.epoch.0, shard.leader()?.node.0)))).collect();
         let alive: Vec<u64> = self.brokers.keys().copied().collect();
+        self.open_copies(node);
         let broker = self.brokers.get_mut(&node).unwrap();
-        for shard in self.state.shards_placed().iter() {
-            let joining = shard.moving.iter().filter_map(|moving| moving.joining.as_ref());
-            for copy in shard.members().into_iter().chain(joining).filter(|copy| copy.node.0 == node) {
-                let store = facts::member(copy).unwrap().store.0;
-                broker.copies.entry(shard.id.0).or_insert_with(|| Held { store, ..Held::default() });
-            }
-        }
         while let Ok(order) = broker.orders.try_recv() {
             match order {
                 Body::Seal(seal) => {
@@ -139,7 +153,8 @@ impl Box {
                     let member = Member { node: NodeId(node), store: StoreId(copy.store) };
                     let log = Position { epoch: Epoch(copy.last_epoch), end: Lsn(copy.end) };
                     let (epoch, end) = (Epoch(seal.epoch), Lsn(copy.end));
-                    let sealed = SealOk { member, incarnation: Incarnation(broker.incarnation), epoch, log, hw: end, durable: end, suspect: false };
+                    let sealed =
+                        SealOk { member, incarnation: Incarnation(broker.incarnation), epoch, log, hw: end, durable: end, suspect: broker.suspect };
                     said.push(Said::Sealed(ShardId(seal.shard), sealed));
                 }
                 Body::Become(grant) => {
@@ -166,12 +181,18 @@ impl Box {
             }
             let learnt = self.state.shards_placed().get(ShardId(*shard)).and_then(|shard| shard.moving.clone()).and_then(|moving| moving.joining);
             let learnt = learnt.filter(|_| broker.teaches && copy.leads > 0);
+            let members = self.state.shards_placed().get(ShardId(*shard)).map(|shard| shard.config().clone());
+            let enough = members.is_some_and(|config| config.members.iter().filter(|member| alive.contains(&member.node.0)).count() >= config.w);
+            let still = follows.is_none() && !(copy.leads > 0 && enough);
             pb::Standing {
                 shard: *shard,
                 store: copy.store.to_vec().into(),
                 leads: copy.leads,
                 started: copy.leads > 0,
-                serves: copy.leads > 0,
+                serves: copy.leads > 0 && enough,
+                last_epoch: if still { copy.last_epoch } else { 0 },
+                end: if still { copy.end } else { 0 },
+                suspect: broker.suspect,
                 hears: follows.map_or(0, |(epoch, _)| *epoch),
                 learnt: learnt
                     .iter()
@@ -206,6 +227,19 @@ impl Box {
         panic!("not led: {:?}", self.leaders());
     }
 
+    fn survey(&self) -> Survey {
+        self.overseer.recovery(self.now, &self.state).survey(ShardId(0)).unwrap()
+    }
+
+    /// What becomes of an operator's order about shard 0.
+    fn recover(&mut self, order: &Recover) -> Result<(), String> {
+        let event = self.overseer.recovery(self.now, &self.state).recover(order, 77)?;
+        match self.state.apply(&event) {
+            crate::state::Effect::Refused(error) => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
     fn order(&mut self, shard: u32, to: Option<u64>) -> oneshot::Receiver<Result<String, String>> {
         let (reply, outcome) = oneshot::channel();
         let reply: orders::Reply = reply;
@@ -213,6 +247,8 @@ impl Box {
         outcome
     }
 }
+
+mod recovery;
 
 #[test]
 fn shards_wait_for_brokers_and_are_then_spread_and_led() {

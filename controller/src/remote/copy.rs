@@ -4,9 +4,9 @@ use crate::state::State;
 use crate::state::event::Event;
 use crate::state::image::{Part, Rebuild};
 use gantry_model::contract::metadata::Version;
-use gantry_platform::disk::SharedDisk;
+use gantry_platform::disk::{SharedDisk, write_whole};
 use gantry_proto::controller as pb;
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 use tokio::sync::watch;
@@ -125,11 +125,7 @@ impl Kept {
             serde_json::to_writer(&mut bytes, &part)?;
             bytes.push(b'\n');
         }
-        let temporary = self.file.with_extension("tmp");
-        let file = self.disk.create(&temporary)?;
-        file.write_at(0, &[IoSlice::new(&bytes)])?;
-        file.sync_data()?;
-        self.disk.rename(&temporary, &self.file)
+        write_whole(&*self.disk, &self.file, &bytes)
     }
 }
 
@@ -140,6 +136,7 @@ mod tests {
     use gantry_model::TopicName;
     use gantry_model::topic::TopicSpec;
     use gantry_platform::MemoryDisk;
+    use std::io::IoSlice;
     use std::sync::Arc;
 
     fn topic(name: &str) -> Event {

@@ -3,7 +3,7 @@
 //! These are stored as JSON and read back by every later version. A field may be added with a default; none may change its meaning.
 
 use super::nodes::NodeSpec;
-use super::shards::{EpochBegun, Grant, Move, Policy, ShardConfig};
+use super::shards::{EpochBegun, Grant, Move, Policy, ShardConfig, UncleanEpochBegun};
 use gantry_model::group::{GroupChange, GroupOptions, GroupSpec, Order, RetryPolicy, StartPosition};
 use gantry_model::topic::{Permission, Retention, TopicChange, TopicOptions, TopicSpec, TopicType};
 use gantry_model::{Epoch, GroupName, NodeId, ShardId, TopicName};
@@ -94,6 +94,11 @@ pub enum Event {
     EpochBegun {
         shard: ShardId,
         begin: EpochBegun,
+    },
+    /// An operator has one copy go on alone: acknowledged messages that it lacks are lost.
+    UncleanEpochBegun {
+        shard: ShardId,
+        begin: UncleanEpochBegun,
     },
     LeaderGranted {
         shard: ShardId,
@@ -285,10 +290,21 @@ mod tests {
         let begin = EpochBegun { prefer: Some(replica.clone()), config: Some(config), ..begin };
         let begun = format!(r#"{{"expect":7,"reason":"leader_lost","prefer":{{"node":3,"store":"0a"}},"config":{stored}}}"#);
         check(Event::EpochBegun { shard, begin }, &format!(r#"{{"type":"epoch_begun","shard":4,"begin":{begun}}}"#));
-        let grant = Grant { epoch: Epoch(8), leader: replica.clone(), incarnation: 2, last_epoch: Epoch(6), end: Lsn(99), generation: 1 };
+        let grant =
+            Grant { epoch: Epoch(8), leader: replica.clone(), incarnation: 2, last_epoch: Epoch(6), end: Lsn(99), generation: 1, unclean: false };
+        let unclean = Grant { unclean: true, ..grant.clone() };
         check(
             Event::LeaderGranted { shard, grant },
             r#"{"type":"leader_granted","shard":4,"grant":{"epoch":8,"leader":{"node":3,"store":"0a"},"incarnation":2,"last_epoch":6,"end":99,"generation":1}}"#,
+        );
+        check(
+            Event::LeaderGranted { shard, grant: unclean },
+            r#"{"type":"leader_granted","shard":4,"grant":{"epoch":8,"leader":{"node":3,"store":"0a"},"incarnation":2,"last_epoch":6,"end":99,"generation":1,"unclean":true}}"#,
+        );
+        let begin = UncleanEpochBegun { expect: Epoch(8), kept: replica.clone(), by: "eve".into(), time_ms: 5 };
+        check(
+            Event::UncleanEpochBegun { shard, begin },
+            r#"{"type":"unclean_epoch_begun","shard":4,"begin":{"expect":8,"kept":{"node":3,"store":"0a"},"by":"eve","time_ms":5}}"#,
         );
         check(Event::ConfigSettled { shard, epoch: Epoch(8) }, r#"{"type":"config_settled","shard":4,"epoch":8}"#);
         check(

@@ -226,6 +226,7 @@ impl State {
         match event {
             Event::ShardCreated { shard, config, policy } => self.create_shard(*shard, config, *policy),
             Event::EpochBegun { shard, begin } => shards.begin(nodes, *shard, begin),
+            Event::UncleanEpochBegun { shard, begin } => shards.begin_unclean(*shard, begin),
             Event::LeaderGranted { shard, grant } => shards.grant(*shard, grant),
             Event::ConfigSettled { shard, epoch } => shards.settle(*shard, *epoch),
             Event::ShardPolicySet { shard, expect, policy } => shards.set_policy(*shard, *expect, *policy),

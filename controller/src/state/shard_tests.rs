@@ -4,7 +4,7 @@
 
 use super::image::{Part, Rebuild};
 use super::nodes::NodeSpec;
-use super::shards::{EpochBegun, Grant, Move, Phase, Reason, Replica};
+use super::shards::{EpochBegun, Grant, Move, Phase, Reason, Recovery, Replica, UncleanEpochBegun};
 use super::*;
 use gantry_model::{Epoch, Lsn};
 use proptest::prelude::*;
@@ -44,7 +44,8 @@ fn begin(expect: u32, new: Option<ShardConfig>) -> Event {
 }
 
 fn grant(epoch: u32, node: u64, generation: u64) -> Event {
-    let grant = Grant { epoch: Epoch(epoch), leader: replica(node), incarnation: 1, last_epoch: Epoch(epoch - 1), end: Lsn(0), generation };
+    let grant =
+        Grant { epoch: Epoch(epoch), leader: replica(node), incarnation: 1, last_epoch: Epoch(epoch - 1), end: Lsn(0), generation, unclean: false };
     Event::LeaderGranted { shard: SHARD, grant }
 }
 
@@ -156,7 +157,7 @@ fn an_epoch_is_granted_once_and_only_a_member_leads_it() {
     check_refused(&mut state, begin(0, None), "shard 0 is in epoch 1 now, not in 0");
     obeyed(&mut state, begin(1, None));
     assert_eq!((shard(&state).epoch, shard(&state).leader()), (Epoch(2), None));
-    let future = Grant { epoch: Epoch(2), leader: replica(3), incarnation: 1, last_epoch: Epoch(2), end: Lsn(0), generation: 1 };
+    let future = Grant { epoch: Epoch(2), leader: replica(3), incarnation: 1, last_epoch: Epoch(2), end: Lsn(0), generation: 1, unclean: false };
     check_refused(&mut state, Event::LeaderGranted { shard: SHARD, grant: future }, "the log of shard 0 can't hold epoch 2 before that was granted");
     obeyed(&mut state, grant(2, 3, 1));
     assert_eq!(shard(&state).leader(), Some(&replica(3)));
@@ -197,6 +198,59 @@ fn a_leaving_member_may_lead_the_change_and_then_leaves() {
     obeyed(&mut state, begin(2, None));
     obeyed(&mut state, Event::NodeRemoved { id: NodeId(2) });
     obeyed(&mut state, grant(3, 6, 2));
+}
+
+fn recovered(expect: u32, node: u64) -> Event {
+    let begin = UncleanEpochBegun { expect: Epoch(expect), kept: replica(node), by: "eve".into(), time_ms: 5 };
+    Event::UncleanEpochBegun { shard: SHARD, begin }
+}
+
+fn unclean(event: Event) -> Event {
+    let Event::LeaderGranted { shard, grant } = event else { panic!("{event:?} grants nothing") };
+    Event::LeaderGranted { shard, grant: Grant { unclean: true, ..grant } }
+}
+
+#[test]
+fn a_copy_goes_on_alone_by_order_until_a_leader_has_begun() {
+    let mut state = cluster();
+    obeyed(&mut state, created(0, &[2, 3, 4]));
+    obeyed(&mut state, grant(1, 2, 1));
+    obeyed(&mut state, planned(0, Some(5), Some(4)));
+    obeyed(&mut state, begin(1, Some(config(2, &[2, 3, 5]))));
+    check_refused(&mut state, recovered(1, 3), "shard 0 is in epoch 2 now, not in 1");
+    check_refused(&mut state, recovered(2, 6), &format!("replica {} is no member of shard 0, so nothing can be recovered from it", replica(6)));
+    obeyed(&mut state, recovered(2, 3));
+    let now = shard(&state);
+    assert_eq!((now.stable.clone(), now.pending.clone(), now.moving.clone()), (config(3, &[3]), None, None));
+    assert_eq!((now.epoch, now.reason, now.unclean, now.leader()), (Epoch(3), Reason::Unclean, true, None));
+    let given_up = [2, 4, 5].map(replica).to_vec();
+    assert_eq!(now.recoveries, [Recovery { epoch: Epoch(3), kept: replica(3), given_up, by: "eve".into(), time_ms: 5 }]);
+    let recovering = "shard 0 is being recovered; its members change when a leader has begun";
+    check_refused(&mut state, begin(3, Some(config(4, &[3, 2]))), recovering);
+    check_refused(&mut state, planned(now.revision, Some(2), None), recovering);
+    check_refused(&mut state, grant(3, 3, 3), "the grant does not fit the members of shard 0, generation 3");
+    check_refused(&mut state, unclean(grant(3, 2, 3)), "the grant does not fit the members of shard 0, generation 3");
+    obeyed(&mut state, unclean(grant(3, 3, 3)));
+    obeyed(&mut state, begin(3, None));
+    assert!(shard(&state).unclean, "it did not begin");
+    obeyed(&mut state, unclean(grant(4, 3, 3)));
+    obeyed(&mut state, settle(4));
+    let mut state = rebuilt(&state);
+    assert_eq!((shard(&state).unclean, shard(&state).unclean_recoveries), (false, 1));
+    check_refused(&mut state, begin(4, Some(config(3, &[3, 2]))), "new members of shard 0 need a generation above 3");
+    let revision = shard(&state).revision;
+    obeyed(&mut state, planned(revision, Some(2), None));
+    obeyed(&mut state, Event::NodeRemoved { id: NodeId(4) });
+}
+
+#[test]
+fn only_the_newest_recoveries_are_remembered_and_all_are_counted() {
+    let mut state = cluster();
+    obeyed(&mut state, created(0, &[2, 3, 4]));
+    (1..=40).for_each(|epoch| obeyed(&mut state, recovered(epoch, 3)));
+    let now = shard(&state);
+    assert_eq!((now.unclean_recoveries, now.recoveries.len()), (40, 32));
+    assert_eq!(now.recoveries.last().map(|recovery| recovery.epoch), Some(now.epoch));
 }
 
 #[test]
@@ -250,7 +304,7 @@ fn a_request_is_forgotten_after_ten_minutes_of_the_log_and_not_before() {
 /// Events over few nodes and one shard, so that they meet.
 fn any_event() -> impl Strategy<Value = Event> {
     let nodes = prop::sample::subsequence(vec![2_u64, 3, 4, 5, 6], 1..=5);
-    (0..11u8, nodes, 0..12u32, 0..4u64, 1..4u64).prop_map(|(what, nodes, epoch, number, incarnation)| {
+    (0..13u8, nodes, 0..12u32, 0..4u64, 1..4u64).prop_map(|(what, nodes, epoch, number, incarnation)| {
         let (id, policy) = (NodeId(nodes[0]), Policy { copies: 3, min_copies: 1 });
         match what {
             0 => Event::ShardCreated { shard: SHARD, config: config(1, &nodes), policy },
@@ -260,6 +314,8 @@ fn any_event() -> impl Strategy<Value = Event> {
             7 => settle(epoch),
             8 => planned(number, Some(nodes[0]), nodes.get(1).copied()),
             9 => Event::NodeDown { id, incarnation },
+            10 => recovered(epoch, nodes[0]),
+            11 => unclean(grant(epoch.max(1), nodes[0], number)),
             _ => Event::NodeRemoved { id },
         }
     })
@@ -272,12 +328,18 @@ fn check_shard(before: Option<&Arc<Shard>>, after: &Shard, leaders: &mut BTreeMa
         assert!(after.revision >= before.revision);
         assert!(after.stable.generation >= before.stable.generation);
         if after.stable != before.stable {
-            assert_eq!(Some(&after.stable), before.pending.as_ref(), "members count only after they were sealed");
-            assert_eq!(after.epoch, before.epoch);
+            if after.unclean_recoveries > before.unclean_recoveries {
+                assert!(after.unclean && after.leader().is_none() && after.epoch > before.epoch);
+                assert!(after.stable.members.iter().all(|member| before.members().contains(member)), "who is left was there before");
+            } else {
+                assert_eq!(Some(&after.stable), before.pending.as_ref(), "members count only after they were sealed");
+                assert_eq!(after.epoch, before.epoch);
+            }
         }
     }
     if let Phase::Led(grant) = &after.phase {
         assert_eq!(grant.epoch, after.epoch);
+        assert!(!grant.unclean || after.recoveries.iter().any(|recovery| recovery.epoch <= grant.epoch), "unclean by an operator's order only");
         if before.is_some_and(|before| before.leader().is_none()) {
             assert!(after.members().contains(&grant.leader));
         }

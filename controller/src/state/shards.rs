@@ -3,7 +3,8 @@
 //! ```text
 //!   electing e ── LeaderGranted(e) ──▶ led e ── ConfigSettled(e) ──▶ led e
 //!       │                               │       (pending becomes stable)
-//!       └──── EpochBegun(expect e) ─────┴──▶ electing e + 1
+//!       ├──── EpochBegun(expect e) ─────┼──▶ electing e + 1
+//!       └── UncleanEpochBegun(expect e) ┴──▶ electing e + 1, unclean until ConfigSettled
 //!
 //!   no move ── MovePlanned ──▶ a learner catches up ── EpochBegun(new config) … ConfigSettled ──▶ no move
 //!                                      └───────────── MoveDropped ───────────────────────────────┘
@@ -56,6 +57,9 @@ pub struct Grant {
     pub end: Lsn,
     /// The generation of the members it leads.
     pub generation: u64,
+    /// An operator gave up what the log lacks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unclean: bool,
 }
 
 /// Whether a shard is led.
@@ -75,6 +79,8 @@ pub enum Reason {
     NotStarted,
     Transfer,
     Reconfigure,
+    /// An operator gave up what the members lack.
+    Unclean,
 }
 
 /// What an operator wants of a shard.
@@ -107,6 +113,34 @@ pub struct Shard {
     pub moving: Option<Move>,
     /// Grows with each change of policy or move.
     pub revision: u64,
+    /// An operator gave up what the members lack, and no leader has begun since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unclean: bool,
+    /// How often that was.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unclean_recoveries: u32,
+    /// The newest of them, the last one last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recoveries: Vec<Recovery>,
+}
+
+/// So many recoveries of a shard are remembered.
+const RECOVERIES: usize = 32;
+
+/// When an operator had a shard go on with one copy, although acknowledged messages may have been in others only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The epoch that began with it.
+    pub epoch: Epoch,
+    pub kept: Replica,
+    /// Members until then.
+    pub given_up: Vec<Replica>,
+    pub by: String,
+    pub time_ms: u64,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Shard {
@@ -196,7 +230,20 @@ impl Shards {
         check_policy(policy)?;
         let phase = Phase::Electing { prefer: None };
         let (epoch, reason) = (Epoch(1), Reason::Created);
-        Ok(self.put(Shard { id, epoch, reason, phase, stable: config.clone(), pending: None, policy, moving: None, revision: 0 }))
+        Ok(self.put(Shard {
+            id,
+            epoch,
+            reason,
+            phase,
+            stable: config.clone(),
+            pending: None,
+            policy,
+            moving: None,
+            revision: 0,
+            unclean: false,
+            unclean_recoveries: 0,
+            recoveries: Vec::new(),
+        }))
     }
 
     /// Ends the epoch, with new members if there are any. A change of members must have ended before the next begins.
@@ -205,6 +252,9 @@ impl Shards {
         shard.in_epoch(begin.expect)?;
         let mut next = Shard::clone(&shard);
         if let Some(config) = &begin.config {
+            if shard.unclean {
+                return being_recovered(id);
+            }
             if let Some(pending) = &shard.pending {
                 return invalid(format!("shard {id} is still changing its members to generation {}; wait for it", pending.generation));
             }
@@ -225,6 +275,30 @@ impl Shards {
         Ok(self.put(next))
     }
 
+    /// Ends the epoch and has one member go on alone, as an operator ordered. Everybody else is no member any more, and any change on its way ends.
+    pub(super) fn begin_unclean(&mut self, id: ShardId, begin: &UncleanEpochBegun) -> Changed {
+        let shard = self.existing(id)?.clone();
+        shard.in_epoch(begin.expect)?;
+        let UncleanEpochBegun { kept, by, time_ms, .. } = begin.clone();
+        if !shard.members().contains(&kept) {
+            return invalid(format!("replica {kept} is no member of shard {id}, so nothing can be recovered from it"));
+        }
+        let mut next = Shard::clone(&shard);
+        next.epoch = Epoch(shard.epoch.0.checked_add(1).ok_or_else(|| no_epoch(id))?);
+        next.reason = Reason::Unclean;
+        next.phase = Phase::Electing { prefer: None };
+        next.stable = ShardConfig { generation: shard.config().generation + 1, members: vec![kept.clone()], w: 1 };
+        (next.pending, next.moving) = (None, None);
+        next.revision += 1;
+        next.unclean = true;
+        next.unclean_recoveries += 1;
+        let given_up = shard.members().into_iter().filter(|member| **member != kept).cloned().collect();
+        next.recoveries.push(Recovery { epoch: next.epoch, kept, given_up, by, time_ms });
+        let forgotten = next.recoveries.len().saturating_sub(RECOVERIES);
+        next.recoveries.drain(..forgotten);
+        Ok(self.put(next))
+    }
+
     /// Gives the epoch to a leader, once. It may be one that is leaving: nobody else may have the whole log. Then another epoch follows when
     /// the new members count.
     pub(super) fn grant(&mut self, id: ShardId, grant: &Grant) -> Changed {
@@ -236,7 +310,8 @@ impl Shards {
                 false => invalid(format!("epoch {} of shard {id} was granted to {}", grant.epoch, granted.leader)),
             };
         }
-        if !shard.members().contains(&grant.leader) || grant.generation != shard.config().generation {
+        let fits = grant.generation == shard.config().generation && grant.unclean == shard.unclean;
+        if !shard.members().contains(&grant.leader) || !fits {
             return invalid(format!("the grant does not fit the members of shard {id}, generation {}", shard.config().generation));
         }
         if grant.last_epoch >= grant.epoch {
@@ -253,6 +328,7 @@ impl Shards {
             return invalid(format!("no leader was chosen in epoch {epoch} of shard {id} yet"));
         }
         let mut next = Shard::clone(&shard);
+        next.unclean = false;
         if let Some(config) = next.pending.take() {
             next.stable = config;
             next.moving = None;
@@ -271,6 +347,9 @@ impl Shards {
     pub(super) fn plan_move(&mut self, nodes: &Nodes, id: ShardId, expect: u64, moving: &Move) -> Changed {
         let shard = self.existing(id)?.clone();
         shard.at_revision(expect)?;
+        if shard.unclean {
+            return being_recovered(id);
+        }
         if shard.moving.is_some() || shard.pending.is_some() {
             return invalid(format!("shard {id} is on the move already; wait for it or drop that move"));
         }
@@ -308,6 +387,22 @@ pub struct EpochBegun {
     pub prefer: Option<Replica>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ShardConfig>,
+}
+
+/// An operator's order, with all that is remembered of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UncleanEpochBegun {
+    /// The epoch that ends.
+    pub expect: Epoch,
+    /// The copy that goes on alone.
+    pub kept: Replica,
+    /// Who ordered it, as they call themselves.
+    pub by: String,
+    pub time_ms: u64,
+}
+
+fn being_recovered<T>(id: ShardId) -> Result<T, MetadataError> {
+    invalid(format!("shard {id} is being recovered; its members change when a leader has begun"))
 }
 
 fn check_joining(nodes: &Nodes, shard: &Shard, joining: &Replica) -> Result<(), MetadataError> {

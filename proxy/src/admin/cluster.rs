@@ -1,12 +1,17 @@
 //! What this cluster is and how its shards are.
 
 use crate::shared::Shared;
+use gantry_model::contract::Directory;
 use gantry_model::contract::broker::{ShardCondition, ShardStatus};
-use gantry_model::contract::directory::{Copy, NodeView, Order, ShardRoute};
-use gantry_model::{NodeId, ShardId};
+use gantry_model::contract::directory::{Copy, LogEnd, NodeView, Order, Recover, ShardRoute, Survey, Surveyed, loss_phrase};
+use gantry_model::contract::metadata::MetadataError;
+use gantry_model::{Epoch, NodeId, ShardId};
+use gantry_proto::admin as wire;
 use gantry_proto::admin::{
-    Endpoint, GetClusterInfoResponse, ListNodesResponse, Node, Shard, ShardCopy, ShardState, SteerClusterRequest, SteerClusterResponse,
+    Endpoint, GetClusterInfoResponse, ListNodesResponse, Node, Shard, ShardCopy, ShardState, SteerClusterRequest, SteerClusterResponse, SteerRecover,
+    SurveyShardResponse, SurveyedCopy,
 };
+use std::sync::Arc;
 use tonic::Status;
 
 pub async fn info(shared: &Shared) -> Result<GetClusterInfoResponse, Status> {
@@ -45,6 +50,8 @@ fn place(route: &ShardRoute, shards: &mut Vec<Shard>) {
     shard.leader = route.leader.map(|leader| format!("node {}", leader.node)).unwrap_or_default();
     let copy = |copy: &Copy| ShardCopy { node: copy.node.0, leads: route.leader == Some(*copy), learns: route.learners.contains(copy) };
     shard.copies = route.copies.iter().map(copy).collect();
+    shard.unclean_recoveries = route.unclean.recoveries;
+    shard.recovering = route.unclean.recovering;
 }
 
 pub fn nodes(shared: &Shared) -> ListNodesResponse {
@@ -69,6 +76,7 @@ pub fn nodes(shared: &Shared) -> ListNodesResponse {
 
 pub async fn steer(shared: &Shared, request: SteerClusterRequest) -> Result<SteerClusterResponse, Status> {
     use gantry_proto::admin::steer_cluster_request::Order as Wire;
+    let mut refuse: fn(MetadataError) -> Status = super::metadata_error;
     let order = match request.order.ok_or_else(|| Status::invalid_argument("the order is empty"))? {
         Wire::Transfer(transfer) => Order::Transfer { shard: ShardId(transfer.shard), to: (transfer.node != 0).then_some(NodeId(transfer.node)) },
         Wire::Move(wanted) => Order::Move { shard: ShardId(wanted.shard), from: NodeId(wanted.from), to: NodeId(wanted.to) },
@@ -76,11 +84,41 @@ pub async fn steer(shared: &Shared, request: SteerClusterRequest) -> Result<Stee
         Wire::Uncordon(node) => Order::Uncordon(NodeId(node)),
         Wire::Drain(node) => Order::Drain(NodeId(node)),
         Wire::Remove(node) => Order::Remove(NodeId(node)),
+        Wire::Recover(SteerRecover { shard, epoch, node, phrase, by }) => {
+            // What is asked for is legal, and the shard is not in a state for it.
+            refuse = |error| match error {
+                MetadataError::Invalid { why } => Status::failed_precondition(why),
+                other => super::metadata_error(other),
+            };
+            Order::Recover(Recover { shard: ShardId(shard), epoch: Epoch(epoch), node: NodeId(node), phrase, by })
+        }
     };
-    let Some(directory) = &shared.config.directory else {
-        return Err(Status::failed_precondition("this server is all of its cluster: there is nowhere else to put anything"));
+    directory_of(shared)?.order(order).await.map(|done| SteerClusterResponse { done }).map_err(refuse)
+}
+
+/// What would be lost if a shard went on with one copy.
+pub async fn survey(shared: &Shared, shard: ShardId) -> Result<SurveyShardResponse, Status> {
+    let Survey { shard, epoch, copies, best } = directory_of(shared)?.survey(shard).await.map_err(super::metadata_error)?;
+    let copy = |surveyed: Surveyed| {
+        let (log, away) = match surveyed.log {
+            Ok(end) => (Some(log_end(end)), String::new()),
+            Err(why) => (None, why),
+        };
+        SurveyedCopy { node: surveyed.copy.node.0, away, suspect: surveyed.suspect, log }
     };
-    directory.order(order).await.map(|done| SteerClusterResponse { done }).map_err(super::metadata_error)
+    let (best, refusal) = best.map_or_else(|why| (0, why), |node| (node.0, String::new()));
+    let copies = copies.into_iter().map(copy).collect();
+    Ok(SurveyShardResponse { shard: shard.0, epoch: epoch.0, copies, best, refusal, phrase: loss_phrase(shard) })
+}
+
+fn log_end(LogEnd { last_epoch, end, hw, last_time_ms }: LogEnd) -> wire::LogEnd {
+    let last_time = (last_time_ms > 0).then(|| crate::convert::timestamp(last_time_ms));
+    wire::LogEnd { last_epoch: last_epoch.0, end: end.0, high_watermark: hw.0, last_time }
+}
+
+fn directory_of(shared: &Shared) -> Result<&Arc<dyn Directory>, Status> {
+    let alone = || Status::failed_precondition("this server is all of its cluster: there is nowhere else to put anything");
+    shared.config.directory.as_ref().ok_or_else(alone)
 }
 
 fn to_wire(shard: &ShardStatus, leader: &str) -> Shard {
@@ -99,5 +137,7 @@ fn to_wire(shard: &ShardStatus, leader: &str) -> Shard {
         disk_free_bytes: shard.disk_free,
         state: state as i32,
         copies: Vec::new(),
+        unclean_recoveries: 0,
+        recovering: false,
     }
 }

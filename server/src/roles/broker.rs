@@ -17,6 +17,7 @@ use gantry_platform::{RealDisk, SystemChance};
 use gantry_proxy::http::{self, Probe};
 use gantry_store::data_folder::DataFolder;
 use gantry_store::data_folder::copies::Enrolment;
+use hex::FromHex;
 use std::collections::BTreeSet;
 use std::path::absolute;
 use std::sync::Arc;
@@ -67,7 +68,7 @@ impl BrokerRole {
             channels: channels.clone(),
         };
         let Enrolment { node, cluster } = enrolled(&folder, &access, &spec).await?;
-        access.cluster = Some(hex(&cluster));
+        access.cluster = Some(hex::encode(cluster));
         let tasks = TaskGroup::new();
         let remote = follow(access.clone(), disk.clone(), data.join("cluster-state"), &clock, &tasks).await?;
         let host = Host::new(HostSettings {
@@ -85,7 +86,7 @@ impl BrokerRole {
         accept(listener, Routes::new(host.copies().server()).add_service(locals.service()), &tasks);
         tasks.spawn("shards for proxies", show(host.clone(), remote.clone(), locals, tasks.signal()));
         let (draining, drains) = watch::channel(false);
-        let session = SessionSettings { controllers: access.controllers, token: access.token, cluster: hex(&cluster), spec, draining: drains };
+        let session = SessionSettings { controllers: access.controllers, token: access.token, cluster: hex::encode(cluster), spec, draining: drains };
         let agent = Agent { host: host.clone(), directory: remote.clone(), channels, session };
         let forbidden = agent.start(&tasks);
         tasks.spawn("http", http::serve(Arc::new(Health(host.clone(), remote.clone())), http_listener, tasks.signal()));
@@ -164,7 +165,8 @@ async fn enrolled(folder: &DataFolder, access: &Access, spec: &Spec) -> Result<E
     SystemChance.fill(&mut request);
     let spec = NodeSpec { address, zone, capacity, incarnation, format };
     let (node, cluster) = enrol(access, &spec, request, ENROL).await.map_err(StartError::Enrol)?;
-    let cluster = unhex(&cluster).ok_or_else(|| StartError::Cluster(format!("the controllers call their cluster `{cluster}`, which is no id")))?;
+    let cluster =
+        <[u8; 16]>::from_hex(&cluster).map_err(|_| StartError::Cluster(format!("the controllers call their cluster `{cluster}`, which is no id")))?;
     let enrolment = Enrolment { node, cluster };
     folder.enrol(enrolment).map_err(StartError::Folder)?;
     tracing::info!(%node, "this broker belongs to the cluster now");
@@ -279,19 +281,4 @@ impl Probe for Health {
         }
         text
     }
-}
-
-pub(super) fn hex(bytes: &[u8; 16]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 16]> {
-    let mut bytes = [0; 16];
-    if text.len() != 32 {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }

@@ -10,7 +10,7 @@ use gantry_controller::consensus::Pace;
 use gantry_controller::consensus::peers::grpc::{GrpcPeers, server};
 use gantry_controller::state::shards::Policy;
 use gantry_controller::{Controller, Join, Options, Settings, Starting};
-use gantry_model::contract::Metadata;
+use gantry_model::contract::{Directory, Metadata};
 use gantry_platform::clock::SharedClock;
 use gantry_platform::disk::SharedDisk;
 use gantry_platform::net::RealNet;
@@ -105,15 +105,23 @@ impl Probe for Health {
     async fn metrics(&self) -> String {
         let status = self.0.status();
         let leads = u8::from(self.0.consensus().leads());
-        let version = self.0.version().0;
-        format!(
+        let version = Metadata::version(&*self.0).0;
+        let node = status.node;
+        let mut text = format!(
             "# HELP gantry_controller_leader Whether this controller leads the others.\n\
              # TYPE gantry_controller_leader gauge\n\
              gantry_controller_leader{{node=\"{node}\"}} {leads}\n\
              # HELP gantry_controller_version Changes of the metadata that this controller knows.\n\
              # TYPE gantry_controller_version counter\n\
-             gantry_controller_version{{node=\"{node}\"}} {version}\n",
-            node = status.node
-        )
+             gantry_controller_version{{node=\"{node}\"}} {version}\n"
+        );
+        text.push_str(
+            "# HELP gantry_shard_unclean_recoveries_total How often an operator gave up acknowledged messages of a shard.\n\
+             # TYPE gantry_shard_unclean_recoveries_total counter\n",
+        );
+        for route in self.0.shards() {
+            text.push_str(&format!("gantry_shard_unclean_recoveries_total{{shard=\"{}\"}} {}\n", route.shard, route.unclean.recoveries));
+        }
+        text
     }
 }

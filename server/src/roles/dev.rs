@@ -5,10 +5,10 @@
 use clap::{Args, Subcommand};
 use gantry_platform::chance::Chance;
 use gantry_platform::clock::{sleep, timeout};
-use gantry_platform::disk::Disk;
+use gantry_platform::disk::{Disk, write_whole};
 use gantry_platform::{RealDisk, SystemChance};
 use std::fmt;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf, absolute};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
@@ -286,7 +286,7 @@ fn token(data: &Path) -> Result<String, DevError> {
     }
     let mut drawn = [0; 16];
     SystemChance.fill(&mut drawn);
-    let token: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = hex::encode(drawn);
     write_file(data, TOKEN, &token)?;
     Ok(token)
 }
@@ -295,9 +295,7 @@ fn write_file(dir: &Path, name: &str, text: &str) -> Result<(), DevError> {
     let disk = RealDisk::new(dir);
     let write = || {
         disk.create_dir_all(dir)?;
-        let temporary = dir.join(format!("{name}.tmp"));
-        disk.create(&temporary)?.write_at(0, &[IoSlice::new(text.as_bytes())])?;
-        disk.rename(&temporary, &dir.join(name))
+        write_whole(&disk, &dir.join(name), text.as_bytes())
     };
     write().map_err(|error| DevError::Folder { path: dir.join(name), error })
 }

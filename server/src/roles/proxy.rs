@@ -1,7 +1,7 @@
 //! A proxy as a process: clients come in here, brokers are elsewhere. It keeps nothing but what the controllers decided, so that it starts
 //! without them.
 
-use super::broker::{follow, hex};
+use super::broker::follow;
 use super::{Ready, channels, list, report};
 use crate::config::Config;
 use crate::standalone::{Doors, StartError, VERSION, proxy_config, security, serve};
@@ -59,7 +59,7 @@ impl ProxyRole {
         let (hints, hinted) = mpsc::channel(HINTS);
         let mut run = [0; 16];
         SystemChance.fill(&mut run);
-        tracing::debug!(run = %hex(&run), "this run of the proxy");
+        tracing::debug!(run = %hex::encode(run), "this run of the proxy");
         let run = u64::from_le_bytes(run[..8].try_into().expect("eight bytes"));
         let here = Here { node: NodeId(0), run, metadata: remote.clone(), clock: clock.clone(), net: Arc::new(RealNet), hints };
         let brokers = Arc::new(Brokers::new(here, Box::new(SystemChance)));

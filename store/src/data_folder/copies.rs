@@ -8,11 +8,11 @@
 //! ```
 //! A copy that was made and whose folder is gone has forgotten its promise, so it is never made again under its name.
 
-use super::{DataFolder, FolderError, Meta, ShardFolder, at, crc32c, hex, read_text, unhex};
+use super::{DataFolder, FolderError, Meta, ShardFolder, at, crc32c, read_id, read_text};
 use crate::twin::Twin;
 use gantry_model::{Epoch, Lsn, NodeId, ShardId};
-use gantry_platform::disk::Disk;
-use std::io::{self, IoSlice};
+use gantry_platform::disk::{Disk, write_whole};
+use std::io;
 use std::path::{Path, PathBuf};
 
 const ENROLMENT: &str = "enrolment";
@@ -39,9 +39,10 @@ impl DataFolder {
 
     /// Keeps what the cluster gave, durably.
     pub fn enrol(&self, enrolment: Enrolment) -> Result<(), FolderError> {
-        let body = format!("node {}\ncluster {}\n", enrolment.node.0, hex(&enrolment.cluster));
+        let body = format!("node {}\ncluster {}\n", enrolment.node.0, hex::encode(enrolment.cluster));
         let crc = crc32c(&[body.as_bytes()]);
-        write_whole(&*self.disk, &self.root.join(ENROLMENT), format!("{body}crc {crc:08x}\n").as_bytes())
+        let path = self.root.join(ENROLMENT);
+        write_whole(&*self.disk, &path, format!("{body}crc {crc:08x}\n").as_bytes()).map_err(at(&path))
     }
 
     /// Opens the folder of a copy, which is made if it never was. A folder of another copy of the shard is put aside first.
@@ -55,7 +56,7 @@ impl DataFolder {
             true => read_long(disk, &list).map_err(at(&list))?,
             false => String::new(),
         };
-        let name = hex(&store);
+        let name = hex::encode(store);
         let known = made.lines().any(|line| line == name);
         if found != Some(store) {
             if known {
@@ -70,7 +71,7 @@ impl DataFolder {
         if !known {
             made.push_str(&name);
             made.push('\n');
-            write_whole(disk, &list, made.as_bytes())?;
+            write_whole(disk, &list, made.as_bytes()).map_err(at(&list))?;
         }
         Ok(folder)
     }
@@ -99,17 +100,6 @@ impl DataFolder {
     }
 }
 
-fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
-    let temporary = path.with_extension("tmp");
-    let write = || {
-        let file = disk.create(&temporary)?;
-        file.write_at(0, &[IoSlice::new(bytes)])?;
-        file.sync_data()?;
-        disk.rename(&temporary, path)
-    };
-    write().map_err(at(path))
-}
-
 fn read_long(disk: &dyn Disk, path: &Path) -> io::Result<String> {
     let file = disk.open(path)?;
     let mut bytes = vec![0; file.len()? as usize];
@@ -125,7 +115,7 @@ fn parse(text: &str) -> Option<Enrolment> {
     }
     let mut lines = body.lines();
     let node = lines.next()?.strip_prefix("node ")?.parse().ok()?;
-    let cluster = unhex(lines.next()?.strip_prefix("cluster ")?)?;
+    let cluster = read_id(lines.next()?.strip_prefix("cluster ")?)?;
     Some(Enrolment { node: NodeId(node), cluster })
 }
 
@@ -153,6 +143,7 @@ mod tests {
     use super::*;
     use gantry_platform::disk::SharedDisk;
     use gantry_platform::{MemoryDisk, SeededChance};
+    use std::io::IoSlice;
     use std::sync::Arc;
 
     const SHARD: ShardId = ShardId(3);

@@ -4,7 +4,7 @@
 //! what to propose. It remembers nothing that matters: a new raft leader begins with a new one and the same [`Reign`], asks again, and goes on.
 //! A proposal counts when the reign shows it; one that got lost is made again.
 
-use super::config::{Incarnation, Member};
+use super::config::{Config, Incarnation, Member};
 use super::log::Position;
 use super::message::{Grant, Refused, Seal, SealOk};
 use super::reign::{Entry, Phase, Reason, Reign};
@@ -180,7 +180,7 @@ impl Elector {
         if now >= self.send_at {
             self.send_at = now + self.times.retry;
             let seal = Seal { epoch: reign.epoch(), generation: reign.config().generation() };
-            let silent = reign.members().into_iter().filter(|member| !self.answered_lately(sessions, *member));
+            let silent = reign.members().into_iter().filter(|member| !self.answered_lately(reign, sessions, *member));
             out.extend(silent.map(|member| Action::Seal(member, seal.clone())));
         }
         let answers = self.answers(reign, sessions);
@@ -193,7 +193,11 @@ impl Elector {
         let Some(best) = preference.best_of(longest(reign, answers.iter())) else { return };
         if now >= since + self.times.better || !preference.better_is_missing(&self.sealed, best.member) {
             let SealOk { member: leader, incarnation, epoch, log, .. } = best;
-            self.propose(now, Entry::Grant(Grant { epoch, leader, incarnation, log, config: reign.config().clone() }), out);
+            self.propose(
+                now,
+                Entry::Grant(Grant { epoch, leader, incarnation, log, config: reign.config().clone(), unclean: reign.is_unclean() }),
+                out,
+            );
         }
     }
 
@@ -207,9 +211,9 @@ impl Elector {
     }
 
     /// Whether a replica has answered, and was not started anew since.
-    fn answered_lately(&self, sessions: &Sessions, member: Member) -> bool {
+    fn answered_lately(&self, reign: &Reign, sessions: &Sessions, member: Member) -> bool {
         let Some(answer) = self.sealed.get(&member) else { return false };
-        !answer.suspect && sessions.get(&member).is_none_or(|standing| standing.incarnation == answer.incarnation)
+        (!answer.suspect || reign.is_unclean()) && sessions.get(&member).is_none_or(|standing| standing.incarnation == answer.incarnation)
     }
 
     /// Tells the leader until it has begun, and looks whether it is still there.
@@ -231,14 +235,14 @@ impl Elector {
         if members < reign.config().w() {
             self.begin_by = now + self.times.begin;
         }
-        if !self.started && (self.refused || now >= self.begin_by && !self.heard_by_others(reign, sessions, grant)) {
+        if !self.started && (self.refused || now >= self.begin_by && !heard_by_enough(reign, sessions, grant)) {
             self.avoid = Some(grant.leader);
             return self.end(now, reign, Reason::NotStarted, out);
         }
         if self.started && self.idle_since.is_none() {
             self.avoid = None;
         }
-        if self.started && reign.pending().is_some() {
+        if self.started && (reign.pending().is_some() || reign.is_unclean()) {
             self.propose(now, Entry::ConfigStable(reign.epoch()), out);
         } else if self.started && !reign.stable().contains(grant.leader) {
             self.end(now, reign, Reason::Transfer, out);
@@ -251,7 +255,7 @@ impl Elector {
     /// Whether a leader without a session is to be replaced: at once, unless W members say that it does its work.
     fn given_up(&mut self, now: Duration, reign: &Reign, sessions: &Sessions, grant: &Grant) -> bool {
         let since = *self.lost_since.get_or_insert(now);
-        let heard = self.heard_by_others(reign, sessions, grant);
+        let heard = heard_by_enough(reign, sessions, grant);
         if heard || !can_seal(reign, sessions) {
             self.unheard_since = None;
         }
@@ -276,13 +280,6 @@ impl Elector {
         now >= since + self.times.idle && can_seal(reign, sessions)
     }
 
-    /// Whether so many members hear the leader that it can commit. It hears itself.
-    fn heard_by_others(&self, reign: &Reign, sessions: &Sessions, grant: &Grant) -> bool {
-        let hears = |member: &&Member| **member == grant.leader || sessions.get(member).is_some_and(|standing| standing.hears == Some(grant.epoch));
-        let others = reign.config().members().iter().filter(|member| **member != grant.leader).any(|member| hears(&member));
-        reign.config().members().iter().filter(hears).count() >= reign.config().w() && others
-    }
-
     fn end(&mut self, now: Duration, reign: &Reign, reason: Reason, out: &mut Vec<Action>) {
         self.propose(now, Entry::BeginEpoch { expect: reign.epoch(), reason, prefer: None, config: None }, out);
     }
@@ -295,17 +292,30 @@ impl Elector {
     }
 }
 
+/// Whether so many members hear the leader that it can commit. It hears itself.
+pub fn heard_by_enough(reign: &Reign, sessions: &Sessions, grant: &Grant) -> bool {
+    let hears = |member: &&Member| **member == grant.leader || sessions.get(member).is_some_and(|standing| standing.hears == Some(grant.epoch));
+    let others = reign.config().members().iter().filter(|member| **member != grant.leader).any(|member| hears(&member));
+    reign.config().members().iter().filter(hears).count() >= reign.config().w() && others
+}
+
 /// Whether enough members have a session. To end an epoch without would stop a leader that works and choose no other.
-fn can_seal(reign: &Reign, sessions: &Sessions) -> bool {
-    reign.configs().all(|config| config.members().iter().filter(|member| sessions.contains_key(member)).count() >= config.r())
+pub fn can_seal(reign: &Reign, sessions: &Sessions) -> bool {
+    reign.configs().all(|config| config.members().iter().filter(|member| sessions.contains_key(member)).count() >= needed(reign, config))
+}
+
+/// How many members of a configuration have to be sealed. After an unclean recovery all that are left: nothing is known of what was committed.
+fn needed(reign: &Reign, config: &Config) -> usize {
+    if reign.is_unclean() { config.members().len() } else { config.r() }
 }
 
 /// Rule 11: whether everything that any leader before could have committed is in the log of one of those that answered: R members of each configuration
-/// that may have committed. The word of a suspect doesn't count, and that of a replica which isn't a member neither.
+/// that may have committed. The word of a suspect doesn't count, and that of a replica which isn't a member neither. In an unclean epoch all members are
+/// asked, and suspects count: they are what there is.
 pub fn enough_sealed<'a>(reign: &Reign, answers: impl Iterator<Item = &'a SealOk> + Clone) -> bool {
     reign.configs().filter(|config| !zoo!(SealOnlyPending) || *config == reign.config()).all(|config| {
         let counted = config.members().iter().filter(|member| answers.clone().any(|answer| answer.member == **member && counts(reign, answer)));
-        counted.count() >= config.r()
+        counted.count() >= needed(reign, config)
     })
 }
 
@@ -319,7 +329,7 @@ pub fn longest<'a>(reign: &Reign, answers: impl Iterator<Item = &'a SealOk> + Cl
 
 /// Whether an answer to this epoch's seal says anything.
 fn counts(reign: &Reign, answer: &SealOk) -> bool {
-    answer.epoch == reign.epoch() && !answer.suspect && reign.configs().any(|config| config.contains(answer.member))
+    answer.epoch == reign.epoch() && (!answer.suspect || reign.is_unclean()) && reign.configs().any(|config| config.contains(answer.member))
 }
 
 /// Rule 12, second half: which of equal logs is to lead.

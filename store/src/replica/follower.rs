@@ -259,8 +259,9 @@ impl Follower {
         self.hw.min(self.durable)
     }
 
-    /// Takes the lead of an epoch, or says why not. The driver then appends `EpochStart` and tells the leader.
-    pub fn lead(&mut self, log: &impl Log, grant: &Grant) -> Result<(), StartRefused> {
+    /// Takes the lead of an epoch, or says why not. The driver does what is answered, then appends `EpochStart` and tells the leader. In an unclean
+    /// epoch the log counts as it is, so a suspect is none any longer.
+    pub fn lead(&mut self, log: &impl Log, grant: &Grant) -> Result<Vec<Action>, StartRefused> {
         if self.leading == Some(grant.epoch) {
             return Err(StartRefused::Leading);
         }
@@ -270,7 +271,12 @@ impl Follower {
         leader::may_start(grant, self.member, self.session.incarnation, &self.promise, log.tail())?;
         self.leading = Some(grant.epoch);
         self.following = None;
-        Ok(())
+        let mut out = Vec::new();
+        if self.promise.suspect {
+            self.promise.suspect = false;
+            out.push(Action::Persist(self.promise));
+        }
+        Ok(out)
     }
 
     /// While it leads: its own leader has committed so much.

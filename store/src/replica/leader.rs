@@ -60,7 +60,7 @@ pub fn may_start(grant: &Grant, member: Member, incarnation: Incarnation, promis
     if promise.epoch != grant.epoch {
         return Err(StartRefused::Promised(promise.epoch));
     }
-    if promise.suspect {
+    if promise.suspect && !grant.unclean {
         return Err(StartRefused::Suspect);
     }
     if grant.incarnation != incarnation {

@@ -44,6 +44,8 @@ pub struct Grant {
     /// The leader's log when it was sealed.
     pub log: Position,
     pub config: Config,
+    /// An operator gave up what this log lacks, so a suspect may lead too.
+    pub unclean: bool,
 }
 
 /// Leader to follower: frames behind `prev`, or none as a heartbeat.

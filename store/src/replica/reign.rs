@@ -6,8 +6,10 @@
 //! ```text
 //!   electing e ── Grant(e) ──▶ led e ── ConfigStable(e) ──▶ led e
 //!       │                        │      (pending becomes stable)
-//!       └──── BeginEpoch ────────┴──▶ electing e + 1
+//!       ├──── BeginEpoch ────────┼──▶ electing e + 1
+//!       └──── BeginUnclean ──────┴──▶ electing e + 1, unclean until ConfigStable
 //! ```
+//! `BeginUnclean` is an operator's order and nothing that an elector ever proposes: see `docs/design/018-unclean-recovery.md`.
 
 use super::config::{Config, Member};
 use super::message::Grant;
@@ -37,6 +39,11 @@ pub enum Entry {
         /// Other members from now on.
         config: Option<Config>,
     },
+    /// Ends epoch `expect`, and makes these the only members: what they lack is lost. They are members already; any change on its way ends.
+    BeginUnclean {
+        expect: Epoch,
+        survivors: Config,
+    },
     Grant(Grant),
     /// The leader of this epoch committed its `EpochStart`.
     ConfigStable(Epoch),
@@ -57,6 +64,10 @@ pub enum Rejected {
     Generation(u64),
     /// The grant names another configuration, or a leader that belongs to none.
     Config,
+    /// Nobody has begun to lead the survivors of an unclean recovery yet.
+    Recovering,
+    /// This replica is to survive, and is no member.
+    Stranger(Member),
 }
 
 impl fmt::Display for Rejected {
@@ -68,6 +79,8 @@ impl fmt::Display for Rejected {
             Rejected::Changing(generation) => write!(f, "the change of members to generation `{generation}` is not finished; wait for it"),
             Rejected::Generation(current) => write!(f, "a change of members needs a generation above `{current}`"),
             Rejected::Config => f.write_str("the grant does not fit the shard's members"),
+            Rejected::Recovering => f.write_str("the shard is being recovered; its members change when a leader has begun"),
+            Rejected::Stranger(replica) => write!(f, "`{replica}` is no member, so nothing can be recovered from it"),
         }
     }
 }
@@ -90,23 +103,31 @@ pub struct Reign {
     pending: Option<Config>,
     /// The stable members again, because the pending ones turned out not to do.
     retreat: Option<Config>,
+    /// An operator gave up what the members lack, and no leader has begun since.
+    unclean: bool,
 }
 
 impl Reign {
     /// A shard that is new to the controller. Its first epoch is the one after `last`: 0 for a new log, else the last in the log that is taken over.
     pub fn new(config: Config, last: Epoch) -> Reign {
-        Reign { epoch: Epoch(last.0 + 1), phase: Phase::Electing { prefer: None }, stable: config, pending: None, retreat: None }
+        Reign { epoch: Epoch(last.0 + 1), phase: Phase::Electing { prefer: None }, stable: config, pending: None, retreat: None, unclean: false }
     }
 
     /// A reign as it was stored: `pending` are the members that a change leads to, if there is one.
     pub fn stored(epoch: Epoch, phase: Phase, stable: Config, pending: Option<Config>) -> Reign {
-        Reign { epoch, phase, stable, pending, retreat: None }
+        Reign { epoch, phase, stable, pending, retreat: None, unclean: false }
+    }
+
+    /// The same in the middle of an unclean recovery.
+    pub fn stored_unclean(epoch: Epoch, phase: Phase, survivors: Config) -> Reign {
+        Reign { unclean: true, ..Reign::stored(epoch, phase, survivors, None) }
     }
 
     /// The only thing that changes a reign.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), Rejected> {
         match entry {
             Entry::BeginEpoch { expect, prefer, config, .. } => self.begin(*expect, *prefer, config.as_ref()),
+            Entry::BeginUnclean { expect, survivors } => self.begin_unclean(*expect, survivors),
             Entry::Grant(grant) => self.grant(grant),
             Entry::ConfigStable(epoch) => self.stabilise(*epoch),
         }
@@ -142,6 +163,11 @@ impl Reign {
         self.retreat.is_some()
     }
 
+    /// Whether an operator gave up what the members lack, and no leader has begun since. Then all of them are sealed, suspects too, and the best leads.
+    pub fn is_unclean(&self) -> bool {
+        self.unclean
+    }
+
     /// The configuration of the current epoch.
     pub fn config(&self) -> &Config {
         self.retreat.as_ref().or(self.pending.as_ref()).unwrap_or(&self.stable)
@@ -169,6 +195,7 @@ impl Reign {
         }
         match (config, &self.pending) {
             (None, _) => {}
+            (Some(_), _) if self.unclean => return Err(Rejected::Recovering),
             (Some(new), Some(pending)) if self.retreat.is_none() && new.same_members(&self.stable) && new.generation() > pending.generation() => {
                 self.retreat = Some(new.clone());
             }
@@ -181,6 +208,23 @@ impl Reign {
         Ok(())
     }
 
+    /// The order of an operator. The members before are not asked: they are gone for ever, or what they have is given up.
+    fn begin_unclean(&mut self, expect: Epoch, survivors: &Config) -> Result<(), Rejected> {
+        if expect != self.epoch {
+            return Err(Rejected::Epoch(self.epoch));
+        }
+        if let Some(stranger) = survivors.members().iter().find(|member| !self.configs().any(|config| config.contains(**member))) {
+            return Err(Rejected::Stranger(*stranger));
+        }
+        let newest = self.config().generation();
+        if survivors.generation() <= newest {
+            return Err(Rejected::Generation(newest));
+        }
+        let next = Epoch(self.epoch.0 + 1);
+        *self = Reign::stored_unclean(next, Phase::Electing { prefer: None }, survivors.clone());
+        Ok(())
+    }
+
     /// Rule 13: one grant in an epoch.
     fn grant(&mut self, grant: &Grant) -> Result<(), Rejected> {
         if grant.epoch != self.epoch {
@@ -189,7 +233,7 @@ impl Reign {
         if let Phase::Led(granted) = &self.phase {
             return Err(Rejected::Granted(granted.leader));
         }
-        if grant.config != *self.config() || !self.configs().any(|config| config.contains(grant.leader)) {
+        if grant.unclean != self.unclean || grant.config != *self.config() || !self.configs().any(|config| config.contains(grant.leader)) {
             return Err(Rejected::Config);
         }
         self.phase = Phase::Led(grant.clone());
@@ -206,7 +250,7 @@ impl Reign {
             return Err(Rejected::Electing);
         }
         self.stable = self.config().clone();
-        (self.pending, self.retreat) = (None, None);
+        (self.pending, self.retreat, self.unclean) = (None, None, false);
         Ok(())
     }
 }

@@ -156,7 +156,7 @@ impl Broker {
 
     pub fn granted(&mut self, grant: &Grant) -> bool {
         match self.follower.lead(&self.log, grant) {
-            Ok(()) => {}
+            Ok(actions) => self.perform(actions, None, To::Controller).expect("noting that a suspicion ended can't fail"),
             Err(StartRefused::Leading) => return false,
             Err(_) => {
                 self.memory.marks.insert("a grant is void");

@@ -130,6 +130,49 @@ impl Cluster {
         }
     }
 
+    /// Whether anybody serves the present epoch.
+    pub fn is_served(&self) -> bool {
+        let serves = |broker: &Broker| broker.leader.as_ref().is_some_and(|leader| leader.epoch() == self.reign.epoch() && leader.serving(self.now));
+        self.brokers.iter().any(serves)
+    }
+
+    /// All replicas are lost for ever but one member; `None` if that one could go on alone, or no member has promised anything.
+    pub fn lose_all_but_one(&mut self) -> Option<Member> {
+        let kept = self.reign.configs().flat_map(Config::members).copied().next()?;
+        if self.reign.configs().any(|config| config.r() < 2 && config.contains(kept)) {
+            return None;
+        }
+        self.brokers.retain(|broker| broker.member == kept);
+        self.sessions.retain(|member| *member == kept);
+        self.wire.clear();
+        // What those that are lost answered before is forgotten too.
+        self.elector = Elector::new(Times::default());
+        Some(kept)
+    }
+
+    /// An operator gives up what this member lacks.
+    pub fn recover(&mut self, kept: Member) {
+        let survivors = Config::new(self.reign.config().generation() + 1, [kept]).expect("one member");
+        let expect = self.reign.epoch();
+        let late = Entry::BeginUnclean { expect: gantry_model::Epoch(expect.0 - 1), survivors: survivors.clone() };
+        assert!(self.reign.apply(&late).is_err(), "an order is for one epoch");
+        self.truth.forgive(&self.brokers);
+        self.reign.apply(&Entry::BeginUnclean { expect, survivors }).expect("the epoch is the current one");
+    }
+
+    /// A broker with an empty disk becomes a member, beside those that there are.
+    pub fn join(&mut self, node: u64) {
+        let joining = member(node);
+        self.brokers.push(Broker::new(joining, self.faults.durability));
+        self.sessions.insert(joining);
+        let leader = self.reign.led_by().map(|grant| grant.leader).expect("it is led");
+        self.teach(leader);
+        self.heal();
+        let members = self.reign.stable().members().iter().copied().chain([joining]);
+        let config = Config::new(self.reign.config().generation() + 1, members).expect("three at most");
+        self.end_epoch(None, Some(config));
+    }
+
     /// Suspects don't count, so if there were often two at once, nobody would lead for most of the time.
     fn may_lose(&self, at: usize, how: u8) -> bool {
         let suspect = |broker: &Broker| broker.follower.promise().suspect;

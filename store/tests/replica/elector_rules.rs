@@ -25,7 +25,14 @@ fn sealed(node: u64, (epoch, end): (u32, u64)) -> SealOk {
 
 fn grant(reign: &Reign, node: u64, (epoch, end): (u32, u64)) -> Grant {
     let log = Position { epoch: Epoch(epoch), end: Lsn(end) };
-    Grant { epoch: reign.epoch(), leader: member(node), incarnation: Incarnation(1), log, config: reign.config().clone() }
+    Grant {
+        epoch: reign.epoch(),
+        leader: member(node),
+        incarnation: Incarnation(1),
+        log,
+        config: reign.config().clone(),
+        unclean: reign.is_unclean(),
+    }
 }
 
 fn begin(expect: u32, config: Option<Config>) -> Entry {

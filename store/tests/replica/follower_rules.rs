@@ -161,7 +161,7 @@ fn nonsense_ends_the_stream() {
 
 fn grant(log: &Chain) -> Grant {
     let config = Config::new(1, [0, 1, 2].map(member)).expect("three members");
-    Grant { epoch: Epoch(2), leader: member(1), incarnation: Incarnation(3), log: log.tail().position(), config }
+    Grant { epoch: Epoch(2), leader: member(1), incarnation: Incarnation(3), log: log.tail().position(), config, unclean: false }
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_replica_leads_only_as_it_was_sealed() {
         change(&mut grant);
         assert_eq!(follower(&log, promised).lead(&log, &grant), expected, "{grant:?}");
     };
-    check(2, |_| {}, Ok(()));
+    check(2, |_| {}, Ok(Vec::new()));
     check(1, |_| {}, Err(StartRefused::Promised(Epoch(1))));
     check(3, |_| {}, Err(StartRefused::Promised(Epoch(3))));
     check(2, |grant| grant.leader = member(2), Err(StartRefused::Other(member(2))));
@@ -182,6 +182,15 @@ fn a_replica_leads_only_as_it_was_sealed() {
     let mut suspect = follower(&log, 2);
     suspect.suspect();
     assert_eq!(suspect.lead(&log, &grant(&log)), Err(StartRefused::Suspect));
+    let unclean = |change: fn(&mut Grant)| {
+        let mut grant = Grant { unclean: true, ..grant(&log) };
+        change(&mut grant);
+        grant
+    };
+    assert_eq!(suspect.lead(&log, &unclean(|grant| grant.log.end = Lsn(120))), Err(StartRefused::Changed(log.tail().position())));
+    let believed = Action::Persist(Promise { suspect: false, ..suspect.promise() });
+    assert_eq!(suspect.lead(&log, &unclean(|_| {})), Ok(vec![believed]), "what it lacks was given up");
+    assert!(!suspect.promise().suspect);
 }
 
 #[test]

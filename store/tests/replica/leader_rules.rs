@@ -32,7 +32,7 @@ fn leader(durability: Durability) -> (Chain, Leader) {
     log.append(Epoch(1), 40, 0);
     log.append(Epoch(1), 40, 1);
     let config = Config::new(1, [0, 1, 2].map(member)).expect("three members");
-    let grant = Grant { epoch: Epoch(2), leader: member(0), incarnation: Incarnation(1), log: log.tail().position(), config };
+    let grant = Grant { epoch: Epoch(2), leader: member(0), incarnation: Incarnation(1), log: log.tail().position(), config, unclean: false };
     let before = log.tail().position();
     let start = log.append(Epoch(2), 40, 2);
     let mut leader = Leader::begin(grant, &start, durability, Lsn(0));

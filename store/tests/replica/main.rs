@@ -8,6 +8,7 @@ mod elector_rules;
 mod follower_rules;
 mod leader_rules;
 mod truth;
+mod unclean_rules;
 mod wire;
 
 use cluster::{Cluster, Faults};
@@ -68,8 +69,40 @@ fn schedules_see_everything() {
     assert_eq!(seen, BTreeSet::from(marks));
 }
 
+/// A shard of three of which two are lost for ever, at whatever moment: nobody leads, until an operator gives up what the third lacks. Then it
+/// serves, and gets two copies more.
+fn lose_two_of_three(faults: Faults, (seed, steps): (u64, usize)) {
+    let mut cluster = Cluster::new(3, faults);
+    let mut chance = SeededChance::new(seed);
+    for _ in 0..steps {
+        let [what, which, how, ..] = chance.next_u64().to_le_bytes();
+        cluster.step((what, which, how));
+    }
+    let Some(kept) = cluster.lose_all_but_one() else { return };
+    cluster.heal();
+    assert!(!cluster.is_served(), "without an order nobody leads what may lack something");
+    cluster.recover(kept);
+    cluster.heal();
+    cluster.is_whole();
+    for node in [7, 8] {
+        cluster.join(node);
+        cluster.heal();
+        cluster.is_whole();
+    }
+}
+
 proptest! {
     #![proptest_config(configuration())]
+
+    #[test]
+    fn one_of_three_is_left(schedule in schedules()) {
+        lose_two_of_three(DISK, schedule);
+    }
+
+    #[test]
+    fn one_of_three_is_left_and_may_be_a_suspect(schedule in schedules()) {
+        lose_two_of_three(MEMORY, schedule);
+    }
 
     #[test]
     fn one_member(schedule in schedules()) {

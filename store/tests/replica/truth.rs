@@ -43,6 +43,12 @@ impl Truth {
         }
     }
 
+    /// An operator gave up what these replicas lack: what is left is what they know.
+    pub fn forgive(&mut self, left: &[Broker]) {
+        let known = left.iter().flat_map(|broker| broker.log.links().iter().filter(|link| link.tail.end <= broker.follower.hw()));
+        self.committed = known.map(|link| (link.lsn, *link)).collect();
+    }
+
     /// A replica has begun to lead.
     pub fn begins(&mut self, broker: &Broker) {
         let epoch = broker.leader.as_ref().map(|leader| leader.epoch()).expect("it leads");
@@ -60,7 +66,7 @@ impl Truth {
     /// The controller's state has changed.
     pub fn applied(&mut self, entry: &Entry, reign: &Reign, brokers: &[Broker]) {
         match entry {
-            Entry::BeginEpoch { .. } => {}
+            Entry::BeginEpoch { .. } | Entry::BeginUnclean { .. } => {}
             Entry::Grant(grant) => {
                 assert!(self.granted.insert(grant.epoch), "P1: an epoch is granted once");
                 for config in reign.configs() {

@@ -1,6 +1,6 @@
 //! A mixed workload on a recording disk: sends of many sizes, receives, acknowledgements, failures, dead letters, checkpoints, new segments.
 
-use crate::catalogue::Fixed;
+use crate::catalogue::{self, Catalogue, GROUP, TOPIC};
 use bytes::Bytes;
 use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
@@ -55,7 +55,7 @@ pub fn options(disk: SharedDisk) -> Options {
         disk,
         dir: PathBuf::from("/data/shard-0"),
         clock: Arc::new(SystemClock::new()),
-        metadata: Fixed::new(),
+        metadata: catalogue::new(),
         shard: ShardId(0),
         cluster: [7; 16],
         retention: Retention { age_ms: 3_600_000, bytes: Some(160 * 1024) },
@@ -67,7 +67,7 @@ pub fn options(disk: SharedDisk) -> Options {
 struct Run {
     broker: Arc<LocalBroker>,
     disk: Arc<RecordingDisk>,
-    catalogue: Arc<Fixed>,
+    catalogue: Arc<Catalogue>,
     chance: SeededChance,
     facts: Vec<Fact>,
     held: Vec<ReceiptHandle>,
@@ -82,7 +82,8 @@ pub fn record(seed: u64) -> Recorded {
     let facts = runtime.block_on(async {
         let broker = LocalBroker::open(options(disk.clone())).expect("a new shard opens");
         let chance = SeededChance::new(seed);
-        let mut run = Run { broker, disk: disk.clone(), catalogue: Fixed::new(), chance, facts: Vec::new(), held: Vec::new(), delayed: Vec::new() };
+        let mut run =
+            Run { broker, disk: disk.clone(), catalogue: catalogue::new(), chance, facts: Vec::new(), held: Vec::new(), delayed: Vec::new() };
         for _ in 0..150 {
             run.step().await;
         }
@@ -120,8 +121,12 @@ impl Run {
             let message = Message { id: id.clone(), body: body.clone(), tag: Some("T".into()), keys: vec![id.clone()], ..Message::default() };
             let message = Message { kind: gantry_model::MessageKind::Normal, ..message };
             let broker = self.broker.clone();
-            let request =
-                SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("producer"), wait: Duration::ZERO };
+            let request = SendRequest {
+                topic: self.catalogue.the_topic(TOPIC),
+                messages: vec![message],
+                client: ClientId::new("producer"),
+                wait: Duration::ZERO,
+            };
             sends.push((gantry_platform::tasks::spawn("send", async move { broker.send(request).await }), id, body));
         }
         for (send, id, body) in sends {
@@ -140,7 +145,7 @@ impl Run {
         let deliver_ms = Some(SystemClock::new().wall_ms() + after);
         let message = Message { id, body: body.clone(), kind: gantry_model::MessageKind::Delay, deliver_ms, ..Message::default() };
         let request =
-            SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("producer"), wait: Duration::ZERO };
+            SendRequest { topic: self.catalogue.the_topic(TOPIC), messages: vec![message], client: ClientId::new("producer"), wait: Duration::ZERO };
         let answers = self.broker.send(request).await;
         let Ok(sent) = &answers[0] else { panic!("a memory disk takes everything: {answers:?}") };
         // One whose time came on the way is stored at once.
@@ -157,7 +162,7 @@ impl Run {
         let handle = self.delayed.swap_remove((self.chance.next_u64() % count) as usize);
         let message_id = handle.message_id.clone();
         self.told(Fact::Recalling { message_id: message_id.clone() });
-        match self.broker.recall(&self.catalogue.topic, handle).await {
+        match self.broker.recall(&self.catalogue.the_topic(TOPIC), handle).await {
             Ok(()) => self.told(Fact::Recalled { message_id }),
             Err(error) => assert_eq!(error, RecallError::Delivered),
         }
@@ -165,8 +170,8 @@ impl Run {
 
     async fn receive(&mut self) {
         let request = ReceiveRequest {
-            group: self.catalogue.group.clone(),
-            topic: self.catalogue.topic.clone(),
+            group: self.catalogue.the_group(GROUP),
+            topic: self.catalogue.the_topic(TOPIC),
             filter: Arc::new(Filter::All),
             client: ClientId::new("c"),
             max: 1 + (self.chance.next_u64() % 8) as u32,
@@ -188,7 +193,7 @@ impl Run {
     async fn ack(&mut self) {
         for _ in 0..3 {
             let Some(handle) = self.pick() else { return };
-            let answers = self.broker.ack(&self.catalogue.group, vec![handle]).await;
+            let answers = self.broker.ack(&self.catalogue.the_group(GROUP), vec![handle]).await;
             if answers[0].is_ok() {
                 self.told(Fact::Acked { queue: handle.queue, offset: handle.offset });
             }
@@ -197,7 +202,7 @@ impl Run {
 
     async fn fail(&mut self) {
         let Some(handle) = self.pick() else { return };
-        let group = self.catalogue.group.clone();
+        let group = self.catalogue.the_group(GROUP);
         // Retention may have taken the message meanwhile; then the shard says so.
         let _ = self
             .broker
@@ -213,7 +218,7 @@ impl Run {
 
     async fn bury(&mut self) {
         let Some(handle) = self.pick() else { return };
-        if self.broker.dead_letter(&self.catalogue.group, handle).await.is_ok() {
+        if self.broker.dead_letter(&self.catalogue.the_group(GROUP), handle).await.is_ok() {
             self.told(Fact::Acked { queue: handle.queue, offset: handle.offset });
             self.told(Fact::Dead);
         }

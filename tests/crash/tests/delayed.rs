@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use gantry_broker::{LocalBroker, Options, Retention};
-use gantry_crash::catalogue::Fixed;
+use gantry_crash::catalogue::{self, Catalogue, GROUP, TOPIC};
 use gantry_crash::workload::options;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{LeaseTerm, Query, RecallError, ReceiveRequest, SendRequest, Ticket};
@@ -24,7 +24,7 @@ const SECOND: u64 = 1_000;
 struct World {
     disk: MemoryDisk,
     clock: Arc<ManualClock>,
-    catalogue: Arc<Fixed>,
+    catalogue: Arc<Catalogue>,
     broker: Arc<LocalBroker>,
     chance: SeededChance,
     /// By message id: the handle, and whether it was taken back.
@@ -45,14 +45,15 @@ impl World {
         disk.create_dir_all(Path::new("/data")).expect("a memory disk");
         let clock = Arc::new(ManualClock::new(START));
         let broker = opened(&disk, &clock);
-        World { disk, clock, catalogue: Fixed::new(), broker, chance: SeededChance::new(seed), sent: BTreeMap::new(), came: BTreeMap::new() }
+        World { disk, clock, catalogue: catalogue::new(), broker, chance: SeededChance::new(seed), sent: BTreeMap::new(), came: BTreeMap::new() }
     }
 
     async fn store(&mut self, kind: MessageKind, deliver_ms: Option<u64>) -> Option<Ticket> {
         let id = format!("{:016x}", self.chance.next_u64());
         let body: Bytes = id.as_bytes().repeat(1 + self.chance.below(60) as usize).into();
         let message = Message { id: id.clone(), kind, body, deliver_ms, ..Message::default() };
-        let request = SendRequest { topic: self.catalogue.topic.clone(), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
+        let request =
+            SendRequest { topic: self.catalogue.the_topic(TOPIC), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
         let sent = self.broker.send(request).await.remove(0).expect("a memory disk takes everything");
         sent.ticket
     }
@@ -67,7 +68,7 @@ impl World {
     async fn recall(&mut self) {
         let number = self.chance.below(self.sent.len() as u64) as usize;
         let Some((id, (handle, gone))) = self.sent.iter_mut().nth(number) else { return };
-        match self.broker.recall(&self.catalogue.topic, handle.clone()).await {
+        match self.broker.recall(&self.catalogue.the_topic(TOPIC), handle.clone()).await {
             Ok(()) => {
                 assert!(!self.came.contains_key(id), "what was delivered can't be taken back");
                 *gone = true;
@@ -83,8 +84,8 @@ impl World {
     async fn receive(&mut self) {
         loop {
             let request = ReceiveRequest {
-                group: self.catalogue.group.clone(),
-                topic: self.catalogue.topic.clone(),
+                group: self.catalogue.the_group(GROUP),
+                topic: self.catalogue.the_topic(TOPIC),
                 filter: Arc::new(Filter::All),
                 client: ClientId::new("c"),
                 max: 32,
@@ -106,7 +107,7 @@ impl World {
                     assert!(delivery.message.body().starts_with(id.as_bytes()), "the body is its own");
                     *self.came.entry(id).or_insert(0) += 1;
                 }
-                assert_eq!(self.broker.ack(&self.catalogue.group, vec![delivery.handle]).await, [Ok(())]);
+                assert_eq!(self.broker.ack(&self.catalogue.the_group(GROUP), vec![delivery.handle]).await, [Ok(())]);
             }
         }
     }
@@ -184,7 +185,7 @@ async fn nobody_finds_a_message_that_is_not_due() {
     let mut world = World::new(9);
     world.delay().await;
     let (id, (handle, _)) = world.sent.clone().pop_first().expect("one was sent");
-    let topic = world.catalogue.topic.clone();
+    let topic = world.catalogue.the_topic(TOPIC);
     let hidden = QueueId(QueueKey::MAX_QUEUE - 1);
     for query in [Query::MessageId(id.clone()), Query::Offset { queue: hidden, offset: Offset(0) }] {
         assert_eq!(world.broker.find(&topic, query, 9).await, Ok(Vec::new()));

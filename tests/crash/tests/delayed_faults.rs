@@ -1,7 +1,7 @@
 //! Delayed messages when the disk is slow, full or broken for a while: they wait, and none is lost or stops another for good.
 
 use gantry_broker::{LocalBroker, Options};
-use gantry_crash::catalogue::Fixed;
+use gantry_crash::catalogue::{self, TOPIC};
 use gantry_crash::workload::options;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{SendRequest, ShardCondition, ShardStatus};
@@ -35,7 +35,7 @@ impl World {
             let (id, deliver_ms) = (format!("{number:032x}"), Some(clock.wall_ms() + DELAY_MS + number));
             let message = Message { id, kind: MessageKind::Delay, deliver_ms, body: "body".into(), ..Message::default() };
             let request =
-                SendRequest { topic: Fixed::new().topic.clone(), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
+                SendRequest { topic: catalogue::new().the_topic(TOPIC), messages: vec![message], client: ClientId::new("p"), wait: Duration::ZERO };
             assert!(broker.send(request).await[0].is_ok());
         }
         broker.close();

@@ -99,7 +99,8 @@ pub fn grant(world: &mut World, node: u8) {
     let reign = &world.reign;
     let leader = member_of(reign, node);
     let log = gantry_store::replica::Position { epoch: Epoch(u32::from(last_epoch)), end: Lsn(u64::from(end)) };
-    let grant = Grant { epoch: reign.epoch(), leader, incarnation: Incarnation(u64::from(start)), log, config: reign.config().clone() };
+    let grant =
+        Grant { epoch: reign.epoch(), leader, incarnation: Incarnation(u64::from(start)), log, config: reign.config().clone(), unclean: false };
     let mut reign = (**reign).clone();
     if reign.apply(&Entry::Grant(grant)).is_ok() {
         world.reign = Arc::new(reign);

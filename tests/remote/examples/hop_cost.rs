@@ -11,7 +11,7 @@ use gantry_model::{ClientId, Filter, Message, NodeId, ShardId};
 use gantry_platform::clock::{Clock, SharedClock, SystemClock};
 use gantry_platform::tasks::{self, Thread};
 use gantry_proxy::remote::RemoteBroker;
-use gantry_routing::catalogue::{Catalogue, ONE, ORDERS};
+use gantry_routing::catalogue::{self, Catalogue, ONE, ORDERS};
 use gantry_routing::whole;
 use gantry_routing::wire::{BrokerSide, ProxySide};
 use std::future::Future;
@@ -231,7 +231,7 @@ fn median(mut numbers: Vec<f64>) -> f64 {
 fn main() {
     let way = Load { messages: setting("messages", 100_000), callers: setting("callers", 512) };
     let runners: Vec<Runner> = (0..setting("threads", 1)).map(|_| Runner::new("proxy")).collect();
-    let catalogue = Catalogue::new(1);
+    let catalogue = catalogue::over(1);
     let mut hops = (Vec::new(), Vec::new());
     println!("CPU time in µs a message: caller and broker directly, both ends with a stream between, the hop; beside them the shard's thread");
     for round in 1..=setting("rounds", 5) {

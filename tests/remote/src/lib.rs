@@ -13,7 +13,7 @@ use gantry_platform::clock::{SharedClock, SystemClock, sleep};
 use gantry_platform::net::Net;
 use gantry_platform::net::simulated::TestNet;
 use gantry_proxy::remote::RemoteBroker;
-use gantry_routing::catalogue::{Catalogue, ONE, ORDERS};
+use gantry_routing::catalogue::{self, Catalogue, ONE, ORDERS};
 use gantry_routing::whole;
 use gantry_routing::wire::{BrokerSide, CLUSTER, ProxySide};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Rig {
 
     /// With a broker that belongs to a cluster.
     pub async fn of_cluster(cluster: [u8; 16], clock: SharedClock) -> Rig {
-        let (net, catalogue) = (TestNet::new(), Catalogue::new(1));
+        let (net, catalogue) = (TestNet::new(), catalogue::over(1));
         let local = whole::open(0, &catalogue, &clock, LARGE);
         let side = listen(&net, cluster, &catalogue).await;
         side.add(ShardId(0), &local);

@@ -16,7 +16,7 @@ use gantry_platform::net::simulated::TestNet;
 use gantry_platform::tasks;
 use gantry_proxy::remote::RemoteBroker;
 use gantry_remote::{ADDRESS, BROKER, message};
-use gantry_routing::catalogue::{Catalogue, ONE, ORDERS};
+use gantry_routing::catalogue::{self, Catalogue, ONE, ORDERS};
 use gantry_routing::ledger::Ledger;
 use gantry_routing::stepped::Stepped;
 use gantry_routing::wire::{BrokerSide, CLUSTER, ProxySide};
@@ -112,7 +112,7 @@ struct Rig {
 impl Rig {
     /// A proxy that knows everything, and a broker that knows as much as its version says.
     async fn new(version: u64) -> Rig {
-        let (net, catalogue) = (TestNet::new(), Catalogue::new(1));
+        let (net, catalogue) = (TestNet::new(), catalogue::over(1));
         let clock: SharedClock = Arc::new(RuntimeClock::new(0));
         let behind = Copy::at(&catalogue, version);
         let incoming = net.node(BROKER).listen(ADDRESS).await.unwrap();

@@ -1,6 +1,6 @@
 //! Whole shards on disks in memory: one as itself, or any number behind `Routed`; called directly, or over the streams between processes.
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{self, Catalogue};
 use crate::wire::{BrokerSide, ProxySide};
 use gantry_broker::recover::Sizes;
 use gantry_broker::{LocalBroker, Options, Retention};
@@ -66,7 +66,7 @@ impl Whole {
             Kind::Local | Kind::Remote => 1,
             Kind::Routed(shards) | Kind::RoutedRemotes(shards) => shards,
         };
-        let catalogue = Catalogue::new(shards);
+        let catalogue = catalogue::over(shards);
         let clock: SharedClock = Arc::new(SystemClock::new());
         let locals: Vec<Arc<LocalBroker>> = (0..shards).map(|shard| open(shard, &catalogue, &clock, SMALL)).collect();
         let table = Arc::new(Table::new([]));

@@ -11,7 +11,7 @@ use gantry_platform::clock::{RuntimeClock, SharedClock, sleep};
 use gantry_platform::tasks;
 use gantry_proxy::route::Routed;
 use gantry_proxy::route::shards::{Lead, Leader, Table};
-use gantry_routing::catalogue::{self, Catalogue, ONE, ORDERS};
+use gantry_routing::catalogue::{self, ONE, ORDERS};
 use gantry_routing::ledger::Ledger;
 use gantry_routing::stepped::Stepped;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Cluster {
             (0..SHARDS).map(|number| Stepped::new(ShardId(number), topic.clone(), clock.clone(), Ledger::default(), u64::from(number))).collect();
         let lead = |(number, shard): (usize, &Arc<Stepped>)| (ShardId(number as u32), Lead { broker: shard.clone(), epoch: Epoch(1) });
         let table = Arc::new(Table::new(shards.iter().enumerate().map(lead)));
-        let broker = Arc::new(Routed::new(table.clone(), Catalogue::new(SHARDS), clock.clone()));
+        let broker = Arc::new(Routed::new(table.clone(), catalogue::over(SHARDS), clock.clone()));
         Cluster { broker, shards, table, topic, group: Arc::new(catalogue::group(ONE, "one")), clock }
     }
 

@@ -14,7 +14,7 @@ use gantry_platform::clock::{RuntimeClock, SharedClock, sleep, timeout};
 use gantry_platform::tasks;
 use gantry_proxy::route::Routed;
 use gantry_proxy::route::shards::{Lead, Leader, Table};
-use gantry_routing::catalogue::{self, Catalogue, ONE, ORDERS};
+use gantry_routing::catalogue::{self, ONE, ORDERS};
 use gantry_routing::ledger::Ledger;
 use gantry_routing::stepped::Stepped;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +72,7 @@ impl World {
         let shards: Vec<Arc<Stepped>> = (0..SHARDS).map(shard).collect();
         let lead = |(number, shard): (usize, &Arc<Stepped>)| (ShardId(number as u32), Lead { broker: shard.clone(), epoch: Epoch(1) });
         let table = Arc::new(Table::new(shards.iter().enumerate().map(lead)));
-        let broker = Arc::new(Routed::new(table.clone(), Catalogue::new(SHARDS), clock));
+        let broker = Arc::new(Routed::new(table.clone(), catalogue::over(SHARDS), clock));
         let group = Arc::new(Group { max_attempts: 1_000, ..catalogue::group(ONE, "one") });
         World { seed, broker, shards, table, topic, group, ledger, book: Arc::default() }
     }

@@ -12,7 +12,7 @@ use gantry_platform::clock::{RuntimeClock, SharedClock, sleep, timeout};
 use gantry_platform::tasks;
 use gantry_proxy::route::Routed;
 use gantry_proxy::route::shards::{Lead, Table};
-use gantry_routing::catalogue::{self, Catalogue, ONE, ORDERS};
+use gantry_routing::catalogue::{self, ONE, ORDERS};
 use gantry_routing::ledger::Ledger;
 use gantry_routing::stepped::Stepped;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Cluster {
         let shards: Vec<Arc<Stepped>> = (0..SHARDS).map(shard).collect();
         let lead = |(number, shard): (usize, &Arc<Stepped>)| (ShardId(number as u32), Lead { broker: shard.clone(), epoch: Epoch(1) });
         let table = Table::new(shards.iter().enumerate().map(lead));
-        let broker = Arc::new(Routed::new(Arc::new(table), Catalogue::new(SHARDS), clock.clone()));
+        let broker = Arc::new(Routed::new(Arc::new(table), catalogue::over(SHARDS), clock.clone()));
         Cluster { broker, shards, topic, group: Arc::new(catalogue::group(ONE, "one")), clock, ledger }
     }
 

@@ -1,7 +1,7 @@
 //! Producers and consumers: tasks that live in the time of the run, talk to whichever node leads, and write into the book what they see.
 
 use crate::book::Given;
-use crate::catalogue::{Catalogue, IMPATIENT, ORDERED};
+use crate::catalogue::{Catalogue, IMPATIENT, ORDERED, ORDERS};
 use crate::machine::BEGIN_MS;
 use crate::marks::Mark;
 use crate::plan::Plan;
@@ -88,7 +88,8 @@ impl Belief {
 /// Starts the clients of a run.
 pub fn begin(sim: &Sim, plan: &Plan, catalogue: &Arc<Catalogue>) {
     for number in 0..plan.producers {
-        let producer = Producer { sim: sim.clone(), plan: plan.clone(), topic: catalogue.orders(), number, sent: 0, belief: Belief::new(sim, plan) };
+        let producer =
+            Producer { sim: sim.clone(), plan: plan.clone(), topic: catalogue.the_topic(ORDERS), number, sent: 0, belief: Belief::new(sim, plan) };
         tasks::spawn("producer", producer.run());
     }
     for number in 0..plan.consumers {
@@ -288,8 +289,8 @@ impl Consumer {
     pub fn new(sim: &Sim, plan: &Plan, catalogue: &Arc<Catalogue>, group: GroupId, number: u64) -> Consumer {
         Consumer {
             sim: sim.clone(),
-            topic: catalogue.orders(),
-            group: catalogue.one_group(group),
+            topic: catalogue.the_topic(ORDERS),
+            group: catalogue.the_group(group),
             name: ClientId::new(&format!("consumer-{}-{number}", group.0)),
             belief: Belief::new(sim, plan),
             received: 0,

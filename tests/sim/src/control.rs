@@ -153,6 +153,7 @@ impl Control {
                     sim.note(format_args!("members are settled in epoch {epoch}"));
                     sim.inside().marks.add(Mark::Reconfigurations);
                 }
+                Entry::BeginUnclean { .. } => unreachable!("nobody gives anything up here"),
                 Entry::BeginEpoch { reason, .. } => sim.note(format_args!("epoch {} begins: {reason:?}", self.reign.epoch())),
             }
         }

@@ -35,7 +35,7 @@ impl World {
         if !self.run(Until::Served(from + SERVES_WITHIN + patience)).await {
             return self.complain(&format!("L1: nobody serves {SERVES_WITHIN:?} after the last fault: {:?}", self.control.reign));
         }
-        producers_are_there(&self.sim, &self.catalogue.orders());
+        producers_are_there(&self.sim, &self.catalogue.the_topic(ORDERS));
         self.drain().await?;
         let from = self.sim.now();
         if !self.run(Until::Level(from + LEVEL_WITHIN)).await {
@@ -195,7 +195,7 @@ impl Stored {
         for group in [ORDERED, IMPATIENT] {
             stored.buried.insert(group, Vec::new());
         }
-        let catalogue = crate::catalogue::Catalogue::new();
+        let catalogue = crate::catalogue::new();
         let reader = recovered.log.reader();
         for frame in reader.frames(recovered.log.start(), recovered.log.end()) {
             let (lsn, frame) = frame.map_err(|error| format!("P9: {error}"))?;

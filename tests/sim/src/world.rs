@@ -1,7 +1,7 @@
 //! The whole cluster: machines, the controller, clients and faults, and the loop that lets one thing happen after the other.
 
 use crate::book::Book;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{self, Catalogue, ORDERS};
 use crate::clients::{self, Questions};
 use crate::control::{Control, LOOK};
 use crate::faults::Faults;
@@ -93,7 +93,7 @@ impl World {
             let weather = &mut sim.inside().weather;
             (weather.loss, weather.twice, weather.overtaking, weather.way_us) = (plan.loss, plan.twice, plan.overtaking, plan.way_us);
         }
-        let catalogue = Catalogue::new();
+        let catalogue = catalogue::new();
         let mut machines: BTreeMap<u64, Machine> = (1..=plan.members + plan.spares).map(|node| (node, Machine::new(node))).collect();
         let mut members = Vec::new();
         let mut ghost = Ghost::default();
@@ -126,7 +126,7 @@ impl World {
     pub fn enter(&mut self, process: Process) {
         let machine = &self.machines[&process.node];
         let Some(running) = &machine.running else { return };
-        let questions = Questions { sim: self.sim.clone(), topic: self.catalogue.orders(), nodes: self.machines.len() as u64 };
+        let questions = Questions { sim: self.sim.clone(), topic: self.catalogue.the_topic(ORDERS), nodes: self.machines.len() as u64 };
         running.broker.attach(Arc::new(questions));
         self.sim.inside().brokers.insert(process.node, (process, running.broker.clone()));
         self.sim.after(self.sim.between_ms(0, 100), Event::Report(process));

@@ -47,7 +47,7 @@ fn state() -> State {
     };
     let node = NodeSpec { address: "c2:9082".into(), zone: "b".into(), capacity: 8, incarnation: 3, format: 1 };
     let config = ShardConfig { generation: 1, members: vec![replica(1), replica(2)], w: 2 };
-    let grant = Grant { epoch: Epoch(1), leader: replica(2), incarnation: 3, last_epoch: Epoch(0), end: Lsn(64), generation: 1 };
+    let grant = Grant { epoch: Epoch(1), leader: replica(2), incarnation: 3, last_epoch: Epoch(0), end: Lsn(64), generation: 1, unclean: false };
     let events = [
         Event::ClusterCreated { id: "0123456789abcdef".repeat(2), name: "gantry".into(), shards: 3, time_ms: 1_000 },
         Event::HandleKeyAdded { secret: Secret([0xab; 32]), time_ms: 1_000 },
