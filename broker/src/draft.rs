@@ -5,12 +5,12 @@ use crate::shard::send::Class;
 use bytes::Bytes;
 use gantry_model::contract::Metadata;
 use gantry_model::message::{Deliverable, Facts, Message, Origin, Property, StoredMessage};
-use gantry_model::packed::{encode_properties, first_message_id};
+use gantry_model::packed::{Packed, are_well_formed, entries, first_message_id, tag};
 use gantry_model::placement::{group_hash, id_hash};
 use gantry_model::{Lsn, Offset, QueueKey, TopicId};
 use gantry_store::frame::{Frame, HEADER, Kind, padded};
 use gantry_store::index::{Due, Entry, KeyKind, Timer, key_hash};
-use gantry_store::record::{FIXED, Fixed, MessageView, Name, tag_hash};
+use gantry_store::record::{FIXED, Fixed, MessageView, Name};
 
 /// A message encoded on the caller's thread, but for its place.
 #[derive(Debug)]
@@ -27,34 +27,38 @@ pub struct Draft {
 
 impl Draft {
     pub fn new(topic: TopicId, message: &Message) -> Draft {
-        let properties = encode_properties(message, &message.digest);
-        let tag_hash = message.tag.as_deref().map_or(0, tag_hash);
-        let fixed = Fixed {
-            queue: QueueKey(0),
-            offset: Offset(0),
-            tag_hash,
-            kind: message.kind,
-            encoding: message.encoding,
-            priority: message.priority,
-            born_ms: message.born_ms,
-            deliver_ms: message.deliver_ms,
-            properties_len: properties.len() as u32,
-            body_len: message.body.len() as u32,
-        };
-        let mut keys = Vec::with_capacity(1 + message.keys.len());
-        keys.push(key_hash(topic, KeyKind::MessageId, message.id.as_bytes()));
-        keys.extend(message.keys.iter().map(|key| key_hash(topic, KeyKind::Key, key.as_bytes())));
-        let class = Class {
-            kind: message.kind,
-            id: id_hash(topic, &message.id),
-            group: message.group.as_deref().map(group_hash),
-            priority: message.priority,
-            deliver_ms: message.deliver_ms,
-            lite: message.lite_topic.as_deref().map(Box::from),
-            recovery_ms: message.recovery_ms,
-        };
-        let lane = message.group.as_deref().map_or(0, lane);
-        Draft { class, fixed, tag_hash, lane, properties, body: message.body.clone(), keys }
+        Draft::with(topic, Packed::of(message))
+    }
+
+    /// `None` if the properties are none.
+    pub fn packed(topic: TopicId, packed: Packed) -> Option<Draft> {
+        are_well_formed(&packed.properties).then(|| Draft::with(topic, packed))
+    }
+
+    /// Takes what the shard has to know out of the properties, which are well formed.
+    fn with(topic: TopicId, packed: Packed) -> Draft {
+        let Packed { kind, encoding, priority, born_ms, deliver_ms, properties, body } = packed;
+        let mut class = Class { kind, id: id_hash(topic, ""), group: None, priority, deliver_ms, lite: None, recovery_ms: None };
+        let (mut tag_hash, mut lane, mut keys) = (0, 0, Vec::with_capacity(2));
+        for (tag, value) in entries(&properties) {
+            let text = || std::str::from_utf8(value).unwrap_or_default();
+            match tag {
+                tag::MESSAGE_ID => {
+                    class.id = id_hash(topic, text());
+                    keys.insert(0, key_hash(topic, KeyKind::MessageId, value));
+                }
+                tag::KEY => keys.push(key_hash(topic, KeyKind::Key, value)),
+                tag::TAG => tag_hash = gantry_store::record::tag_hash(text()),
+                tag::MESSAGE_GROUP => (class.group, lane) = (Some(group_hash(text())), self::lane(text())),
+                tag::LITE_TOPIC => class.lite = Some(Box::from(text())),
+                tag::RECOVERY => class.recovery_ms = value.try_into().ok().map(u64::from_le_bytes),
+                _ => {}
+            }
+        }
+        let (properties_len, body_len) = (properties.len() as u32, body.len() as u32);
+        let (queue, offset) = (QueueKey(0), Offset(0));
+        let fixed = Fixed { queue, offset, tag_hash, kind, encoding, priority, born_ms, deliver_ms, properties_len, body_len };
+        Draft { class, fixed, tag_hash, lane, properties, body, keys }
     }
 
     /// The first bytes of the payload, once the place is known.
@@ -229,5 +233,35 @@ impl Deliverable for RawMessage {
 
     fn packed_properties(&self) -> Bytes {
         self.view.packed_properties().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_packed_elsewhere_is_the_same_draft_and_nonsense_is_none() {
+        let message = Message {
+            id: "m".into(),
+            tag: Some("t".into()),
+            keys: vec!["k".into(), "l".into()],
+            group: Some("g".into()),
+            lite_topic: Some("x".into()),
+            recovery_ms: Some(9),
+            priority: Some(3),
+            body: Bytes::from_static(b"body"),
+            ..Message::default()
+        };
+        let draft = Draft::packed(TopicId(4), Packed::of(&message)).unwrap();
+        assert_eq!(format!("{draft:?}"), format!("{:?}", Draft::new(TopicId(4), &message)));
+        let keys = ["k", "l"].map(|key| key_hash(TopicId(4), KeyKind::Key, key.as_bytes()));
+        assert_eq!(draft.keys, [key_hash(TopicId(4), KeyKind::MessageId, b"m"), keys[0], keys[1]]);
+        assert_eq!((draft.class.group, draft.class.recovery_ms, draft.class.priority), (Some(group_hash("g")), Some(9), Some(3)));
+        assert_eq!((draft.tag_hash, draft.lane, draft.class.lite.as_deref()), (gantry_store::record::tag_hash("t"), lane("g"), Some("x")));
+        let mut cut = Packed::of(&message);
+        cut.properties = cut.properties.slice(..cut.properties.len() - 1);
+        assert!(Draft::packed(TopicId(4), cut).is_none());
     }
 }

@@ -2,7 +2,7 @@
 //! they lie there. Drawn in `docs/design/001-file-format.md`.
 
 use crate::Message;
-use crate::message::{BodyDigest, Property};
+use crate::message::{BodyDigest, BodyEncoding, MessageKind, Property};
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The numbers of the properties. A reader skips those that it doesn't know, so a later version may add some.
@@ -19,6 +19,61 @@ pub mod tag {
     pub const RECOVERY: u8 = 9;
     /// The name's length as a varint, the name, the value.
     pub const USER: u8 = 16;
+}
+
+/// A message on its way to its shard: numbers as fields, properties as the log stores them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    pub kind: MessageKind,
+    pub encoding: BodyEncoding,
+    pub priority: Option<u8>,
+    pub born_ms: u64,
+    pub deliver_ms: Option<u64>,
+    pub properties: Bytes,
+    pub body: Bytes,
+}
+
+impl Packed {
+    pub fn of(message: &Message) -> Packed {
+        Packed {
+            kind: message.kind,
+            encoding: message.encoding,
+            priority: message.priority,
+            born_ms: message.born_ms,
+            deliver_ms: message.deliver_ms,
+            properties: encode_properties(message, &message.digest),
+            body: message.body.clone(),
+        }
+    }
+
+    /// `None` if the properties are none.
+    pub fn unpack(self) -> Option<Message> {
+        let Packed { kind, encoding, priority, born_ms, deliver_ms, properties, body } = self;
+        let mut message = Message { kind, encoding, priority, born_ms, deliver_ms, body, ..Message::default() };
+        fill(&mut message, &properties)?;
+        Some(message)
+    }
+}
+
+/// Whether every byte belongs to a property, and what is to be text is text: as `encode_properties` writes them.
+pub fn are_well_formed(properties: &[u8]) -> bool {
+    let is_text = |tag: u8, value: &[u8]| match tag {
+        tag::MESSAGE_ID | tag::TAG | tag::KEY | tag::MESSAGE_GROUP | tag::TRACE_CONTEXT | tag::BORN_HOST | tag::LITE_TOPIC => {
+            std::str::from_utf8(value).is_ok()
+        }
+        tag::BODY_DIGEST => <&BodyDigest>::try_from(value).is_ok(),
+        tag::RECOVERY => value.len() == size_of::<u64>(),
+        tag::USER => user_property(value).is_some(),
+        _ => true,
+    };
+    let mut read = 0;
+    for (tag, value) in entries(properties) {
+        if !is_text(tag, value) {
+            return false;
+        }
+        read += 1 + varint_len(value.len()) + value.len();
+    }
+    read == properties.len()
 }
 
 /// Writes what a client said about a message besides numbers and body. The digest is given apart, because it is computed here and not by the
@@ -186,8 +241,22 @@ mod tests {
         }
 
         #[test]
+        fn what_is_packed_is_well_formed_and_nothing_less(
+            id in ".{1,40}", keys in prop::collection::vec(".{0,20}", 0..4), group in prop::option::of(".{0,20}"), cut in 0usize..400,
+        ) {
+            let message = Message { id, keys, group, properties: vec![("a".into(), "b".into())], recovery_ms: Some(7), ..Message::default() };
+            let packed = Packed::of(&message);
+            prop_assert!(are_well_formed(&packed.properties));
+            prop_assert_eq!(packed.clone().unpack(), Some(message));
+            let cut = cut % packed.properties.len();
+            let whole = entries(&packed.properties[..cut]).map(|(_, value)| 1 + varint_len(value.len()) + value.len()).sum::<usize>() == cut;
+            prop_assert_eq!(are_well_formed(&packed.properties[..cut]), whole);
+            prop_assert!(!are_well_formed(&[&[tag::MESSAGE_ID, 2, 0xff, 0xff][..], &packed.properties].concat()), "no text");
+        }
+
+        #[test]
         fn no_bytes_make_reading_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (shown(&bytes).count(), fill(&mut Message::default(), &bytes), first_message_id(&bytes));
+            let _ = (are_well_formed(&bytes), shown(&bytes).count(), fill(&mut Message::default(), &bytes), first_message_id(&bytes));
         }
     }
 }

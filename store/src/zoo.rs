@@ -83,6 +83,8 @@ mod cages {
         TrustInstalled,
         /// A replica is an ordinary one before its log has got as far as the state that was installed.
         InstallUnwaited,
+        /// A page of the index that is damaged hides the messages that it names, which are passed over for ever. Found here.
+        BelieveDamagedIndex,
         /// A full disk deletes what nobody has consumed (rmq-4549).
         DeleteWhenFull,
         /// Messages of one message group are given out side by side.

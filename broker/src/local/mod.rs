@@ -22,8 +22,8 @@ use async_trait::async_trait;
 use gantry_model::contract::Broker;
 use gantry_model::contract::broker::{
     Clients, Delivery, EndError, EndedBy, LeaseError, LetterError, LetterId, Life, LiteError, LiteSync, LiteTopic, LookupError, Moved, Offer,
-    OffsetError, OpenTransaction, PullError, PullRequest, Pulled, Query, QueueBounds, QueuePosition, RecallError, ReceiveError, ReceiveRequest,
-    Resolution, SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, Standing, VisibilityChange,
+    OffsetError, OpenTransaction, PackedSend, PullError, PullRequest, Pulled, Query, QueueBounds, QueuePosition, RecallError, ReceiveError,
+    ReceiveRequest, Resolution, SeekRequest, SendError, SendRequest, Sent, ShardCondition, ShardStatus, Standing, VisibilityChange,
 };
 use gantry_model::handle::{RecallHandle, TransactionHandle};
 use gantry_model::message::StoredMessage;
@@ -116,6 +116,16 @@ impl LocalBroker {
         handles.iter().filter(|handle| belongs(group, handle)).copied().collect()
     }
 
+    async fn store(&self, topic: Arc<Topic>, client: ClientId, drafts: Vec<Draft>) -> Vec<Result<Sent, SendError>> {
+        let count = drafts.len();
+        let bytes = drafts.iter().map(Draft::size).sum();
+        let Some(permit) = self.admission.enter(Lane::Data, bytes) else {
+            return vec![Err(SendError::Busy); count];
+        };
+        let answers = self.ask(|reply| Request::Send { topic, client, drafts, permit, reply }).await;
+        answers.unwrap_or_else(|| vec![Err(SendError::Unknown { why: "the shard stopped while the message was under way".into() }); count])
+    }
+
     async fn find_places(&self, topic: &Topic, query: &Query, limit: usize) -> Result<Vec<Found>, LookupError> {
         let find = match query {
             Query::MessageId(id) => Find::Key { hash: key_hash(topic.id, KeyKind::MessageId, id.as_bytes()) },
@@ -130,14 +140,14 @@ impl LocalBroker {
 #[async_trait]
 impl Broker for LocalBroker {
     async fn send(&self, request: SendRequest) -> Vec<Result<Sent, SendError>> {
-        let count = request.messages.len();
         let drafts: Vec<Draft> = request.messages.iter().map(|message| Draft::new(request.topic.id, message)).collect();
-        let bytes = drafts.iter().map(Draft::size).sum();
-        let Some(permit) = self.admission.enter(Lane::Data, bytes) else {
-            return vec![Err(SendError::Busy); count];
-        };
-        let answers = self.ask(|reply| Request::Send { topic: request.topic, client: request.client, drafts, permit, reply }).await;
-        answers.unwrap_or_else(|| vec![Err(SendError::Unknown { why: "the shard stopped while the message was under way".into() }); count])
+        self.store(request.topic, request.client, drafts).await
+    }
+
+    async fn send_packed(&self, request: PackedSend) -> Option<Vec<Result<Sent, SendError>>> {
+        let PackedSend { topic, messages, client, .. } = request;
+        let drafts = messages.into_iter().map(|packed| Draft::packed(topic.id, packed)).collect::<Option<_>>()?;
+        Some(self.store(topic, client, drafts).await)
     }
 
     async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError> {

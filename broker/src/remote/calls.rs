@@ -180,7 +180,7 @@ impl Call {
         let broker = self.broker()?;
         let topic = self.topic(wire.topic, Code::NoWritableQueue).await?;
         let request = send::send_from_wire(wire, topic).ok_or_else(senseless)?;
-        let answers = broker.send(request).await;
+        let answers = broker.send_packed(request).await.ok_or_else(senseless)?;
         if !answers.is_empty() && answers.iter().all(|answer| *answer == Err(SendError::NoLeader)) {
             return Err(self.led_elsewhere());
         }

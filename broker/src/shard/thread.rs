@@ -32,6 +32,8 @@ use gantry_platform::workers::SharedWorkers;
 use gantry_store::frame::{Flags, Kind};
 use gantry_store::index::{self, Due, Index, LookupError, Timer};
 use gantry_store::log::{AppendError, CommitLog, LogReader};
+use gantry_store::zoo;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -154,15 +156,23 @@ pub struct Driver {
     stop: bool,
 }
 
-/// The index as the core sees it. A damaged run answers nothing; upkeep reports it and rebuilds it at the next start.
+/// The index as the core sees it. Once something of it could not be read, what the core concludes counts for nothing: a message that is only not found
+/// would be passed over for ever.
 pub(super) struct IndexEntries<'a> {
     index: &'a Index,
     reader: &'a LogReader,
+    unreadable: Cell<Option<LookupError>>,
+}
+
+impl IndexEntries<'_> {
+    fn found<T>(&self, looked_up: Result<T, LookupError>) -> Option<T> {
+        looked_up.map_err(|error| self.unreadable.set(Some(error))).ok()
+    }
 }
 
 impl Entries for IndexEntries<'_> {
     fn entry(&self, queue: QueueKey, offset: u64) -> Option<Entry> {
-        let found = self.index.lookup(queue, Offset(offset)).ok().flatten()?;
+        let found = self.found(self.index.lookup(queue, Offset(offset))).flatten()?;
         Some(Entry { lsn: found.position, len: found.len, tag_hash: found.tag_hash, lane: found.lane, time: found.time })
     }
 
@@ -173,7 +183,7 @@ impl Entries for IndexEntries<'_> {
     }
 
     fn first_at(&self, queue: QueueKey, time: u64) -> Option<u64> {
-        self.index.first_at_or_after_time(queue, time).ok().map(|offset| offset.0)
+        self.found(self.index.first_at_or_after_time(queue, time)).map(|offset| offset.0)
     }
 
     fn timers(&self, after: Due, until: u64, limit: usize) -> Option<Vec<Timer>> {
@@ -503,12 +513,16 @@ impl Driver {
     }
 
     pub(super) fn entries(&self) -> IndexEntries<'_> {
-        IndexEntries { index: &self.index, reader: &self.reader }
+        IndexEntries { index: &self.index, reader: &self.reader, unreadable: Cell::new(None) }
     }
 
     pub(super) fn step(&mut self, now: u64, event: Event<Draft>) -> Result<(), AppendError> {
-        let entries = IndexEntries { index: &self.index, reader: &self.reader };
+        let entries = IndexEntries { index: &self.index, reader: &self.reader, unreadable: Cell::new(None) };
         self.core.step(now, event, &entries, &mut self.actions);
+        // Nothing of this step is written. A start looks through the whole index, and makes anew what is damaged.
+        if let Some(error) = entries.unreadable.take().filter(|_| !zoo!(BelieveDamagedIndex)) {
+            return Err(AppendError::Failed { doing: "reading the index", error: Arc::new(std::io::Error::other(error.to_string())) });
+        }
         self.perform()
     }
 

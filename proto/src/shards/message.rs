@@ -4,7 +4,7 @@ use crate::broker as pb;
 use bytes::Bytes;
 use gantry_model::contract::broker::Delivery;
 use gantry_model::message::{BodyEncoding, DeadReason, Deliverable, Facts, Origin, Property, StoredMessage};
-use gantry_model::packed;
+use gantry_model::packed::{self, Packed};
 use gantry_model::{Message, MessageKind, Offset, QueueId, TopicId, TopicName};
 
 /// What bounds count for a message besides its body and properties.
@@ -12,30 +12,20 @@ const NUMBERS: usize = 64;
 
 /// A message as it is sent, or was stored.
 pub fn to_wire(message: &Message) -> pb::Message {
-    pb::Message {
-        kind: message.kind as u32,
-        encoding: message.encoding as u32,
-        priority: message.priority.map(u32::from),
-        born_ms: message.born_ms,
-        deliver_ms: message.deliver_ms,
-        properties: packed::encode_properties(message, &message.digest),
-        body: message.body.clone(),
-    }
+    let Packed { kind, encoding, priority, born_ms, deliver_ms, properties, body } = Packed::of(message);
+    pb::Message { kind: kind as u32, encoding: encoding as u32, priority: priority.map(u32::from), born_ms, deliver_ms, properties, body }
+}
+
+/// The message, with its properties as they came; `None` if a number of it makes no sense.
+pub fn packed_from_wire(wire: pb::Message) -> Option<Packed> {
+    let pb::Message { born_ms, deliver_ms, properties, body, .. } = wire;
+    let (kind, encoding, priority) = (kind(wire.kind)?, encoding(wire.encoding)?, priority(wire.priority)?);
+    Some(Packed { kind, encoding, priority, born_ms, deliver_ms, properties, body })
 }
 
 /// The message; `None` if it isn't one.
 pub fn from_wire(wire: pb::Message) -> Option<Message> {
-    let mut message = Message {
-        kind: kind(wire.kind)?,
-        encoding: encoding(wire.encoding)?,
-        priority: priority(wire.priority)?,
-        born_ms: wire.born_ms,
-        deliver_ms: wire.deliver_ms,
-        body: wire.body,
-        ..Message::default()
-    };
-    packed::fill(&mut message, &wire.properties)?;
-    Some(message)
+    packed_from_wire(wire)?.unpack()
 }
 
 /// Bytes that a message counts for.

@@ -4,7 +4,7 @@ use super::message::{self, stored_from_wire, stored_to_wire};
 use super::ms;
 use super::refusal::Refuse;
 use crate::broker as pb;
-use gantry_model::contract::broker::{Check, EndedBy, OpenTransaction, Resolution, SendRequest, Sent, Ticket};
+use gantry_model::contract::broker::{Check, EndedBy, OpenTransaction, PackedSend, Resolution, SendRequest, Sent, Ticket};
 use gantry_model::handle::TransactionHandle;
 use gantry_model::{ClientId, Offset, QueueId, Topic};
 use pb::sent::Ticket as WireTicket;
@@ -22,11 +22,11 @@ pub fn send_to_wire(request: &SendRequest) -> pb::Send {
     }
 }
 
-/// The request; `None` if one of its messages isn't one.
-pub fn send_from_wire(wire: pb::Send, topic: Arc<Topic>) -> Option<SendRequest> {
-    Some(SendRequest {
+/// The request; `None` if one of its messages can't be one.
+pub fn send_from_wire(wire: pb::Send, topic: Arc<Topic>) -> Option<PackedSend> {
+    Some(PackedSend {
         topic,
-        messages: wire.messages.into_iter().map(message::from_wire).collect::<Option<_>>()?,
+        messages: wire.messages.into_iter().map(message::packed_from_wire).collect::<Option<_>>()?,
         client: ClientId::new(&wire.client),
         wait: Duration::from_millis(wire.wait_ms),
     })

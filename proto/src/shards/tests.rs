@@ -244,7 +244,8 @@ proptest! {
         let request = SendRequest { topic: topic(3), messages, client: ClientId::new(&client), wait };
         let wire = over(send::send_to_wire(&request));
         prop_assert_eq!(wire.topic, 3);
-        same(&send::send_from_wire(wire, topic(3)).expect("all are messages"), &request)?;
+        let unpacked = send::send_from_wire(wire, topic(3)).and_then(PackedSend::unpack);
+        same(&unpacked.expect("all are messages"), &request)?;
         let back: Vec<Result<Sent, SendError>> = send::sent_each_from_wire(over(send::sent_each_to_wire(&answers)));
         prop_assert_eq!(back, answers);
     }

@@ -35,6 +35,7 @@ fn is_rare(bug: Bug) -> bool {
 fn first(bug: Bug) -> u64 {
     match bug {
         Bug::TrustInstalled => 80,
+        Bug::BelieveDamagedIndex => 3270,
         _ => 0,
     }
 }
@@ -92,6 +93,7 @@ catches! {
     early_timers: EarlyTimers,
     trust_installed: TrustInstalled,
     install_unwaited: InstallUnwaited,
+    believe_damaged_index: BelieveDamagedIndex,
     delete_when_full: DeleteWhenFull,
     no_lanes: NoLanes,
 }

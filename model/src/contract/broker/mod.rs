@@ -21,7 +21,7 @@ pub use lite::{LiteChange, LiteError, LiteStart, LiteSync, LiteTopic};
 pub use lookup::{Life, LifeEvent, LifeStep, LookupError, Query, QueueBounds, QueuePosition, Standing};
 pub use offsets::{LetterError, LetterId, Moved, OffsetError, PullError, PullRequest, Pulled, SeekRequest, SeekTarget};
 pub use receive::{AttemptCount, Delivery, LeaseError, LeaseTerm, Offer, ReceiveError, ReceiveRequest, VisibilityChange};
-pub use send::{EndError, EndedBy, RecallError, Resolution, SendError, SendRequest, Sent, Ticket};
+pub use send::{EndError, EndedBy, PackedSend, RecallError, Resolution, SendError, SendRequest, Sent, Ticket};
 pub use status::{ShardCondition, ShardStatus, TransactionCounts};
 pub use transactions::{Check, Clients, OpenTransaction};
 
@@ -37,6 +37,11 @@ use std::sync::Arc;
 pub trait Broker: Send + Sync + fmt::Debug {
     /// Stores messages and answers each of them, in the order given. Messages for one queue are stored all or none.
     async fn send(&self, request: SendRequest) -> Vec<Result<Sent, SendError>>;
+
+    /// As `send`. `None` if one of the messages can't be read; then none was stored.
+    async fn send_packed(&self, request: PackedSend) -> Option<Vec<Result<Sent, SendError>>> {
+        Some(self.send(request.unpack()?).await)
+    }
 
     /// Leases up to `max` messages to a client, waiting up to `wait` for the first one. An empty answer means that the wait ended.
     async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivery>, ReceiveError>;

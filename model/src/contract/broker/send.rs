@@ -2,6 +2,7 @@
 
 use super::error_text;
 use crate::handle::{RecallHandle, TransactionHandle};
+use crate::packed::Packed;
 use crate::{ClientId, Message, Offset, QueueId, ShardId, Topic};
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,23 @@ pub struct SendRequest {
     pub client: ClientId,
     /// How long it may wait for a shard that has no leader.
     pub wait: Duration,
+}
+
+/// The same, packed: as it comes from a proxy in another process.
+#[derive(Clone, Debug)]
+pub struct PackedSend {
+    pub topic: Arc<Topic>,
+    pub messages: Vec<Packed>,
+    pub client: ClientId,
+    pub wait: Duration,
+}
+
+impl PackedSend {
+    /// `None` if one of the messages is none.
+    pub fn unpack(self) -> Option<SendRequest> {
+        let PackedSend { topic, messages, client, wait } = self;
+        Some(SendRequest { topic, messages: messages.into_iter().map(Packed::unpack).collect::<Option<_>>()?, client, wait })
+    }
 }
 
 /// Where a message was stored.
