@@ -233,7 +233,7 @@ impl Elector {
         // While fewer than W members are there, nobody else could begin either, and whoever learns from this leader would have to begin anew with the next.
         let members = reign.config().members().iter().filter(|member| sessions.contains_key(member)).count();
         if members < reign.config().w() {
-            self.begin_by = now + self.times.begin;
+            self.begin_by = self.begin_by.max(now + self.times.begin);
         }
         if !self.started && (self.refused || now >= self.begin_by && !heard_by_enough(reign, sessions, grant)) {
             self.avoid = Some(grant.leader);
