@@ -123,6 +123,10 @@ fn read(copy: &Handle, range: &Range) -> Result<Stretch, Status> {
     if from >= until {
         return Ok(Stretch { frames: Bytes::new(), serves: view.serves });
     }
+    if until > view.hw && !view.serves {
+        // A leader that has just been chosen does not know yet what is committed.
+        return Err(Status::unavailable(format!("only what is before {} is known to be committed here so far", view.hw)));
+    }
     if until > view.hw {
         return Err(Status::out_of_range(format!("only what is before {} is known to be committed here", view.hw)));
     }
